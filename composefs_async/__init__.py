@@ -1,0 +1,1 @@
+"""Async-first composefs repositories for Python."""

@@ -1,0 +1,295 @@
+"""Every exception that the package raises on purpose.
+
+::
+
+    ComposefsError
+    ├── RepositoryError                  the repository as a whole
+    │   ├── RepositoryNotFoundError
+    │   ├── MetadataError                meta.json cannot be understood, or contradicts a request
+    │   ├── UnsupportedFeatureError
+    │   ├── AlgorithmMismatchError
+    │   ├── ReadOnlyRepositoryError
+    │   └── RepositoryInUseError
+    ├── IntegrityError                   content is not what its name says
+    │   ├── DigestMismatchError
+    │   ├── VerityMissingError
+    │   └── VerityNotSupportedError
+    ├── NotFoundError (LookupError)
+    │   ├── ObjectNotFoundError
+    │   ├── StreamNotFoundError
+    │   └── ImageNotFoundError
+    ├── FormatError (ValueError)         bytes that do not follow their format
+    │   ├── SplitstreamError             at a byte offset
+    │   ├── ErofsError                   at a byte offset
+    │   ├── DumpfileError                at a line
+    │   ├── TarError                     at a byte offset
+    │   ├── CompressionError             at a byte offset of the packed input
+    │   └── OciError
+    ├── InvalidNameError (ValueError)    a name that would leave its directory
+    ├── TransportError                   content could not be fetched
+    │   ├── RegistryError
+    │   ├── AuthenticationError
+    │   └── ProxyError
+    └── MountError (OSError)
+
+The arguments are kept as attributes; the class writes the message.  An `OSError` of the kernel passes
+through unchanged, with its ``filename`` set.
+"""
+
+from __future__ import annotations
+
+import os
+
+__all__ = [
+    "AlgorithmMismatchError",
+    "AuthenticationError",
+    "ComposefsError",
+    "CompressionError",
+    "DigestMismatchError",
+    "DumpfileError",
+    "ErofsError",
+    "FormatError",
+    "ImageNotFoundError",
+    "IntegrityError",
+    "InvalidNameError",
+    "MetadataError",
+    "MountError",
+    "NotFoundError",
+    "ObjectNotFoundError",
+    "OciError",
+    "ProxyError",
+    "ReadOnlyRepositoryError",
+    "RegistryError",
+    "RepositoryError",
+    "RepositoryInUseError",
+    "RepositoryNotFoundError",
+    "SplitstreamError",
+    "StreamNotFoundError",
+    "TarError",
+    "TransportError",
+    "UnsupportedFeatureError",
+    "VerityMissingError",
+    "VerityNotSupportedError",
+]
+
+
+class ComposefsError(Exception):
+    """The base of all of them."""
+
+
+# -- the repository as a whole -----------------------------------------------------------------
+
+
+class RepositoryError(ComposefsError):
+    """The repository as a whole cannot be used as asked."""
+
+
+class RepositoryNotFoundError(RepositoryError):
+    """There is no repository at *path*."""
+
+    def __init__(self, path: str, reason: str = "there is no meta.json") -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"{path} is not a composefs repository: {reason}")
+
+
+class MetadataError(RepositoryError):
+    """meta.json of *path* cannot be understood, or contradicts what was asked for."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"{path}: {reason}")
+
+
+class UnsupportedFeatureError(RepositoryError):
+    """The repository uses incompatible *features* that this version does not know."""
+
+    def __init__(self, path: str, features: tuple[str, ...]) -> None:
+        self.path, self.features = path, features
+        super().__init__(f"{path} needs features that this version does not know: {', '.join(features)}")
+
+
+class AlgorithmMismatchError(RepositoryError):
+    """Something uses another digest algorithm than the repository."""
+
+    def __init__(self, what: str, expected: str, found: str) -> None:
+        self.what, self.expected, self.found = what, expected, found
+        super().__init__(f"{what} uses {found}, expected {expected}")
+
+
+class ReadOnlyRepositoryError(RepositoryError):
+    """The repository at *path* must not or cannot be written."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"{path} is read-only: {reason}")
+
+
+class RepositoryInUseError(RepositoryError):
+    """Another handle holds a lock that excludes the operation."""
+
+    def __init__(self, path: str, operation: str) -> None:
+        self.path, self.operation = path, operation
+        super().__init__(f"{path} is in use: {operation} needs it alone; try again when the others have finished")
+
+
+# -- content that is not what its name says ----------------------------------------------------
+
+
+class IntegrityError(ComposefsError):
+    """Content is not what its name says, or nothing guards that it stays so."""
+
+
+class DigestMismatchError(IntegrityError):
+    """*what* has another digest than the one it is known by."""
+
+    def __init__(self, what: str, expected: str, found: str) -> None:
+        self.what, self.expected, self.found = what, expected, found
+        super().__init__(f"{what}: expected digest {expected}, found {found}")
+
+
+class VerityMissingError(IntegrityError):
+    """*what* has no fs-verity protection although the repository requires it."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"{what} is not protected by fs-verity, which this repository requires")
+
+
+class VerityNotSupportedError(IntegrityError):
+    """The file system of *what* cannot do fs-verity and the repository is not insecure."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(
+            f"the file system of {what} does not support fs-verity; use another one, or an insecure repository"
+        )
+
+
+# -- things that are not there -----------------------------------------------------------------
+
+
+class NotFoundError(ComposefsError, LookupError):
+    """Something that was asked for by name is not in the repository."""
+
+    kind = "thing"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"{self.kind} not found: {name}")
+
+
+class ObjectNotFoundError(NotFoundError):
+    """No object has that id."""
+
+    kind = "object"
+
+
+class StreamNotFoundError(NotFoundError):
+    """No stream, reference or tag has that name."""
+
+    kind = "stream"
+
+
+class ImageNotFoundError(NotFoundError):
+    """No image has that name."""
+
+    kind = "image"
+
+
+# -- bytes that do not follow their format -----------------------------------------------------
+
+
+class FormatError(ComposefsError, ValueError):
+    """Bytes do not follow their format."""
+
+
+class _OffsetError(FormatError):
+    kind = "input"
+
+    def __init__(self, reason: str, offset: int, name: str = "") -> None:
+        self.reason, self.offset, self.name = reason, offset, name
+        where = f"{name}: " if name else ""
+        super().__init__(f"{where}{reason} ({self.kind} offset {offset})")
+
+
+class SplitstreamError(_OffsetError):
+    """A splitstream file is damaged at byte *offset* of the file, or of the unpacked section *reason* names."""
+
+    kind = "splitstream"
+
+
+class ErofsError(_OffsetError):
+    """An image is damaged, or cannot hold what it should, at byte *offset*."""
+
+    kind = "image"
+
+
+class TarError(_OffsetError):
+    """A tar archive cannot be read at byte *offset* of the uncompressed archive."""
+
+    kind = "tar"
+
+
+class CompressionError(_OffsetError):
+    """Packed input is damaged or unpacks to too much, at byte *offset* of the packed input."""
+
+    kind = "packed"
+
+
+class DumpfileError(FormatError):
+    """A line of a dump file is malformed; *line* counts from 1."""
+
+    def __init__(self, reason: str, line: int) -> None:
+        self.reason, self.line = reason, line
+        super().__init__(f"line {line}: {reason}")
+
+
+class OciError(FormatError):
+    """*what* (an index, manifest, config, layer, image directory or reference) is not valid OCI."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what, self.reason = what, reason
+        super().__init__(f"{what}: {reason}")
+
+
+class InvalidNameError(ComposefsError, ValueError):
+    """A stream, image or reference name is empty, too long, or would leave its directory."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name, self.reason = name, reason
+        super().__init__(f"invalid name {name!r}: {reason}")
+
+
+# -- transports --------------------------------------------------------------------------------
+
+
+class TransportError(ComposefsError):
+    """Content could not be fetched from where it should come."""
+
+
+class RegistryError(TransportError):
+    """A registry answered with an error."""
+
+    def __init__(self, what: str, status: int, code: str) -> None:
+        self.what, self.status, self.code = what, status, code
+        super().__init__(f"{what}: the registry answered {status} {code}")
+
+
+class AuthenticationError(TransportError):
+    """Credentials are missing or were refused."""
+
+
+class ProxyError(TransportError):
+    """A helper process that should deliver content failed."""
+
+
+class MountError(ComposefsError, OSError):
+    """The kernel refused a mount; *log* has what it said about it."""
+
+    def __init__(self, errno: int, what: str, log: str = "") -> None:
+        OSError.__init__(self, errno, os.strerror(errno), what)
+        self.what, self.log = what, log
+
+    def __str__(self) -> str:
+        said = f" ({self.log})" if self.log else ""
+        return f"mounting {self.what}: {self.strerror}{said}"

@@ -1,0 +1,70 @@
+"""What operations return and report: frozen values without behaviour, no I/O."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from .digest import ObjectId
+
+__all__ = ["ImportStats", "StoreOutcome", "StoredObject"]
+
+
+class StoreOutcome(enum.IntEnum):
+    """How an object came to be in place."""
+
+    STORED = 0
+    """It was not there and has been written."""
+    PRESENT = 1
+    """It was there already."""
+    REPLACED = 2
+    """Something corrupt stood at its path and has been replaced atomically."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object that is in place, but survives a power loss only after a `sync`."""
+
+    id: ObjectId
+    size: int
+    """In bytes."""
+    outcome: StoreOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class ImportStats:
+    """What an import did.  Values of several layers can be added."""
+
+    objects_stored: int = 0
+    objects_present: int = 0
+    objects_replaced: int = 0
+    """Corrupt objects that were found in place and replaced."""
+    bytes_stored: int = 0
+    """Content of the objects stored or replaced."""
+    bytes_present: int = 0
+    bytes_inline: int = 0
+    """Kept inside the splitstream: headers, small files, padding."""
+    layers_imported: int = 0
+    layers_present: int = 0
+    """Layers that were there and have not been read again."""
+    bytes_read: int = 0
+    """Packed bytes taken from the source."""
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+    """Time per stage, added over worker threads, so that it can exceed the time that passed."""
+
+    def __add__(self, other: ImportStats) -> ImportStats:
+        stages = self.seconds | {
+            stage: self.seconds.get(stage, 0.0) + seconds for stage, seconds in other.seconds.items()
+        }
+        return ImportStats(
+            self.objects_stored + other.objects_stored,
+            self.objects_present + other.objects_present,
+            self.objects_replaced + other.objects_replaced,
+            self.bytes_stored + other.bytes_stored,
+            self.bytes_present + other.bytes_present,
+            self.bytes_inline + other.bytes_inline,
+            self.layers_imported + other.layers_imported,
+            self.layers_present + other.layers_present,
+            self.bytes_read + other.bytes_read,
+            stages,
+        )
