@@ -1,0 +1,59 @@
+"""Blocking work in worker threads, and what a repository keeps per event loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
+
+from .._repo.batch import MAX_BYTES, MAX_ITEMS, NATIVE, Buffer, store_batch
+from .._repo.state import RepoState
+from ..results import StoredObject
+from .coalesce import Coalescer
+
+__all__ = ["LoopResources", "hop", "resources", "write_hop"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class LoopResources:
+    """What one repository uses on one event loop: an AnyIO limiter belongs to the loop that it was first used on."""
+
+    def __init__(self, state: RepoState) -> None:
+        self.write_semaphore = CapacityLimiter(os.cpu_count() or 4)
+        # Threads that store in pure Python only take the GIL from each other.
+        self.batches = self.write_semaphore if NATIVE else CapacityLimiter(1)
+        self.coalescer: Coalescer[Buffer, StoredObject] = Coalescer(
+            partial(store_batch, state), self.batches, max_items=MAX_ITEMS, max_weight=MAX_BYTES, weigh=len
+        )
+
+
+_resources: RunVar[WeakKeyDictionary[RepoState, LoopResources]] = RunVar("composefs_async.resources")
+
+
+def resources(state: RepoState) -> LoopResources:
+    """Those of *state* on the running event loop; made at the first call."""
+    table = _resources.get(None)
+    if table is None:
+        table = WeakKeyDictionary()
+        _resources.set(table)
+    found = table.get(state)
+    if found is None:
+        found = table[state] = LoopResources(state)
+    return found
+
+
+async def hop(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run blocking *function* in a worker thread; a cancellation waits for its end."""
+    return await to_thread.run_sync(partial(function, *args, **kwargs))
+
+
+async def write_hop(state: RepoState, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """The same under one token of the repository's write semaphore."""
+    return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=resources(state).write_semaphore)

@@ -1,0 +1,187 @@
+"""Names below ``streams/`` and ``images/``: what may be one, where it points, and how names are published.
+
+A *link* is a symbolic link of the repository.  First-level ones point at objects, references (below ``refs/``)
+at first-level ones.  `publish` is the only way in which names appear.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from .._sys import files
+from ..digest import ObjectId
+from ..errors import FormatError, InvalidNameError
+from .state import DIRECTORY_MODE, RepoState
+
+__all__ = [
+    "Category",
+    "Link",
+    "check_name",
+    "check_reference",
+    "object_of",
+    "publish",
+    "references",
+    "remove_reference",
+    "target_of",
+]
+
+Category = Literal["streams", "images"]
+
+_NAME_MAX = 255  # linux/limits.h
+_MAX_DEPTH = 64
+"""Of directories below ``refs/`` that are walked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A symbolic link to be published; *path* is relative to the repository."""
+
+    path: str
+    target: str
+
+    @classmethod
+    def to_object(cls, category: Category, name: str, object_id: ObjectId) -> Link:
+        return cls(f"{category}/{check_name(name)}", f"../objects/{object_id.path}")
+
+    @classmethod
+    def reference(cls, category: Category, reference: str, name: str) -> Link:
+        depth = 1 + check_reference(reference).count("/")
+        return cls(f"{category}/refs/{reference}", "../" * depth + check_name(name))
+
+
+def check_name(name: str) -> str:
+    """Return *name* if it can stand directly below ``streams/`` or ``images/``.
+
+    Raises:
+        InvalidNameError: it is empty, too long, ``refs``, or would leave its directory.
+    """
+    _check_component(name, name)
+    if "/" in name:
+        raise InvalidNameError(name, "it contains a slash")
+    if name == "refs":
+        raise InvalidNameError(name, "this name is reserved")
+    return name
+
+
+def check_reference(reference: str) -> str:
+    """Return *reference* if it can stand below ``refs/``; slashes make directories.
+
+    Raises:
+        InvalidNameError: a component is empty, too long, ``.`` or ``..``.
+    """
+    for component in reference.split("/"):
+        _check_component(component, reference)
+    return reference
+
+
+def _check_component(component: str, name: str) -> None:
+    if not component:
+        raise InvalidNameError(name, "it is empty" if not name else "a component is empty")
+    if component in (".", ".."):
+        raise InvalidNameError(name, f"{component!r} is not a name")
+    if "\0" in component:
+        raise InvalidNameError(name, "it contains NUL")
+    if len(os.fsencode(component)) > _NAME_MAX:
+        raise InvalidNameError(name, f"a component is longer than {_NAME_MAX} bytes")
+
+
+def publish(state: RepoState, links: Iterable[Link]) -> None:
+    """Flush the file system, make the links in their order, then make them durable.  Blocks.
+
+    A crash before the return leaves some of the first of them, each complete with all it reaches.
+    """
+    state.require_writable()
+    state.syncs.sync()
+    touched: dict[str, None] = {}
+    for link in links:
+        _make_parents(state, link.path, touched)
+        files.replace_symlink(link.target, link.path, dir_fd=state.fd)
+        touched[os.path.dirname(link.path)] = None
+    for directory in touched:
+        files.fsync_directory(directory or ".", dir_fd=state.fd)
+
+
+def _make_parents(state: RepoState, path: str, touched: dict[str, None]) -> None:
+    parts = path.split("/")[:-1]
+    for depth in range(len(parts)):
+        directory = "/".join(parts[: depth + 1])
+        if directory not in touched and not os.access(directory, os.F_OK, dir_fd=state.fd):
+            files.make_directory(directory, DIRECTORY_MODE, dir_fd=state.fd)
+            touched["/".join(parts[:depth])] = None
+
+
+def target_of(state: RepoState, path: str) -> str | None:
+    """What the link at *path* points at; None if there is no link."""
+    try:
+        return os.readlink(path, dir_fd=state.fd)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # not a symbolic link
+            return None
+        raise
+
+
+def object_of(state: RepoState, category: Category, name: str) -> ObjectId | None:
+    """The object that a name, or a reference given as ``refs/…``, leads to; None if it leads nowhere."""
+    if name.startswith("refs/"):
+        check_reference(name)
+        target = target_of(state, f"{category}/{name}")
+        if target is None:
+            return None
+        name = os.path.basename(target)
+    target = target_of(state, f"{category}/{check_name(name)}")
+    if target is None:
+        return None
+    try:
+        return ObjectId.from_path(target).require(state.algorithm)
+    except FormatError:
+        return None
+
+
+def references(state: RepoState, category: Category, below: str = "") -> Iterator[tuple[str, str]]:
+    """Pairs of a reference (without *below*) and the first-level name it points at, sorted; no recursion."""
+    top = f"{category}/refs/{below}".rstrip("/")
+    pending = [(top, "", 0)]
+    found: list[tuple[str, str]] = []
+    while pending:
+        directory, prefix, depth = pending.pop()
+        for name in _listing(state, directory):
+            path = f"{directory}/{name}"
+            target = target_of(state, path)
+            if target is not None:
+                found.append((prefix + name, os.path.basename(target)))
+            elif depth < _MAX_DEPTH and _is_directory(state, path):
+                pending.append((path, f"{prefix}{name}/", depth + 1))
+    yield from sorted(found)
+
+
+def _listing(state: RepoState, directory: str) -> list[str]:
+    try:
+        with files.opened(directory, os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.fd) as fd:
+            return os.listdir(fd)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_directory(state: RepoState, path: str) -> bool:
+    with contextlib.suppress(OSError), files.opened(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=state.fd):
+        return True
+    return False
+
+
+def remove_reference(state: RepoState, category: Category, reference: str) -> bool:
+    """Remove a reference durably; False if it was not there."""
+    state.require_writable()
+    path = f"{category}/refs/{check_reference(reference)}"
+    try:
+        os.unlink(path, dir_fd=state.fd)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    files.fsync_directory(os.path.dirname(path), dir_fd=state.fd)
+    return True

@@ -1,0 +1,207 @@
+"""Objects: files named by their fs-verity digest.
+
+Each function leaves an object whole or not there; none makes it durable (`RepoState.syncs` does).  What stands
+at an object's path with another size, or in a secure repository without the right protection, is corrupt and is
+replaced atomically.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from .. import fsverity
+from .._sys import files, verity
+from ..digest import ObjectId
+from ..errors import (
+    AlgorithmMismatchError,
+    DigestMismatchError,
+    IntegrityError,
+    ObjectNotFoundError,
+    VerityMissingError,
+    VerityNotSupportedError,
+)
+from ..results import StoredObject, StoreOutcome
+from .state import DIRECTORY_MODE, FILE_MODE, RepoState
+
+__all__ = [
+    "create_object_tmpfile",
+    "ensure_object",
+    "finalize_object_tmpfile",
+    "open_object",
+    "publish_object_tmpfile",
+    "read_object",
+    "store_one",
+]
+
+_READ_SIZE = 1 << 20
+
+
+def ensure_object(state: RepoState, data: bytes | bytearray | memoryview) -> StoredObject:
+    """Store *data* unless it is there."""
+    state.require_writable()
+    view = memoryview(data).cast("B")
+    return store_one(state, view, fsverity.digest(view, state.algorithm))
+
+
+def store_one(state: RepoState, data: memoryview, object_id: ObjectId) -> StoredObject:
+    """Store *data*, whose digest the caller has computed: the Python twin of the native batch store."""
+    if _is_intact(state, object_id, len(data)):
+        return StoredObject(object_id, len(data), StoreOutcome.PRESENT)
+    fd = _create_in_shard(state, object_id)
+    try:
+        files.write_all(fd, data)
+        return publish_object_tmpfile(state, fd, len(data), object_id)
+    finally:
+        files.discard_tmpfile(fd)
+
+
+def create_object_tmpfile(state: RepoState) -> int:
+    """A file to be filled and given to `finalize_object_tmpfile`; the caller owns the descriptor until then."""
+    state.require_writable()
+    return files.create_tmpfile(".", FILE_MODE, dir_fd=state.objects_fd)
+
+
+def finalize_object_tmpfile(state: RepoState, tmpfile: int, size: int) -> StoredObject:
+    """Turn a filled tmpfile into an object and close it, also when that fails."""
+    try:
+        found = os.fstat(tmpfile).st_size
+        if found != size:
+            raise IntegrityError(f"a temporary file holds {found} bytes, but {size} were announced")
+        return publish_object_tmpfile(state, tmpfile, size, _digest_file(tmpfile, state))
+    finally:
+        files.discard_tmpfile(tmpfile)
+
+
+def publish_object_tmpfile(state: RepoState, tmpfile: int, size: int, object_id: ObjectId) -> StoredObject:
+    """Give a filled tmpfile, whose digest the caller has computed, its name; *tmpfile* stays open, read-only."""
+    if _is_intact(state, object_id, size):
+        return StoredObject(object_id, size, StoreOutcome.PRESENT)
+    _protect(state, tmpfile, object_id)
+    outcome = StoreOutcome.STORED
+    try:
+        _link(state, tmpfile, object_id)
+    except FileExistsError:
+        if _is_intact(state, object_id, size):  # another writer was faster
+            return StoredObject(object_id, size, StoreOutcome.PRESENT)
+        files.replace_by_tmpfile(tmpfile, object_id.path, dir_fd=state.objects_fd)
+        outcome = StoreOutcome.REPLACED
+    return StoredObject(object_id, size, outcome)
+
+
+def open_object(state: RepoState, object_id: ObjectId) -> int:
+    """A read-only descriptor that the caller closes; measured, as far as the file system can.
+
+    Raises:
+        ObjectNotFoundError, DigestMismatchError
+        VerityMissingError: the repository is secure and the object is not protected.
+    """
+    object_id.require(state.algorithm)
+    try:
+        fd = os.open(object_id.path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=state.objects_fd)
+    except FileNotFoundError:
+        raise ObjectNotFoundError(object_id.hex()) from None
+    try:
+        check_measure(state, fd, object_id)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def check_measure(state: RepoState, fd: int, object_id: ObjectId) -> None:
+    """Refuse a file that the kernel guards under another digest, or in a secure repository not at all."""
+    what = f"object {object_id.hex()}"
+    try:
+        found = verity.measure(fd, state.algorithm, what)
+    except (VerityMissingError, VerityNotSupportedError):
+        if state.secure:
+            raise VerityMissingError(what) from None
+        return
+    if found != object_id:
+        raise DigestMismatchError(what, object_id.hex(), found.hex())
+
+
+def read_object(state: RepoState, object_id: ObjectId, *, max_size: int | None = None) -> bytes:
+    """The whole content, checked: by the kernel in a secure repository, otherwise by its digest here.
+
+    Raises:
+        IntegrityError: it has more than *max_size* bytes, or is corrupt.
+    """
+    fd = open_object(state, object_id)
+    with open(fd, "rb", buffering=0) as file:
+        size = os.fstat(fd).st_size
+        if max_size is not None and size > max_size:
+            raise IntegrityError(f"object {object_id.hex()} has {size} bytes, more than the {max_size} allowed")
+        content = file.read()
+    if not state.secure and (found := fsverity.digest(content, state.algorithm)) != object_id:
+        raise DigestMismatchError(f"object {object_id.hex()}", object_id.hex(), found.hex())
+    return content
+
+
+# -- helpers -----------------------------------------------------------------------------------
+
+
+def _digest_file(fd: int, state: RepoState) -> ObjectId:
+    hasher = fsverity.Hasher(state.algorithm)
+    offset = 0
+    while piece := os.pread(fd, _READ_SIZE, offset):
+        hasher.update(piece)
+        offset += len(piece)
+    return hasher.id()
+
+
+def _is_intact(state: RepoState, object_id: ObjectId, size: int) -> bool:
+    """Whether the object is in place: of the right size, and in a secure repository measured."""
+    try:
+        status = os.stat(object_id.path, dir_fd=state.objects_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+        return False
+    if not state.secure:
+        return True
+    try:
+        with files.opened(object_id.path, os.O_RDONLY, dir_fd=state.objects_fd) as fd:
+            check_measure(state, fd, object_id)
+    except (IntegrityError, AlgorithmMismatchError):
+        return False
+    return True
+
+
+def _create_in_shard(state: RepoState, object_id: ObjectId) -> int:
+    shard = object_id.path[:2]
+    try:
+        return files.create_tmpfile(shard, FILE_MODE, dir_fd=state.objects_fd)
+    except FileNotFoundError:
+        files.make_directory(shard, DIRECTORY_MODE, dir_fd=state.objects_fd)
+        return files.create_tmpfile(shard, FILE_MODE, dir_fd=state.objects_fd)
+
+
+def _link(state: RepoState, tmpfile: int, object_id: ObjectId) -> None:
+    try:
+        files.link_tmpfile(tmpfile, object_id.path, dir_fd=state.objects_fd)
+    except FileNotFoundError:
+        files.make_directory(object_id.path[:2], DIRECTORY_MODE, dir_fd=state.objects_fd)
+        files.link_tmpfile(tmpfile, object_id.path, dir_fd=state.objects_fd)
+
+
+def _protect(state: RepoState, tmpfile: int, object_id: ObjectId) -> None:
+    """Make *tmpfile* read-only and enable fs-verity on it, where the file system can.
+
+    The descriptor keeps its number: a writable one would make the kernel refuse.
+    """
+    if state.verity_works is False:
+        return
+    reader = os.open(f"/proc/self/fd/{tmpfile}", os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(reader, tmpfile, inheritable=False)
+    os.close(reader)
+    what = f"object {object_id.hex()}"
+    try:
+        verity.enable(tmpfile, state.algorithm, what)
+    except VerityNotSupportedError:
+        if state.secure:
+            raise
+        state.verity_works = False
+        return
+    check_measure(state, tmpfile, object_id)

@@ -1,0 +1,125 @@
+"""One open repository: its descriptors, what its meta.json says, and its lock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+
+from .._sys import files
+from ..digest import Algorithm
+from ..errors import ReadOnlyRepositoryError, RepositoryInUseError
+from .metadata import Metadata
+from .syncing import SyncGroup
+
+__all__ = ["RepoState"]
+
+DIRECTORY_MODE = 0o755
+FILE_MODE = 0o644
+
+
+class RepoState:
+    """Owns its descriptors until `close`.  Safe for use from several threads."""
+
+    def __init__(self, path: str, fd: int, metadata: Metadata, *, secure: bool) -> None:
+        self.path = path
+        self.fd = fd
+        """The repository directory, which also carries the flock."""
+        self.metadata = metadata
+        self.secure = secure
+        """Every object must be protected by fs-verity, and is measured when it is opened."""
+        self.verity_works: bool | None = True if secure else None
+        """Whether this file system does fs-verity; None until it has been tried."""
+        self.syncs = SyncGroup(fd)
+        self._objects_fd: int | None = None
+        self._mutex = threading.Lock()
+        self._users = threading.Condition(self._mutex)
+        self._shared = 0
+        self._exclusive = False
+
+    @property
+    def algorithm(self) -> Algorithm:
+        return self.metadata.algorithm
+
+    @property
+    def closed(self) -> bool:
+        return self.fd < 0
+
+    def close(self) -> None:
+        """Give up the lock and all descriptors; a second call does nothing."""
+        with self._mutex:
+            for fd in (self._objects_fd, self.fd):
+                if fd is not None and fd >= 0:
+                    os.close(fd)
+            self._objects_fd, self.fd = None, -1
+
+    @property
+    def objects_fd(self) -> int:
+        """``objects/``, made if it is not there; stays owned by the state."""
+        with self._mutex:
+            if self._objects_fd is None:
+                if self.fd < 0:
+                    raise ValueError(f"the repository {self.path} is closed")
+                self._objects_fd = self._open_objects()
+            return self._objects_fd
+
+    def _open_objects(self) -> int:
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            return os.open("objects", flags, dir_fd=self.fd)
+        except FileNotFoundError:
+            files.make_directory("objects", DIRECTORY_MODE, dir_fd=self.fd)
+            return os.open("objects", flags, dir_fd=self.fd)
+
+    def require_writable(self) -> None:
+        """Refuse before anything is read or written in vain.
+
+        Raises:
+            ReadOnlyRepositoryError: unknown features, a read-only mount, or missing permission.
+        """
+        if self.closed:
+            raise ValueError(f"the repository {self.path} is closed")
+        if unknown := self.metadata.unknown_read_only:
+            raise ReadOnlyRepositoryError(self.path, f"it uses features unknown to this version: {', '.join(unknown)}")
+        if os.fstatvfs(self.fd).f_flag & os.ST_RDONLY:
+            raise ReadOnlyRepositoryError(self.path, "the file system is mounted read-only")
+        if not os.access(".", os.W_OK, dir_fd=self.fd, effective_ids=True):
+            raise ReadOnlyRepositoryError(self.path, "permission denied")
+
+    # -- who may work beside whom --------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """For an operation that may run beside others, but not beside an exclusive one of this handle."""
+        with self._users:
+            self._users.wait_for(lambda: not self._exclusive)
+            self._shared += 1
+        try:
+            yield
+        finally:
+            with self._users:
+                self._shared -= 1
+                self._users.notify_all()
+
+    @contextlib.contextmanager
+    def exclusive(self, operation: str, timeout: float | None = None) -> Iterator[None]:
+        """For an operation that needs the repository alone: no other in this handle, no other handle anywhere.
+
+        Raises:
+            RepositoryInUseError: not within *timeout* seconds; the shared lock is held as before.
+        """
+        with self._users:
+            if not self._users.wait_for(lambda: not (self._exclusive or self._shared), timeout):
+                raise RepositoryInUseError(self.path, operation)
+            self._exclusive = True
+        try:
+            if not files.lock(self.fd, exclusive=True, timeout=timeout):
+                raise RepositoryInUseError(self.path, operation)
+            yield
+        finally:
+            # A conversion that failed, or an error inside, must not leave us without the shared lock.
+            files.lock(self.fd, exclusive=False)
+            with self._users:
+                self._exclusive = False
+                self._users.notify_all()

@@ -1,0 +1,52 @@
+"""Flushes that are asked for at the same time join one syncfs(2)."""
+
+from __future__ import annotations
+
+import threading
+
+from .._sys import files
+
+__all__ = ["SyncGroup"]
+
+
+class SyncGroup:
+    """Serves each request by the first syncfs that *starts* after it, so that none is answered too early."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._changed = threading.Condition()
+        self._started = 0
+        self._finished = 0
+        self._running = False
+        self._failure: tuple[int, OSError] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many flushes have been made."""
+        return self._started
+
+    def sync(self) -> None:
+        """Return when everything written before the call is on the disk.  Blocks."""
+        with self._changed:
+            wanted = self._started + 1
+            while self._running and self._finished < wanted:
+                self._changed.wait()
+            leads = self._finished < wanted
+            if leads:
+                self._running, self._started = True, wanted
+        if leads:
+            self._flush(wanted)
+        # The kernel tells each error once: whoever waited for that flush, or an earlier one, must hear of it.
+        if self._failure is not None and self._failure[0] >= wanted:
+            raise self._failure[1]
+
+    def _flush(self, number: int) -> None:
+        failure = None
+        try:
+            files.syncfs(self._fd)
+        except OSError as error:
+            failure = number, error
+        with self._changed:
+            self._running, self._finished = False, number
+            self._failure = failure or self._failure
+            self._changed.notify_all()

@@ -1,0 +1,218 @@
+"""Temporary files, links, symbolic links, flushes and locks, all relative to a directory descriptor."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+
+__all__ = [
+    "TMPFILE_PREFIX",
+    "create_tmpfile",
+    "discard_tmpfile",
+    "fsync_directory",
+    "link_tmpfile",
+    "lock",
+    "make_directory",
+    "opened",
+    "replace_by_tmpfile",
+    "replace_symlink",
+    "set_tmpfile_refused",
+    "syncfs",
+    "write_all",
+]
+
+TMPFILE_PREFIX = ".tmp-object-"
+"""What temporary files are called where O_TMPFILE is refused; composefs-rs uses the same name."""
+
+_SYMLINK_PREFIX = ".symlink-"
+_ATTEMPTS = 16
+_LOCK_POLL = 0.02  # seconds
+_REFUSED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EISDIR, errno.EINVAL)
+"""What kernels and file systems without O_TMPFILE answer (open(2))."""
+
+_tmpfile_refused: set[int] = set()
+"""Devices (st_dev) that refused O_TMPFILE."""
+
+
+@contextlib.contextmanager
+def opened(path: str, flags: int, *, dir_fd: int | None = None) -> Iterator[int]:
+    """Open *path* for the time of the block."""
+    fd = os.open(path, flags | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def make_directory(path: str, mode: int, *, dir_fd: int) -> None:
+    """Create one directory; that it exists is fine."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, mode, dir_fd=dir_fd)
+
+
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
+    """Write the whole of *data*, however many calls it takes."""
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+# -- temporary files ---------------------------------------------------------------------------
+
+
+def set_tmpfile_refused(dir_fd: int) -> None:
+    """Remember that the file system of *dir_fd* has no O_TMPFILE."""
+    _tmpfile_refused.add(os.fstat(dir_fd).st_dev)
+
+
+def create_tmpfile(directory: str, mode: int, *, dir_fd: int) -> int:
+    """A new file below *directory* that nobody sees yet, open for reading and writing.
+
+    It has no name; where the file system cannot do that, it is named `TMPFILE_PREFIX` and something random.
+    `link_tmpfile`, `replace_by_tmpfile` and `discard_tmpfile` know both kinds apart.
+    """
+    if _tmpfile_refused:
+        device = os.stat(directory, dir_fd=dir_fd).st_dev
+        if device in _tmpfile_refused:
+            return _create_named(directory, mode, dir_fd)
+    try:
+        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+    fd = _create_named(directory, mode, dir_fd)
+    _tmpfile_refused.add(os.fstat(fd).st_dev)
+    return fd
+
+
+def _create_named(directory: str, mode: int, dir_fd: int) -> int:
+    for _ in range(_ATTEMPTS):
+        path = f"{directory}/{TMPFILE_PREFIX}{secrets.token_hex(6)}"
+        with contextlib.suppress(FileExistsError):
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=dir_fd)
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+
+
+def _visible_path(fd: int) -> str | None:
+    """Where a named temporary file stands; None for one without a name."""
+    return os.readlink(f"/proc/self/fd/{fd}") if os.fstat(fd).st_nlink else None
+
+
+def discard_tmpfile(fd: int) -> None:
+    """Remove the temporary file and close *fd*."""
+    try:
+        path = _visible_path(fd)
+        if path is not None and os.path.basename(path).startswith(TMPFILE_PREFIX):
+            os.unlink(path)
+    finally:
+        os.close(fd)
+
+
+def link_tmpfile(fd: int, path: str, *, dir_fd: int) -> None:
+    """Give the temporary file its name *path*, atomically; *fd* stays open.
+
+    Raises:
+        FileExistsError: *path* exists; the temporary file is as before.
+    """
+    temporary = _visible_path(fd)
+    if temporary is None:
+        # Not AT_EMPTY_PATH: that needs CAP_DAC_READ_SEARCH.
+        os.link(f"/proc/self/fd/{fd}", path, dst_dir_fd=dir_fd, follow_symlinks=True)
+    else:
+        os.link(temporary, path, dst_dir_fd=dir_fd)
+        os.unlink(temporary)
+
+
+def replace_by_tmpfile(fd: int, path: str, *, dir_fd: int) -> None:
+    """Put the temporary file in the place of what stands at *path*, atomically; *fd* stays open."""
+    temporary = _visible_path(fd)
+    if temporary is not None:
+        os.rename(temporary, path, dst_dir_fd=dir_fd)
+        return
+    beside = f"{os.path.dirname(path) or '.'}/{TMPFILE_PREFIX}{secrets.token_hex(6)}"
+    link_tmpfile(fd, beside, dir_fd=dir_fd)
+    try:
+        os.rename(beside, path, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+    except BaseException:
+        os.unlink(beside, dir_fd=dir_fd)
+        raise
+
+
+# -- symbolic links ----------------------------------------------------------------------------
+
+
+def replace_symlink(target: str, name: str, *, dir_fd: int) -> None:
+    """Make *name* a symbolic link to *target*, atomically replacing another link.
+
+    An equal link is left untouched.  A crash leaves the old link or the new one, and perhaps a
+    ``.symlink-…`` directly in the directory *dir_fd*.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.symlink(target, name, dir_fd=dir_fd)
+        return
+    with contextlib.suppress(FileNotFoundError):  # somebody removed it meanwhile
+        if os.readlink(name, dir_fd=dir_fd) == target:
+            return
+    for _ in range(_ATTEMPTS):
+        temporary = f"{_SYMLINK_PREFIX}{secrets.token_hex(6)}"
+        with contextlib.suppress(FileExistsError):
+            os.symlink(target, temporary, dir_fd=dir_fd)
+            break
+    else:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), temporary)
+    try:
+        os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+    except BaseException:
+        os.unlink(temporary, dir_fd=dir_fd)
+        raise
+
+
+# -- flushes -----------------------------------------------------------------------------------
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def syncfs(fd: int) -> None:
+    """Flush everything that was written to the file system of *fd* before the call (syncfs(2))."""
+    if _libc.syncfs(fd):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), os.readlink(f"/proc/self/fd/{fd}"))
+
+
+def fsync_directory(path: str, *, dir_fd: int) -> None:
+    """Make the names in a directory durable."""
+    with opened(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=dir_fd) as fd:
+        os.fsync(fd)
+
+
+# -- locks -------------------------------------------------------------------------------------
+
+
+def lock(fd: int, *, exclusive: bool, timeout: float | None = None) -> bool:
+    """Take the flock(2) of the open file *fd*, or change the one it holds; False after *timeout* seconds.
+
+    Changing is not atomic in the kernel: a try that fails has lost the lock held before, and the caller
+    must take it again.
+    """
+    operation = (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB
+    end = None if timeout is None else time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(fd, operation)
+        except BlockingIOError:
+            if end is not None and time.monotonic() >= end:
+                return False
+            time.sleep(_LOCK_POLL)
+        else:
+            return True
+
+
+def is_regular(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode)

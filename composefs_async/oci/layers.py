@@ -1,0 +1,155 @@
+"""One layer into the repository: whatever delivers its bytes, packed or not, verified before it has a name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+from .._aio.hops import hop, resources, write_hop
+from .._repo import objects, streams
+from .._repo.state import RepoState
+from ..digest import ObjectId
+from ..progress import BytesRead, LayerDone, LayerSkipped, LayerStarted, ObjectsStored, ProgressCallback
+from ..repository import Repository, state_of
+from ..results import ImportStats, StoredObject
+from ..splitstream import OCI_BLOB, SplitstreamWriter
+from .conveyor import Conveyor, store_raw
+from .documents import Descriptor, content_hasher
+from .flights import fly
+from .limits import Limits
+from .names import layer_stream
+from .sources.base import LocalBlob, StreamedBlob
+from .tarsplit import TarSplitter
+from .unpack import ByteSource, Unpacker, byte_source
+
+__all__ = ["LayerResult", "import_layer", "store_layer"]
+
+_MAX_CARRIERS = 4
+"""Unpacking bounds one layer: more than a few chunks under way only cost memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerResult:
+    """A layer that is in place."""
+
+    diff_id: str
+    """For a layer of an artifact, its own digest."""
+    stream_id: ObjectId
+    """Of its splitstream."""
+    present: bool
+    """It was there, or somebody else brought it; nothing was read for this caller."""
+    stats: ImportStats
+
+
+def _ignore(event: object) -> None:
+    pass
+
+
+async def import_layer(
+    repo: Repository,
+    diff_id: str,
+    source: ByteSource,
+    *,
+    reference: str | None = None,
+    media_type: str | None = None,
+    progress: ProgressCallback | None = None,
+    limits: Limits | None = None,
+) -> LayerResult:
+    """Store a tar layer and publish it as ``oci-layer-<diff_id>``.  Durable on return.
+
+    The tar may be packed with gzip or zstd; its unpacked bytes must have the digest *diff_id*.  Nothing is
+    published otherwise.  A layer that is there is not read.
+
+    Args:
+        source: any async iterable of bytes, an object with an async ``read`` or ``receive`` (files of AnyIO and
+            aiofiles, byte streams), or a `LocalBlob`, which is read fastest.  Stays open.
+        reference: a name to publish besides, below ``refs/``.
+        media_type: of the layer; without it the first bytes tell how it is packed.
+
+    Raises:
+        DigestMismatchError, TarError, CompressionError, OciError, InvalidNameError
+    """
+    name = layer_stream(diff_id)
+    content_hasher(f"layer {diff_id}", diff_id)
+    state, report = state_of(repo), progress or _ignore
+    await hop(state.require_writable)
+    found = await repo.has_stream_async(name)
+    if found is not None:
+        report(LayerSkipped(diff_id))
+        if reference is not None:
+            await repo.name_stream_async(name, reference)
+        return LayerResult(diff_id, found, True, ImportStats(layers_present=1))
+    size = source.size if isinstance(source, LocalBlob | StreamedBlob) else 0
+    report(LayerStarted(diff_id, diff_id, size))
+    chunks = byte_source(source)
+    result = await store_layer(
+        state,
+        diff_id,
+        lambda: Unpacker(state, chunks, diff_id, media_type=media_type, limits=limits),
+        report,
+        size,
+        limits,
+    )
+    await repo.register_stream_async(result.stream_id, name, reference)
+    return result
+
+
+async def store_layer(
+    state: RepoState,
+    diff_id: str,
+    unpacker: Callable[[], Unpacker],
+    report: ProgressCallback,
+    total: int,
+    limits: Limits | None,
+) -> LayerResult:
+    """Store a tar layer without publishing it; the same layer wanted twice at once is read once."""
+    limits = limits or Limits()
+
+    async def work() -> tuple[StoredObject, ImportStats]:
+        def observe(packed: int, stats: ImportStats) -> None:
+            report(BytesRead(diff_id, packed, total))
+            report(ObjectsStored(diff_id, stats.objects_stored + stats.objects_replaced, stats.objects_present))
+
+        carriers = min(int(resources(state).write_semaphore.total_tokens), _MAX_CARRIERS)
+        splitter = TarSplitter(max_file_size=limits.max_file_size)
+        return await Conveyor(state, unpacker(), splitter, observe, carriers=carriers).run()
+
+    return await _once(state, diff_id, work, report)
+
+
+async def store_blob(
+    state: RepoState, descriptor: Descriptor, unpacker: Callable[[], Unpacker], report: ProgressCallback
+) -> LayerResult:
+    """Store a blob that is no tar layer as one object and a stream that refers to it; publishes nothing."""
+
+    async def work() -> tuple[StoredObject, ImportStats]:
+        stored, stats = await store_raw(state, unpacker(), descriptor.size)
+        writer = SplitstreamWriter(state.algorithm, OCI_BLOB)
+        writer.write_reference(stored.id)
+        writer.add_external_size(stored.size)
+        return await write_hop(state, objects.ensure_object, state, writer.done()), stats
+
+    return await _once(state, descriptor.digest, work, report)
+
+
+async def _once(
+    state: RepoState,
+    name: str,
+    work: Callable[[], Awaitable[tuple[StoredObject, ImportStats]]],
+    report: ProgressCallback,
+) -> LayerResult:
+    status = os.fstat(state.fd)
+    (stored, stats), ran_here = await fly((status.st_dev, status.st_ino, name), work)
+    if not ran_here:
+        report(LayerSkipped(name))
+        return LayerResult(name, stored.id, True, ImportStats(layers_present=1))
+    stats += ImportStats(layers_imported=1)
+    report(LayerDone(name, stats))
+    return LayerResult(name, stored.id, False, stats)
+
+
+async def find_layer(state: RepoState, name: str) -> ObjectId | None:
+    """The stream of a layer that has been published."""
+    return await hop(partial(streams.has_stream, state, layer_stream(name)))

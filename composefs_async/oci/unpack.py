@@ -1,0 +1,200 @@
+"""From whatever delivers a layer's bytes to unpacked bytes in a buffer, hashed on both sides.
+
+Local files are read in the worker thread that unpacks them; everything else is awaited on the event loop,
+gathered, and then unpacked in a worker thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from anyio import EndOfStream
+
+from .._aio.hops import write_hop
+from .._repo.batch import Buffer
+from .._repo.state import RepoState
+from ..errors import CompressionError, DigestMismatchError, OciError
+from .decompress import Compression, Decompressor, decompressor, detect, for_media_type
+from .documents import content_hasher
+from .limits import Limits
+from .sources.base import LocalBlob, StreamedBlob
+
+__all__ = ["ByteSource", "Unpacker", "byte_source"]
+
+_READ_SIZE = 512 << 10
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """Files of AnyIO and aiofiles, and asyncio's StreamReader, have this form."""
+
+    async def read(self, size: int, /) -> bytes: ...
+
+
+@runtime_checkable
+class Receivable(Protocol):
+    """AnyIO's byte streams have this form."""
+
+    async def receive(self, max_bytes: int = ..., /) -> bytes: ...
+
+
+ByteSource: TypeAlias = AsyncIterable[bytes] | Readable | Receivable | LocalBlob | StreamedBlob
+
+
+def byte_source(source: ByteSource) -> LocalBlob | AsyncIterator[bytes]:
+    """One form for all of them.  Files are read in blocks, although iterating over them gives lines."""
+    if isinstance(source, LocalBlob):
+        return source
+    if isinstance(source, StreamedBlob):
+        return source.chunks
+    if isinstance(source, Readable):
+        return _read(source)
+    if isinstance(source, Receivable):
+        return _receive(source)
+    return aiter(source)
+
+
+async def _read(source: Readable) -> AsyncIterator[bytes]:
+    while piece := await source.read(_READ_SIZE):
+        yield piece
+
+
+async def _receive(source: Receivable) -> AsyncIterator[bytes]:
+    try:
+        while True:
+            yield await source.receive(_READ_SIZE)
+    except EndOfStream:
+        return
+
+
+class Unpacker:
+    """Unpacks one layer, piece by piece, and knows in the end whether it was the right one.
+
+    Args:
+        source: as `byte_source` gives it; stays open.
+        digest: of the unpacked bytes.
+        media_type: tells how they are packed; without it the first bytes do.
+        packed_digest: of the bytes as shipped, if that is known.
+        raw: take the bytes as they are, whatever they look like.
+    """
+
+    def __init__(
+        self,
+        state: RepoState,
+        source: LocalBlob | AsyncIterator[bytes],
+        digest: str,
+        *,
+        media_type: str | None = None,
+        packed_digest: str | None = None,
+        raw: bool = False,
+        limits: Limits | None = None,
+    ) -> None:
+        self._state, self._source, self._limits = state, source, limits or Limits()
+        self._digest, self._packed_digest = digest, packed_digest
+        self._hasher = content_hasher(f"layer {digest}", digest)
+        # An unpacked layer has both digests from the same bytes: hash them once.
+        twice = packed_digest != digest
+        self._packed_hasher = (
+            content_hasher(f"layer {packed_digest}", packed_digest) if packed_digest and twice else None
+        )
+        self._compression = Compression.NONE if raw else for_media_type(media_type) if media_type else None
+        if media_type and not raw and self._compression is None:
+            raise OciError(f"layer {digest}", f"it is no tar layer but {media_type}")
+        self._decompressor: Decompressor | None = None
+        self._exhausted = False
+        self.bytes_read = 0
+        """Packed bytes taken from the source so far."""
+
+    async def fill(self, view: memoryview) -> tuple[int, Sequence[Buffer]]:
+        """Unpack into *view*; fewer bytes than it holds mean that this was the end.
+
+        Returns:
+            How many bytes, and the packed pieces that were read for them, to be given to `hash`.
+        """
+        packed: list[Buffer] = []
+        if isinstance(self._source, LocalBlob):
+            return await write_hop(self._state, self._fill_local, self._source.fd, view, packed), packed
+        filled = 0
+        while True:
+            if self._decompressor is not None:
+                data = packed[-1] if packed else b""
+                filled += await write_hop(self._state, self._unpack, data, view[filled:])
+                if filled == len(view) or self._exhausted:
+                    return filled, packed
+            packed.append(self._take(await self._gather(self._source)))
+
+    async def _gather(self, source: AsyncIterator[bytes]) -> bytes:
+        """Enough packed bytes to be worth a hop; none at the end."""
+        pieces: list[bytes] = []
+        size = 0
+        while size < _READ_SIZE and (piece := await anext(source, None)) is not None:
+            pieces.append(piece)
+            size += len(piece)
+        return b"".join(pieces)
+
+    def _take(self, data: bytes) -> bytes:
+        """Note that *data* has been read."""
+        self.bytes_read += len(data)
+        self._exhausted = not data
+        if self._decompressor is None:
+            self._compression = self._compression or detect(data[:4])
+            self._decompressor = decompressor(
+                self._compression, max_size=self._limits.max_layer_size, max_ratio=self._limits.max_ratio
+            )
+        return data
+
+    # -- in worker threads ---------------------------------------------------------------------
+
+    def _fill_local(self, fd: int, view: memoryview, packed: list[Buffer]) -> int:
+        if self._compression is Compression.NONE and self._decompressor is None:
+            return self._read_plain(fd, view)
+        filled = 0
+        while True:
+            if self._decompressor is not None:
+                filled += self._unpack(packed[-1] if packed else b"", view[filled:])
+                if filled == len(view) or self._exhausted:
+                    return filled
+            packed.append(self._take(os.read(fd, _READ_SIZE)))
+
+    def _read_plain(self, fd: int, view: memoryview) -> int:
+        filled = 0
+        while filled < len(view) and (size := os.readv(fd, [view[filled:]])):
+            filled += size
+        self.bytes_read += filled
+        if self.bytes_read > self._limits.max_layer_size:
+            raise CompressionError(f"the limit of {self._limits.max_layer_size} bytes is exceeded", self.bytes_read)
+        return filled
+
+    def _unpack(self, data: Buffer, view: memoryview) -> int:
+        assert self._decompressor is not None
+        if data:
+            self._decompressor.feed(data)
+        filled = self._decompressor.read_into(view)
+        if self._exhausted and filled < len(view):
+            self._decompressor.finish()
+        return filled
+
+    def hash(self, packed: Sequence[Buffer], content: memoryview) -> None:
+        """Count in what `fill` brought, in its order."""
+        self._hasher.update(content)
+        if self._packed_hasher is not None:
+            for piece in (content,) if self._compression is Compression.NONE else packed:
+                self._packed_hasher.update(piece)
+
+    def verify(self) -> None:
+        """Compare both digests; the packed one first, because a damaged blob explains the other.
+
+        Raises:
+            DigestMismatchError
+        """
+        if self._packed_digest and self._packed_hasher is not None:
+            _compare("layer blob", self._packed_digest, self._packed_hasher.hexdigest())
+        _compare("unpacked layer", self._digest, self._hasher.hexdigest())
+
+
+def _compare(what: str, expected: str, found: str) -> None:
+    algorithm = expected.partition(":")[0]
+    if f"{algorithm}:{found}" != expected:
+        raise DigestMismatchError(f"{what} {expected}", expected, f"{algorithm}:{found}")
