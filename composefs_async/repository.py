@@ -90,14 +90,15 @@ class Repository(AsyncContextManagerMixin):
         path: Path,
         *,
         algorithm: Algorithm = Algorithm.SHA512,
-        erofs_version: int | ErofsFormats = 1,
+        erofs_version: int | ErofsFormats | None = 1,
         insecure: bool = False,
         ensure: bool = False,
     ) -> tuple[Self, bool]:
         """Create a repository and open it; the flag tells whether it is new.  Durable when this returns.
 
         Args:
-            erofs_version: the layout of its images, 0, 1 or 2, or several of them.
+            erofs_version: the layout of its images, 0, 1 or 2, or several of them.  None writes the form of
+                meta.json from before there was a choice, which means 2.
             insecure: do without fs-verity where the file system cannot do it.
             ensure: take an existing repository of the same algorithm as it is.
 
@@ -105,7 +106,7 @@ class Repository(AsyncContextManagerMixin):
             MetadataError: a different repository is there.
             VerityNotSupportedError: fs-verity cannot be had and *insecure* is not set.
         """
-        formats = erofs_version if isinstance(erofs_version, ErofsFormats) else ErofsFormats(erofs_version)
+        formats = ErofsFormats(erofs_version) if isinstance(erofs_version, int) else erofs_version
         state, created = opening.init(
             path, algorithm=algorithm, erofs_formats=formats, insecure=insecure, ensure=ensure
         )
@@ -117,7 +118,7 @@ class Repository(AsyncContextManagerMixin):
         path: Path,
         *,
         algorithm: Algorithm = Algorithm.SHA512,
-        erofs_version: int | ErofsFormats = 1,
+        erofs_version: int | ErofsFormats | None = 1,
         insecure: bool = False,
         ensure: bool = False,
     ) -> tuple[Self, bool]:

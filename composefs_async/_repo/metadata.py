@@ -53,8 +53,9 @@ class Metadata:
     """As stored; None for a file that does not mention it, which means version 2."""
 
     @classmethod
-    def new(cls, algorithm: Algorithm, formats: ErofsFormats) -> Metadata:
-        flags = (_V1_FLAG,) if formats.default == 1 else ()
+    def new(cls, algorithm: Algorithm, formats: ErofsFormats | None) -> Metadata:
+        """For a new repository; without *formats* in the form from before there was a choice, version 2."""
+        flags = (_V1_FLAG,) if formats and formats.default == 1 else ()
         return cls(algorithm, read_only_compatible=flags, erofs_formats=formats)
 
     @property

@@ -96,7 +96,7 @@ def init(
     path: str | os.PathLike[str],
     *,
     algorithm: Algorithm = Algorithm.SHA512,
-    erofs_formats: ErofsFormats | None = None,
+    erofs_formats: ErofsFormats | None,
     insecure: bool = False,
     ensure: bool = False,
 ) -> tuple[RepoState, bool]:
@@ -111,7 +111,7 @@ def init(
     """
     name = os.fspath(path)
     made = _make_directory(name)
-    wanted = Metadata.new(algorithm, erofs_formats or ErofsFormats(1))
+    wanted = Metadata.new(algorithm, erofs_formats)
     try:
         with files.opened(name, os.O_RDONLY | os.O_DIRECTORY) as fd:
             created = not os.access(_META, os.F_OK, dir_fd=fd) and _write_metadata(

@@ -8,7 +8,6 @@ import errno
 import fcntl
 import os
 import secrets
-import stat
 import time
 from collections.abc import Iterator
 
@@ -23,7 +22,6 @@ __all__ = [
     "opened",
     "replace_by_tmpfile",
     "replace_symlink",
-    "set_tmpfile_refused",
     "syncfs",
     "write_all",
 ]
@@ -67,11 +65,6 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
 # -- temporary files ---------------------------------------------------------------------------
 
 
-def set_tmpfile_refused(dir_fd: int) -> None:
-    """Remember that the file system of *dir_fd* has no O_TMPFILE."""
-    _tmpfile_refused.add(os.fstat(dir_fd).st_dev)
-
-
 def create_tmpfile(directory: str, mode: int, *, dir_fd: int) -> int:
     """A new file below *directory* that nobody sees yet, open for reading and writing.
 
@@ -110,7 +103,8 @@ def discard_tmpfile(fd: int) -> None:
     try:
         path = _visible_path(fd)
         if path is not None and os.path.basename(path).startswith(TMPFILE_PREFIX):
-            os.unlink(path)
+            with contextlib.suppress(FileNotFoundError):  # it has been published: the name is gone, the file stays
+                os.unlink(path)
     finally:
         os.close(fd)
 
@@ -213,6 +207,3 @@ def lock(fd: int, *, exclusive: bool, timeout: float | None = None) -> bool:
         else:
             return True
 
-
-def is_regular(status: os.stat_result) -> bool:
-    return stat.S_ISREG(status.st_mode)
