@@ -7,7 +7,7 @@ Use it with ``with`` or ``async with``, which closes it.  The functions themselv
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from types import TracebackType
@@ -23,6 +23,7 @@ from ._repo.batch import Buffer
 from ._repo.metadata import ErofsFormats, Metadata
 from ._repo.state import RepoState
 from ._repo.streams import OpenStream
+from ._sys import files
 from .digest import Algorithm, ObjectId
 from .errors import VerityMissingError
 from .results import StoredObject
@@ -266,10 +267,11 @@ class Repository(AsyncContextManagerMixin):
             RuntimeError: there is no such block.
         """
         if self._handles is None:
-            os.close(tmpfile)
+            files.discard_tmpfile(tmpfile)
             raise RuntimeError("spawn_finalize_object_tmpfile needs `async with repository:` around it")
-        work = partial(self.finalize_object_tmpfile_async, tmpfile, size)
-        return self._handles.spawn(work)
+        work = partial(objects.finalize_object_tmpfile, self._state, tmpfile, size)
+        run: Callable[[Callable[[], StoredObject]], Awaitable[StoredObject]] = partial(write_hop, self._state)
+        return self._handles.spawn(work, run, partial(files.discard_tmpfile, tmpfile))
 
     def open_object(self, object_id: ObjectId) -> int:
         """A read-only descriptor, which the caller closes.

@@ -67,37 +67,66 @@ class HandleGroup:
     def __init__(self, task_group: TaskGroup) -> None:
         self._tasks = task_group
         self._failed: list[Handle[object]] = []
+        self._waiting: dict[int, Callable[[], None]] = {}
+        self._spawned = 0
 
     @classmethod
     @asynccontextmanager
     async def open(cls) -> AsyncIterator[HandleGroup]:
-        """Waits at its end for everything that was spawned; an error of the block cancels it.
+        """Waits at its end for everything that was spawned; an error of the block cancels what has not begun.
 
         Raises:
             ExceptionGroup: the errors that nobody awaited, if the block itself raised none.
         """
         failure: BaseException | None = None
-        async with create_task_group() as task_group:
-            group = cls(task_group)
-            try:
-                yield group
-            except Exception as error:
-                # Out of the task group, so that it is not wrapped into an ExceptionGroup.
-                failure = error
-                task_group.cancel_scope.cancel()
+        group: HandleGroup | None = None
+        try:
+            async with create_task_group() as task_group:
+                group = cls(task_group)
+                try:
+                    yield group
+                except Exception as error:
+                    # Out of the task group, so that it is not wrapped into an ExceptionGroup.
+                    failure = error
+                    task_group.cancel_scope.cancel()
+        finally:
+            if group is not None:
+                group._abandon()
         if failure is not None:
             raise failure
         unseen = [handle._error for handle in group._failed if not handle._seen]
         if unseen:
             raise BaseExceptionGroup("work that failed and was never awaited", unseen)  # type: ignore[type-var]
 
-    def spawn(self, work: Callable[[], Awaitable[T]]) -> Handle[T]:
-        handle: Handle[T] = Handle()
+    def spawn(
+        self,
+        work: Callable[[], T],
+        run: Callable[[Callable[[], T]], Awaitable[T]],
+        abandon: Callable[[], None],
+    ) -> Handle[T]:
+        """Start blocking *work* through *run*, which takes it to a thread.
 
-        async def run() -> None:
-            await handle._run(work)
+        Args:
+            abandon: gives up what *work* was to own; called at the end of the block if it never began.
+        """
+        handle: Handle[T] = Handle()
+        number = self._spawned
+        self._spawned += 1
+        self._waiting[number] = abandon
+
+        def begin() -> T:
+            del self._waiting[number]
+            return work()
+
+        async def task() -> None:
+            await handle._run(lambda: run(begin))
             if handle._error is not None:
                 self._failed.append(handle)  # type: ignore[arg-type]
 
-        self._tasks.start_soon(run)
+        self._tasks.start_soon(task)
         return handle
+
+    def _abandon(self) -> None:
+        # A task that is cancelled before its first step runs no code of ours, so this cannot be done there.
+        while self._waiting:
+            self._waiting.popitem()[1]()

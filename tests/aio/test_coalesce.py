@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import anyio
+import pytest
+
+from composefs_async._aio.coalesce import Coalescer
+
+pytestmark = pytest.mark.anyio
+
+
+def doubled(items: Sequence[int]) -> list[int | Exception]:
+    return [ValueError(item) if item % 10 == 3 else item * 2 for item in items]
+
+
+def coalescer(run: object, tokens: int = 1, max_items: int = 64, max_weight: int = 10**9) -> Coalescer[int, int]:
+    return Coalescer(
+        run,  # type: ignore[arg-type]
+        anyio.CapacityLimiter(tokens),
+        max_items=max_items,
+        max_weight=max_weight,
+        weigh=lambda item: item,
+    )
+
+
+async def test_each_caller_gets_its_own_outcome_and_batches_never_exceed_the_tokens() -> None:
+    live = peak = 0
+    mutex = threading.Lock()
+    sizes: list[int] = []
+
+    def run(items: Sequence[int]) -> list[int | Exception]:
+        nonlocal live, peak
+        with mutex:
+            live += 1
+            peak = max(peak, live)
+            sizes.append(len(items))
+        found = doubled(items)
+        with mutex:
+            live -= 1
+        return found
+
+    submit, got = coalescer(run, tokens=2).submit, {}
+
+    async def call(item: int) -> None:
+        try:
+            got[item] = await submit(item)
+        except ValueError as error:
+            got[item] = error.args[0]
+
+    async with anyio.create_task_group() as tasks:
+        for item in range(1000):
+            tasks.start_soon(call, item)
+    assert got == {item: item if item % 10 == 3 else item * 2 for item in range(1000)}
+    assert peak <= 2
+    assert sum(sizes) == 1000
+    assert max(sizes) == 64
+
+
+async def test_a_batch_takes_no_more_than_the_weight_allows() -> None:
+    sizes: list[int] = []
+
+    def run(items: Sequence[int]) -> list[int | Exception]:
+        sizes.append(len(items))
+        return doubled(items)
+
+    submit = coalescer(run, max_weight=100).submit
+    async with anyio.create_task_group() as tasks:
+        for _ in range(10):
+            tasks.start_soon(submit, 40)
+    assert sorted(sizes) == [1, 3, 3, 3]
+
+
+async def test_a_lone_call_does_not_wait_for_others() -> None:
+    assert await coalescer(doubled).submit(21) == 42
+
+
+async def test_followers_of_a_cancelled_leader_are_served() -> None:
+    limiter_holder, got = object(), {}
+    subject = coalescer(doubled)
+
+    async def call(item: int) -> None:
+        got[item] = await subject.submit(item)
+
+    async with anyio.create_task_group() as tasks:
+        await subject._limiter.acquire_on_behalf_of(limiter_holder)
+        with anyio.CancelScope() as leader:
+            async with anyio.create_task_group() as leading:
+                leading.start_soon(call, 0)
+                await anyio.wait_all_tasks_blocked()
+                for item in (1, 2, 4):
+                    tasks.start_soon(call, item)
+                await anyio.wait_all_tasks_blocked()
+                leader.cancel()
+        await anyio.wait_all_tasks_blocked()
+        subject._limiter.release_on_behalf_of(limiter_holder)
+    assert got == {1: 2, 2: 4, 4: 8}
+
+
+async def test_an_error_of_the_whole_batch_reaches_all_of_it() -> None:
+    def run(items: Sequence[int]) -> list[int | Exception]:
+        raise OSError(28, "No space left on device")
+
+    submit, errors = coalescer(run).submit, []
+
+    async def call(item: int) -> None:
+        try:
+            await submit(item)
+        except OSError as error:
+            errors.append(error.errno)
+
+    async with anyio.create_task_group() as tasks:
+        for item in range(5):
+            tasks.start_soon(call, item)
+    assert errors == [28] * 5

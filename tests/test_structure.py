@@ -1,0 +1,102 @@
+"""What the code must keep to: layers import downwards only, and each `x_async` has the signature of its `x`."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import composefs_async
+from composefs_async.repository import Repository
+
+PACKAGE = Path(composefs_async.__file__).parent
+
+# From the bottom to the top; a module imports from its own group and from those before it.
+LAYERS = [
+    ["errors"],
+    ["digest"],
+    ["results"],
+    ["progress", "_native"],
+    ["fsverity", "splitstream", "tree", "erofs"],
+    ["_sys"],
+    ["_repo"],
+    ["_aio"],
+    ["repository"],
+    ["oci"],
+    ["cli", "__init__", "__main__"],
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+EVENT_LOOP = {"_aio", "repository", "oci", "cli"}
+RESTRICTED = {
+    "anyio": EVENT_LOOP,
+    "asyncio": set[str](),
+    "trio": set[str](),
+    "uvloop": set[str](),
+    "threading": {"_repo", "_aio"},
+    "ctypes": {"_sys"},
+    "fcntl": {"_sys"},
+    "click": {"cli"},
+    "rich": {"cli"},
+}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def layer_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(path: Path) -> list[tuple[str, int]]:
+    """Absolute names of what a module imports while it runs, and the line."""
+    package = ["composefs_async", *path.relative_to(PACKAGE).parts[:-1]]
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = [*base, *(node.module.split(".") if node.module else [])]
+            found += [(".".join([*stem, alias.name]), node.lineno) for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down_the_layers(path: Path) -> None:
+    wrong = []
+    for name, line in imports(path):
+        parts = name.split(".")
+        if parts[0] == "composefs_async" and len(parts) > 1:
+            target = parts[1] if parts[1] in LEVEL else "__init__"
+            if LEVEL[target] > LEVEL[layer_of(path)]:
+                wrong.append(f"line {line}: {name}")
+        elif layer_of(path) not in RESTRICTED.get(parts[0], {layer_of(path)}):
+            wrong.append(f"line {line}: {parts[0]} belongs in {sorted(RESTRICTED[parts[0]]) or 'no module'}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_environment_is_read_in_few_places(path: Path) -> None:
+    allowed = layer_of(path) in {"cli", "_native"} or path.relative_to(PACKAGE) == Path("_repo/opening.py")
+    reads = [node.lineno for node in ast.walk(ast.parse(path.read_text())) if getattr(node, "attr", "") == "environ"]
+    assert allowed or reads == []
+
+
+TWINS = sorted(name.removesuffix("_async") for name in dir(Repository) if name.endswith("_async"))
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_each_async_method_has_the_parameters_of_its_twin(name: str) -> None:
+    sync, twin = (inspect.signature(getattr(Repository, each)) for each in (name, f"{name}_async"))
+    assert [(p.name, p.kind, p.default) for p in twin.parameters.values()] == [
+        (p.name, p.kind, p.default) for p in sync.parameters.values()
+    ]
+
+
+def test_every_module_says_what_it_owns() -> None:
+    silent = [str(path) for path in modules() if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert silent == []
