@@ -23,7 +23,7 @@ from ._repo.batch import Buffer
 from ._repo.metadata import ErofsFormats, Metadata
 from ._repo.state import RepoState
 from ._repo.streams import OpenStream
-from ._sys import files
+from ._sys.files import Tmpfile
 from .digest import Algorithm, ObjectId
 from .errors import VerityMissingError
 from .results import StoredObject
@@ -235,7 +235,7 @@ class Repository(AsyncContextManagerMixin):
 
     def create_object_tmpfile(self) -> int:
         """A file without a name to be filled through its descriptor and given to `finalize_object_tmpfile`."""
-        return objects.create_object_tmpfile(self._state)
+        return objects.create_object_tmpfile(self._state).fd
 
     async def create_object_tmpfile_async(self) -> int:
         return await write_hop(self._state, self.create_object_tmpfile)
@@ -267,11 +267,11 @@ class Repository(AsyncContextManagerMixin):
             RuntimeError: there is no such block.
         """
         if self._handles is None:
-            files.discard_tmpfile(tmpfile)
+            Tmpfile.adopt(tmpfile).discard()
             raise RuntimeError("spawn_finalize_object_tmpfile needs `async with repository:` around it")
         work = partial(objects.finalize_object_tmpfile, self._state, tmpfile, size)
         run: Callable[[Callable[[], StoredObject]], Awaitable[StoredObject]] = partial(write_hop, self._state)
-        return self._handles.spawn(work, run, partial(files.discard_tmpfile, tmpfile))
+        return self._handles.spawn(work, run, Tmpfile.adopt(tmpfile).discard)
 
     def open_object(self, object_id: ObjectId) -> int:
         """A read-only descriptor, which the caller closes.

@@ -64,8 +64,9 @@ class WorkCancelledError(RuntimeError):
 class HandleGroup:
     """Starts work and waits for it at the end; a failed piece does not cancel its siblings."""
 
-    def __init__(self, task_group: TaskGroup) -> None:
-        self._tasks = task_group
+    _tasks: TaskGroup
+
+    def __init__(self) -> None:
         self._failed: list[Handle[object]] = []
         self._waiting: dict[int, Callable[[], None]] = {}
         self._spawned = 0
@@ -79,19 +80,17 @@ class HandleGroup:
             ExceptionGroup: the errors that nobody awaited, if the block itself raised none.
         """
         failure: BaseException | None = None
-        group: HandleGroup | None = None
+        group = cls()
         try:
-            async with create_task_group() as task_group:
-                group = cls(task_group)
+            async with create_task_group() as group._tasks:
                 try:
                     yield group
                 except Exception as error:
                     # Out of the task group, so that it is not wrapped into an ExceptionGroup.
                     failure = error
-                    task_group.cancel_scope.cancel()
+                    group._tasks.cancel_scope.cancel()
         finally:
-            if group is not None:
-                group._abandon()
+            group._abandon()
         if failure is not None:
             raise failure
         unseen = [handle._error for handle in group._failed if not handle._seen]

@@ -48,45 +48,37 @@ def store_one(state: RepoState, data: memoryview, object_id: ObjectId) -> Stored
     """Store *data*, whose digest the caller has computed: the Python twin of the native batch store."""
     if _is_intact(state, object_id, len(data)):
         return StoredObject(object_id, len(data), StoreOutcome.PRESENT)
-    fd = _create_in_shard(state, object_id)
+    tmpfile = _create_in_shard(state, object_id)
     try:
-        files.write_all(fd, data)
-        return publish_object_tmpfile(state, fd, len(data), object_id)
+        files.write_all(tmpfile.fd, data)
+        return _publish(state, tmpfile, len(data), object_id)
     finally:
-        files.discard_tmpfile(fd)
+        tmpfile.discard()
 
 
-def create_object_tmpfile(state: RepoState) -> int:
-    """A file to be filled and given to `finalize_object_tmpfile`; the caller owns the descriptor until then."""
+def create_object_tmpfile(state: RepoState) -> files.Tmpfile:
+    """A file to be filled and given to one of the following functions; the caller owns it."""
     state.require_writable()
-    return files.create_tmpfile(".", FILE_MODE, dir_fd=state.objects_fd)
+    return files.Tmpfile.create(".", FILE_MODE, dir_fd=state.objects_fd)
 
 
-def finalize_object_tmpfile(state: RepoState, tmpfile: int, size: int) -> StoredObject:
+def finalize_object_tmpfile(state: RepoState, fd: int, size: int) -> StoredObject:
     """Turn a filled tmpfile into an object and close it, also when that fails."""
+    tmpfile = files.Tmpfile.adopt(fd)
     try:
-        found = os.fstat(tmpfile).st_size
+        found = os.fstat(fd).st_size
         if found != size:
             raise IntegrityError(f"a temporary file holds {found} bytes, but {size} were announced")
-        return publish_object_tmpfile(state, tmpfile, size, _digest_file(tmpfile, state))
+        return publish_object_tmpfile(state, tmpfile, size, _digest_file(fd, state))
     finally:
-        files.discard_tmpfile(tmpfile)
+        tmpfile.discard()
 
 
-def publish_object_tmpfile(state: RepoState, tmpfile: int, size: int, object_id: ObjectId) -> StoredObject:
-    """Give a filled tmpfile, whose digest the caller has computed, its name; *tmpfile* stays open, read-only."""
+def publish_object_tmpfile(state: RepoState, tmpfile: files.Tmpfile, size: int, object_id: ObjectId) -> StoredObject:
+    """Give a filled tmpfile, whose digest the caller has computed, its name; the caller discards it then."""
     if _is_intact(state, object_id, size):
         return StoredObject(object_id, size, StoreOutcome.PRESENT)
-    _protect(state, tmpfile, object_id)
-    outcome = StoreOutcome.STORED
-    try:
-        _link(state, tmpfile, object_id)
-    except FileExistsError:
-        if _is_intact(state, object_id, size):  # another writer was faster
-            return StoredObject(object_id, size, StoreOutcome.PRESENT)
-        files.replace_by_tmpfile(tmpfile, object_id.path, dir_fd=state.objects_fd)
-        outcome = StoreOutcome.REPLACED
-    return StoredObject(object_id, size, outcome)
+    return _publish(state, tmpfile, size, object_id)
 
 
 def open_object(state: RepoState, object_id: ObjectId) -> int:
@@ -169,39 +161,47 @@ def _is_intact(state: RepoState, object_id: ObjectId, size: int) -> bool:
     return True
 
 
-def _create_in_shard(state: RepoState, object_id: ObjectId) -> int:
-    shard = object_id.path[:2]
+def _create_in_shard(state: RepoState, object_id: ObjectId) -> files.Tmpfile:
+    shard = object_id[:1].hex()
     try:
-        return files.create_tmpfile(shard, FILE_MODE, dir_fd=state.objects_fd)
+        return files.Tmpfile.create(shard, FILE_MODE, dir_fd=state.objects_fd)
     except FileNotFoundError:
         files.make_directory(shard, DIRECTORY_MODE, dir_fd=state.objects_fd)
-        return files.create_tmpfile(shard, FILE_MODE, dir_fd=state.objects_fd)
+        return files.Tmpfile.create(shard, FILE_MODE, dir_fd=state.objects_fd)
 
 
-def _link(state: RepoState, tmpfile: int, object_id: ObjectId) -> None:
+def _publish(state: RepoState, tmpfile: files.Tmpfile, size: int, object_id: ObjectId) -> StoredObject:
+    if state.verity_works is not False:
+        _protect(state, tmpfile, object_id)
+    outcome = StoreOutcome.STORED
     try:
-        files.link_tmpfile(tmpfile, object_id.path, dir_fd=state.objects_fd)
+        _link(state, tmpfile, object_id)
+    except FileExistsError:
+        if _is_intact(state, object_id, size):  # another writer was faster
+            outcome = StoreOutcome.PRESENT
+        else:
+            tmpfile.replace(object_id.path, dir_fd=state.objects_fd)
+            outcome = StoreOutcome.REPLACED
+    return StoredObject(object_id, size, outcome)
+
+
+def _link(state: RepoState, tmpfile: files.Tmpfile, object_id: ObjectId) -> None:
+    path = object_id.path
+    try:
+        tmpfile.link(path, dir_fd=state.objects_fd)
     except FileNotFoundError:
-        files.make_directory(object_id.path[:2], DIRECTORY_MODE, dir_fd=state.objects_fd)
-        files.link_tmpfile(tmpfile, object_id.path, dir_fd=state.objects_fd)
+        files.make_directory(path[:2], DIRECTORY_MODE, dir_fd=state.objects_fd)
+        tmpfile.link(path, dir_fd=state.objects_fd)
 
 
-def _protect(state: RepoState, tmpfile: int, object_id: ObjectId) -> None:
-    """Make *tmpfile* read-only and enable fs-verity on it, where the file system can.
-
-    The descriptor keeps its number: a writable one would make the kernel refuse.
-    """
-    if state.verity_works is False:
-        return
-    reader = os.open(f"/proc/self/fd/{tmpfile}", os.O_RDONLY | os.O_CLOEXEC)
-    os.dup2(reader, tmpfile, inheritable=False)
-    os.close(reader)
-    what = f"object {object_id.hex()}"
+def _protect(state: RepoState, tmpfile: files.Tmpfile, object_id: ObjectId) -> None:
+    """Enable fs-verity on the file, where the file system can."""
+    tmpfile.make_read_only()
     try:
-        verity.enable(tmpfile, state.algorithm, what)
+        verity.enable(tmpfile.fd, state.algorithm, f"object {object_id.hex()}")
     except VerityNotSupportedError:
         if state.secure:
             raise
         state.verity_works = False
-        return
-    check_measure(state, tmpfile, object_id)
+    else:
+        check_measure(state, tmpfile.fd, object_id)

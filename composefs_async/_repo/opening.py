@@ -166,29 +166,21 @@ def _write_metadata(fd: int, path: str, metadata: Metadata, *, secure: bool) -> 
     """Publish meta.json; False if somebody else was first."""
     _refuse_foreign_objects(fd, path, metadata.algorithm)
     what = f"{path}/{_META}"
-    writer = files.create_tmpfile(".", FILE_MODE, dir_fd=fd)
+    tmpfile = files.Tmpfile.create(".", FILE_MODE, dir_fd=fd)
     try:
-        files.write_all(writer, metadata.encode())
-        os.fsync(writer)
+        files.write_all(tmpfile.fd, metadata.encode())
+        os.fsync(tmpfile.fd)
         if secure:
-            writer = _protected(writer, metadata.algorithm, what)
+            tmpfile.make_read_only()
+            verity.enable(tmpfile.fd, metadata.algorithm, what)
         try:
-            files.link_tmpfile(writer, _META, dir_fd=fd)
+            tmpfile.link(_META, dir_fd=fd)
         except FileExistsError:
             return False
         os.fsync(fd)
     finally:
-        files.discard_tmpfile(writer)
+        tmpfile.discard()
     return True
-
-
-def _protected(writer: int, algorithm: Algorithm, what: str) -> int:
-    """Exchange *writer* for a read-only descriptor of the same file, and enable verity on it."""
-    reader = os.open(f"/proc/self/fd/{writer}", os.O_RDONLY | os.O_CLOEXEC)
-    os.dup2(reader, writer, inheritable=False)
-    os.close(reader)
-    verity.enable(writer, algorithm, what)
-    return writer
 
 
 def _refuse_foreign_objects(fd: int, path: str, algorithm: Algorithm) -> None:

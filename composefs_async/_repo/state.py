@@ -57,6 +57,8 @@ class RepoState:
     @property
     def objects_fd(self) -> int:
         """``objects/``, made if it is not there; stays owned by the state."""
+        if self._objects_fd is not None:
+            return self._objects_fd
         with self._mutex:
             if self._objects_fd is None:
                 if self.fd < 0:

@@ -13,14 +13,11 @@ from collections.abc import Iterator
 
 __all__ = [
     "TMPFILE_PREFIX",
-    "create_tmpfile",
-    "discard_tmpfile",
+    "Tmpfile",
     "fsync_directory",
-    "link_tmpfile",
     "lock",
     "make_directory",
     "opened",
-    "replace_by_tmpfile",
     "replace_symlink",
     "syncfs",
     "write_all",
@@ -65,78 +62,86 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
 # -- temporary files ---------------------------------------------------------------------------
 
 
-def create_tmpfile(directory: str, mode: int, *, dir_fd: int) -> int:
-    """A new file below *directory* that nobody sees yet, open for reading and writing.
+class Tmpfile:
+    """A file that nobody sees before `link` or `replace`; the owner ends with `discard` in any case.
 
-    It has no name; where the file system cannot do that, it is named `TMPFILE_PREFIX` and something random.
-    `link_tmpfile`, `replace_by_tmpfile` and `discard_tmpfile` know both kinds apart.
+    It has no name; where the file system cannot do that (O_TMPFILE), it has one that begins with `TMPFILE_PREFIX`.
     """
-    if _tmpfile_refused:
-        device = os.stat(directory, dir_fd=dir_fd).st_dev
-        if device in _tmpfile_refused:
-            return _create_named(directory, mode, dir_fd)
-    try:
-        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=dir_fd)
-    except OSError as error:
-        if error.errno not in _REFUSED:
-            raise
-    fd = _create_named(directory, mode, dir_fd)
-    _tmpfile_refused.add(os.fstat(fd).st_dev)
-    return fd
 
+    __slots__ = ("_path", "fd")
 
-def _create_named(directory: str, mode: int, dir_fd: int) -> int:
-    for _ in range(_ATTEMPTS):
-        path = f"{directory}/{TMPFILE_PREFIX}{secrets.token_hex(6)}"
-        with contextlib.suppress(FileExistsError):
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=dir_fd)
-    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+    def __init__(self, fd: int, path: str | None) -> None:
+        self.fd = fd
+        """Open for reading and writing."""
+        self._path = path
 
+    @classmethod
+    def create(cls, directory: str, mode: int, *, dir_fd: int) -> Tmpfile:
+        """Make one in *directory*, below *dir_fd*; its link must be on the same file system."""
+        if not _tmpfile_refused or os.stat(directory, dir_fd=dir_fd).st_dev not in _tmpfile_refused:
+            try:
+                return cls(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=dir_fd), None)
+            except OSError as error:
+                if error.errno not in _REFUSED:
+                    raise
+        tmpfile = cls._create_named(directory, mode, dir_fd)
+        _tmpfile_refused.add(os.fstat(tmpfile.fd).st_dev)
+        return tmpfile
 
-def _visible_path(fd: int) -> str | None:
-    """Where a named temporary file stands; None for one without a name."""
-    return os.readlink(f"/proc/self/fd/{fd}") if os.fstat(fd).st_nlink else None
+    @classmethod
+    def _create_named(cls, directory: str, mode: int, dir_fd: int) -> Tmpfile:
+        for _ in range(_ATTEMPTS):
+            path = f"{directory}/{TMPFILE_PREFIX}{secrets.token_hex(6)}"
+            with contextlib.suppress(FileExistsError):
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=dir_fd)
+                return cls(fd, os.readlink(f"/proc/self/fd/{fd}"))
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
 
+    @classmethod
+    def adopt(cls, fd: int) -> Tmpfile:
+        """Take over a descriptor that `create` made and somebody else has had since."""
+        path = os.readlink(f"/proc/self/fd/{fd}") if os.fstat(fd).st_nlink else None
+        return cls(fd, path if path and os.path.basename(path).startswith(TMPFILE_PREFIX) else None)
 
-def discard_tmpfile(fd: int) -> None:
-    """Remove the temporary file and close *fd*."""
-    try:
-        path = _visible_path(fd)
-        if path is not None and os.path.basename(path).startswith(TMPFILE_PREFIX):
-            with contextlib.suppress(FileNotFoundError):  # it has been published: the name is gone, the file stays
-                os.unlink(path)
-    finally:
-        os.close(fd)
+    def make_read_only(self) -> None:
+        """Exchange the descriptor, which keeps its number: fs-verity refuses files that are open for writing."""
+        reader = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
+        os.dup2(reader, self.fd, inheritable=False)
+        os.close(reader)
 
+    def link(self, path: str, *, dir_fd: int) -> None:
+        """Give the file its name, atomically.
 
-def link_tmpfile(fd: int, path: str, *, dir_fd: int) -> None:
-    """Give the temporary file its name *path*, atomically; *fd* stays open.
+        Raises:
+            FileExistsError: *path* exists; the file is as before.
+        """
+        if self._path is None:
+            # Not AT_EMPTY_PATH: that needs CAP_DAC_READ_SEARCH.
+            os.link(f"/proc/self/fd/{self.fd}", path, dst_dir_fd=dir_fd, follow_symlinks=True)
+        else:
+            os.link(self._path, path, dst_dir_fd=dir_fd)
+            os.unlink(self._path)
+            self._path = None
 
-    Raises:
-        FileExistsError: *path* exists; the temporary file is as before.
-    """
-    temporary = _visible_path(fd)
-    if temporary is None:
-        # Not AT_EMPTY_PATH: that needs CAP_DAC_READ_SEARCH.
-        os.link(f"/proc/self/fd/{fd}", path, dst_dir_fd=dir_fd, follow_symlinks=True)
-    else:
-        os.link(temporary, path, dst_dir_fd=dir_fd)
-        os.unlink(temporary)
+    def replace(self, path: str, *, dir_fd: int) -> None:
+        """Put the file in the place of what stands at *path*, atomically."""
+        if self._path is None:
+            beside = f"{os.path.dirname(path) or '.'}/{TMPFILE_PREFIX}{secrets.token_hex(6)}"
+            self.link(beside, dir_fd=dir_fd)
+            try:
+                os.rename(beside, path, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+            except BaseException:
+                os.unlink(beside, dir_fd=dir_fd)
+                raise
+        else:
+            os.rename(self._path, path, dst_dir_fd=dir_fd)
+            self._path = None
 
-
-def replace_by_tmpfile(fd: int, path: str, *, dir_fd: int) -> None:
-    """Put the temporary file in the place of what stands at *path*, atomically; *fd* stays open."""
-    temporary = _visible_path(fd)
-    if temporary is not None:
-        os.rename(temporary, path, dst_dir_fd=dir_fd)
-        return
-    beside = f"{os.path.dirname(path) or '.'}/{TMPFILE_PREFIX}{secrets.token_hex(6)}"
-    link_tmpfile(fd, beside, dir_fd=dir_fd)
-    try:
-        os.rename(beside, path, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
-    except BaseException:
-        os.unlink(beside, dir_fd=dir_fd)
-        raise
+    def discard(self) -> None:
+        """Close the descriptor, and remove the file if it has not got its name."""
+        if self._path is not None:
+            os.unlink(self._path)
+        os.close(self.fd)
 
 
 # -- symbolic links ----------------------------------------------------------------------------
@@ -206,4 +211,3 @@ def lock(fd: int, *, exclusive: bool, timeout: float | None = None) -> bool:
             time.sleep(_LOCK_POLL)
         else:
             return True
-

@@ -25,7 +25,6 @@ from .._aio.hops import write_hop
 from .._repo import objects
 from .._repo.batch import Buffer, results, store_batch
 from .._repo.state import RepoState
-from .._sys import files
 from ..digest import ObjectId
 from ..results import ImportStats, StoredObject, StoreOutcome
 from ..splitstream import OCI_LAYER, SplitstreamWriter
@@ -72,22 +71,22 @@ class _LargeFile:
 
     def __init__(self, state: RepoState, size: int) -> None:
         self._state, self._size = state, size
-        self._fd = objects.create_object_tmpfile(state)
+        self._tmpfile = objects.create_object_tmpfile(state)
         self._hashes: dict[int, bytes] = {}
 
     def write(self, offset: int, content: memoryview) -> None:
         self._hashes[offset] = fsverity.piece_hashes(content, self._state.algorithm)
         written = 0
         while written < len(content):
-            written += os.pwrite(self._fd, content[written:], offset + written)
+            written += os.pwrite(self._tmpfile.fd, content[written:], offset + written)
 
     def finish(self) -> StoredObject:
         hashes = [self._hashes[offset] for offset in sorted(self._hashes)]
         object_id = fsverity.digest_from_pieces(hashes, self._size, self._state.algorithm)
-        return objects.publish_object_tmpfile(self._state, self._fd, self._size, object_id)
+        return objects.publish_object_tmpfile(self._state, self._tmpfile, self._size, object_id)
 
     def discard(self) -> None:
-        files.discard_tmpfile(self._fd)
+        self._tmpfile.discard()
 
 
 @dataclass(slots=True)
