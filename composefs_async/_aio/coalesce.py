@@ -8,10 +8,13 @@ call pays one hop.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
-from anyio import CapacityLimiter, Event, to_thread
+from anyio import CapacityLimiter, Event
 from anyio.lowlevel import checkpoint
+
+from .threads import in_thread
 
 __all__ = ["Coalescer"]
 
@@ -27,6 +30,10 @@ class _Batch(Generic[Item, Result]):
         self.weight = 0
         self.outcomes: Sequence[Result | Exception] | None = None
         self.done = Event()
+
+    def run(self, function: Callable[[Sequence[Item]], Sequence[Result | Exception]]) -> None:
+        """In the worker thread, so that the followers are served also if the leader is cancelled meanwhile."""
+        self.outcomes = function(self.items)
 
 
 class Coalescer(Generic[Item, Result]):
@@ -89,7 +96,7 @@ class Coalescer(Generic[Item, Result]):
             await checkpoint()  # siblings that are ready to run can join
             async with self._limiter:
                 self._close(batch)
-                batch.outcomes = await to_thread.run_sync(self._run, batch.items)
+                await in_thread(partial(batch.run, self._run))
         except Exception as error:  # the batch failed as a whole
             batch.outcomes = [error] * len(batch.items)
         finally:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar
 
 from .._repo.batch import MAX_BYTES, MAX_ITEMS, NATIVE, Buffer, store_batch
 from .._repo.state import RepoState
 from ..results import StoredObject
 from .coalesce import Coalescer
+from .threads import in_thread
 
-__all__ = ["LoopResources", "hop", "resources", "write_hop"]
+__all__ = ["LoopResources", "hop", "resources", "using", "write_hop"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,9 +53,17 @@ def resources(state: RepoState) -> LoopResources:
 
 async def hop(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Run blocking *function* in a worker thread; a cancellation waits for its end."""
-    return await to_thread.run_sync(partial(function, *args, **kwargs))
+    return await in_thread(partial(function, *args, **kwargs))
 
 
 async def write_hop(state: RepoState, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """The same under one token of the repository's write semaphore."""
-    return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=resources(state).write_semaphore)
+    return await in_thread(partial(function, *args, **kwargs), resources(state).write_semaphore)
+
+
+@asynccontextmanager
+async def using(state: RepoState) -> AsyncIterator[None]:
+    """Keep exclusive operations of this handle away for the time of the block; waits while there is one."""
+    with ExitStack() as stack:
+        await hop(stack.enter_context, state.shared())
+        yield

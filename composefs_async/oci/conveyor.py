@@ -17,15 +17,16 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from anyio import Event, Lock, create_task_group
+from anyio import CancelScope, Event, Lock, create_task_group
 
 from .. import fsverity
 from .._aio.groups import single_error
-from .._aio.hops import write_hop
+from .._aio.hops import hop, write_hop
 from .._repo import objects
 from .._repo.batch import Buffer, results, store_batch
 from .._repo.state import RepoState
 from ..digest import ObjectId
+from ..errors import OciError
 from ..results import ImportStats, StoredObject, StoreOutcome
 from ..splitstream import OCI_LAYER, SplitstreamWriter
 from .tarsplit import EXTERNAL, INLINE, LARGE_BEGIN, LARGE_PIECE, PIECE, TarSplitter
@@ -77,8 +78,12 @@ class _LargeFile:
     def write(self, offset: int, content: memoryview) -> None:
         self._hashes[offset] = fsverity.piece_hashes(content, self._state.algorithm)
         written = 0
-        while written < len(content):
-            written += os.pwrite(self._tmpfile.fd, content[written:], offset + written)
+        try:
+            while written < len(content):
+                written += os.pwrite(self._tmpfile.fd, content[written:], offset + written)
+        except OSError as error:
+            error.filename = f"{self._state.path}/objects"
+            raise
 
     def finish(self) -> StoredObject:
         hashes = [self._hashes[offset] for offset in sorted(self._hashes)]
@@ -151,8 +156,7 @@ class Conveyor:
                         tasks.start_soon(self._carry)
             return await write_hop(self._state, self._end), self.stats()
         finally:
-            for large in self._open_large:
-                large.discard()
+            await _discard(self._open_large)
 
     def stats(self) -> ImportStats:
         """What has been done so far."""
@@ -255,11 +259,24 @@ class Conveyor:
         return objects.ensure_object(self._state, self._writer.done())
 
 
+async def _discard(unfinished: set[_LargeFile]) -> None:
+    """Remove what is left of large files in a worker thread, also when the caller has been cancelled."""
+
+    def discard() -> None:
+        while unfinished:
+            unfinished.pop().discard()
+
+    if unfinished:
+        with CancelScope(shield=True):
+            await hop(discard)
+
+
 async def store_raw(state: RepoState, unpacker: Unpacker, size: int) -> tuple[StoredObject, ImportStats]:
     """Take the bytes of a blob as they are into one object; publishes nothing.
 
     Raises:
         DigestMismatchError, OSError
+        OciError: it has not *size* bytes.
     """
     buffer = memoryview(mmap.mmap(-1, _CHUNK))
     large = await write_hop(state, _LargeFile, state, size)
@@ -271,9 +288,11 @@ async def store_raw(state: RepoState, unpacker: Unpacker, size: int) -> tuple[St
             await write_hop(state, large.write, offset, buffer[:filled])
             offset += filled
         unpacker.verify()
+        if offset != size:
+            raise OciError("blob", f"it has {offset} bytes, its descriptor says {size}")
         stored = await write_hop(state, large.finish)
     finally:
-        large.discard()
+        await _discard({large})
     counts = {
         StoreOutcome.STORED: ImportStats(objects_stored=1, bytes_stored=stored.size),
         StoreOutcome.PRESENT: ImportStats(objects_present=1, bytes_present=stored.size),

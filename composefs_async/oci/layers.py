@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from .._aio.hops import hop, resources, write_hop
+from .._aio.hops import hop, resources, using, write_hop
 from .._repo import objects, streams
+from .._repo.names import check_reference
 from .._repo.state import RepoState
 from ..digest import ObjectId
 from ..progress import BytesRead, LayerDone, LayerSkipped, LayerStarted, ObjectsStored, ProgressCallback
@@ -17,14 +19,14 @@ from ..results import ImportStats, StoredObject
 from ..splitstream import OCI_BLOB, SplitstreamWriter
 from .conveyor import Conveyor, store_raw
 from .documents import Descriptor, content_hasher
-from .flights import fly
+from .flights import Holder, fly, holding
 from .limits import Limits
 from .names import layer_stream
 from .sources.base import LocalBlob, StreamedBlob
 from .tarsplit import TarSplitter
 from .unpack import ByteSource, Unpacker, byte_source
 
-__all__ = ["LayerResult", "import_layer", "store_layer"]
+__all__ = ["ImportRun", "LayerResult", "find_layer", "import_layer", "store_blob", "store_layer"]
 
 _MAX_CARRIERS = 4
 """Unpacking bounds one layer: more than a few chunks under way only cost memory."""
@@ -41,6 +43,32 @@ class LayerResult:
     present: bool
     """It was there, or somebody else brought it; nothing was read for this caller."""
     stats: ImportStats
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRun:
+    """What all layers of one import share."""
+
+    state: RepoState
+    report: ProgressCallback
+    limits: Limits
+    holder: Holder
+
+    @classmethod
+    @asynccontextmanager
+    async def begin(
+        cls, repo: Repository, progress: ProgressCallback | None, limits: Limits | None
+    ) -> AsyncIterator[ImportRun]:
+        """Check that the repository can be written, and keep exclusive operations of its handle away.
+
+        Raises:
+            ReadOnlyRepositoryError
+        """
+        state = state_of(repo)
+        await hop(state.require_writable)
+        async with using(state):
+            with holding() as holder:
+                yield cls(state, progress or _ignore, limits or Limits(), holder)
 
 
 def _ignore(event: object) -> None:
@@ -73,80 +101,65 @@ async def import_layer(
     """
     name = layer_stream(diff_id)
     content_hasher(f"layer {diff_id}", diff_id)
-    state, report = state_of(repo), progress or _ignore
-    await hop(state.require_writable)
-    found = await repo.has_stream_async(name)
-    if found is not None:
-        report(LayerSkipped(diff_id))
-        if reference is not None:
-            await repo.name_stream_async(name, reference)
-        return LayerResult(diff_id, found, True, ImportStats(layers_present=1))
-    size = source.size if isinstance(source, LocalBlob | StreamedBlob) else 0
-    report(LayerStarted(diff_id, diff_id, size))
-    chunks = byte_source(source)
-    result = await store_layer(
-        state,
-        diff_id,
-        lambda: Unpacker(state, chunks, diff_id, media_type=media_type, limits=limits),
-        report,
-        size,
-        limits,
-    )
-    await repo.register_stream_async(result.stream_id, name, reference)
-    return result
+    if reference is not None:
+        check_reference(reference)
+    async with ImportRun.begin(repo, progress, limits) as run:
+        found = await repo.has_stream_async(name)
+        if found is not None:
+            run.report(LayerSkipped(diff_id))
+            if reference is not None:
+                await repo.name_stream_async(name, reference)
+            return LayerResult(diff_id, found, True, ImportStats(layers_present=1))
+        size = source.size if isinstance(source, LocalBlob | StreamedBlob) else 0
+        run.report(LayerStarted(diff_id, diff_id, size))
+        unpacker = Unpacker(run.state, byte_source(source), diff_id, media_type=media_type, limits=run.limits)
+        result = await store_layer(run, diff_id, unpacker, size)
+        await repo.register_stream_async(result.stream_id, name, reference)
+        return result
 
 
-async def store_layer(
-    state: RepoState,
-    diff_id: str,
-    unpacker: Callable[[], Unpacker],
-    report: ProgressCallback,
-    total: int,
-    limits: Limits | None,
-) -> LayerResult:
-    """Store a tar layer without publishing it; the same layer wanted twice at once is read once."""
-    limits = limits or Limits()
+async def store_layer(run: ImportRun, diff_id: str, unpacker: Unpacker, total: int) -> LayerResult:
+    """Store a tar layer without publishing it; the same layer wanted twice at once is read once.
+
+    Args:
+        total: packed size in bytes, for progress; 0 if it is not known.
+    """
+
+    def observe(packed: int, stats: ImportStats) -> None:
+        run.report(BytesRead(diff_id, packed, total))
+        run.report(ObjectsStored(diff_id, stats.objects_stored + stats.objects_replaced, stats.objects_present))
 
     async def work() -> tuple[StoredObject, ImportStats]:
-        def observe(packed: int, stats: ImportStats) -> None:
-            report(BytesRead(diff_id, packed, total))
-            report(ObjectsStored(diff_id, stats.objects_stored + stats.objects_replaced, stats.objects_present))
+        carriers = min(int(resources(run.state).write_semaphore.total_tokens), _MAX_CARRIERS)
+        splitter = TarSplitter(max_file_size=run.limits.max_file_size)
+        return await Conveyor(run.state, unpacker, splitter, observe, carriers=carriers).run()
 
-        carriers = min(int(resources(state).write_semaphore.total_tokens), _MAX_CARRIERS)
-        splitter = TarSplitter(max_file_size=limits.max_file_size)
-        return await Conveyor(state, unpacker(), splitter, observe, carriers=carriers).run()
-
-    return await _once(state, diff_id, work, report)
+    return await _once(run, diff_id, work)
 
 
-async def store_blob(
-    state: RepoState, descriptor: Descriptor, unpacker: Callable[[], Unpacker], report: ProgressCallback
-) -> LayerResult:
+async def store_blob(run: ImportRun, descriptor: Descriptor, unpacker: Unpacker) -> LayerResult:
     """Store a blob that is no tar layer as one object and a stream that refers to it; publishes nothing."""
 
     async def work() -> tuple[StoredObject, ImportStats]:
-        stored, stats = await store_raw(state, unpacker(), descriptor.size)
-        writer = SplitstreamWriter(state.algorithm, OCI_BLOB)
+        stored, stats = await store_raw(run.state, unpacker, descriptor.size)
+        writer = SplitstreamWriter(run.state.algorithm, OCI_BLOB)
         writer.write_reference(stored.id)
         writer.add_external_size(stored.size)
-        return await write_hop(state, objects.ensure_object, state, writer.done()), stats
+        return await write_hop(run.state, objects.ensure_object, run.state, writer.done()), stats
 
-    return await _once(state, descriptor.digest, work, report)
+    return await _once(run, descriptor.digest, work)
 
 
 async def _once(
-    state: RepoState,
-    name: str,
-    work: Callable[[], Awaitable[tuple[StoredObject, ImportStats]]],
-    report: ProgressCallback,
+    run: ImportRun, name: str, work: Callable[[], Awaitable[tuple[StoredObject, ImportStats]]]
 ) -> LayerResult:
-    status = os.fstat(state.fd)
-    (stored, stats), ran_here = await fly((status.st_dev, status.st_ino, name), work)
+    status = os.fstat(run.state.fd)
+    (stored, stats), ran_here = await fly((status.st_dev, status.st_ino, name), work, run.holder)
     if not ran_here:
-        report(LayerSkipped(name))
+        run.report(LayerSkipped(name))
         return LayerResult(name, stored.id, True, ImportStats(layers_present=1))
     stats += ImportStats(layers_imported=1)
-    report(LayerDone(name, stats))
+    run.report(LayerDone(name, stats))
     return LayerResult(name, stored.id, False, stats)
 
 

@@ -27,11 +27,11 @@ from ..progress import (
     ManifestStored,
     ProgressCallback,
 )
-from ..repository import Repository, state_of
+from ..repository import Repository
 from ..results import ImportStats
 from ..splitstream import OCI_CONFIG, OCI_MANIFEST, SplitstreamWriter
 from .documents import ImageLayer
-from .layers import LayerResult, find_layer, store_blob, store_layer
+from .layers import ImportRun, LayerResult, find_layer, store_blob, store_layer
 from .limits import Limits
 from .names import (
     IMAGE_REFS,
@@ -95,25 +95,17 @@ async def pull(
         ReadOnlyRepositoryError
     """
     tag = check_tag(reference if tag is None else tag)
-    limits = limits or Limits()
     place = parse_layout_reference(reference)
-    state = state_of(repo)
-    await hop(state.require_writable)
-    source = OciLayoutSource(place.directory, document_limit=limits.document_size)
-    image = await source.resolve(tag=place.tag, digest=place.digest, platform=platform)
-    return await _Pull(state, source, image, progress or _ignore, limits).run(tag)
-
-
-def _ignore(event: object) -> None:
-    pass
+    async with ImportRun.begin(repo, progress, limits) as run:
+        source = OciLayoutSource(place.directory, document_limit=run.limits.document_size)
+        image = await source.resolve(tag=place.tag, digest=place.digest, platform=platform)
+        return await _Pull(run, source, image).run(tag)
 
 
 class _Pull:
-    def __init__(
-        self, state: RepoState, source: ImageSource, image: ResolvedImage, report: ProgressCallback, limits: Limits
-    ) -> None:
-        self._state, self._source, self._image = state, source, image
-        self._report, self._limits = report, limits
+    def __init__(self, run: ImportRun, source: ImageSource, image: ResolvedImage) -> None:
+        self._run, self._source, self._image = run, source, image
+        self._state, self._report = run.state, run.report
 
     async def run(self, tag: str) -> PullResult:
         manifest = self._image.manifest
@@ -154,29 +146,18 @@ class _Pull:
             return LayerResult(layer.name, present, True, ImportStats(layers_present=1))
         self._report(LayerStarted(layer.name, descriptor.digest, descriptor.size))
         async with self._source.open_blob(descriptor) as blob:
-            chunks = byte_source(blob)
             if self._image.config is None:
-                return await store_blob(
-                    self._state,
-                    descriptor,
-                    lambda: Unpacker(self._state, chunks, descriptor.digest, raw=True),
-                    self._report,
-                )
-            return await store_layer(
+                raw = Unpacker(self._state, byte_source(blob), descriptor.digest, raw=True)
+                return await store_blob(self._run, descriptor, raw)
+            unpacker = Unpacker(
                 self._state,
+                byte_source(blob),
                 layer.name,
-                lambda: Unpacker(
-                    self._state,
-                    chunks,
-                    layer.name,
-                    media_type=descriptor.media_type,
-                    packed_digest=descriptor.digest,
-                    limits=self._limits,
-                ),
-                self._report,
-                descriptor.size,
-                self._limits,
+                media_type=descriptor.media_type,
+                packed_digest=descriptor.digest,
+                limits=self._run.limits,
             )
+            return await store_layer(self._run, layer.name, unpacker, descriptor.size)
 
     # -- documents and names, in a worker thread -----------------------------------------------
 

@@ -7,8 +7,9 @@ gathered, and then unpacked in a worker thread.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from anyio import EndOfStream
 
@@ -21,7 +22,7 @@ from .documents import content_hasher
 from .limits import Limits
 from .sources.base import LocalBlob, StreamedBlob
 
-__all__ = ["ByteSource", "Unpacker", "byte_source"]
+__all__ = ["ByteSource", "Unpacker", "byte_source", "opened_source"]
 
 _READ_SIZE = 512 << 10
 
@@ -50,23 +51,40 @@ def byte_source(source: ByteSource) -> LocalBlob | AsyncIterator[bytes]:
     if isinstance(source, StreamedBlob):
         return source.chunks
     if isinstance(source, Readable):
-        return _read(source)
+        return _Pieces(source.read)
     if isinstance(source, Receivable):
-        return _receive(source)
+        return _Pieces(source.receive)
     return aiter(source)
 
 
-async def _read(source: Readable) -> AsyncIterator[bytes]:
-    while piece := await source.read(_READ_SIZE):
-        yield piece
+class _Pieces:
+    """What a function brings, up to its end.  Not a generator: nobody has to close it."""
+
+    def __init__(self, receive: Callable[[int], Awaitable[bytes]]) -> None:
+        self._receive = receive
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = await self._receive(_READ_SIZE)
+        except EndOfStream:
+            raise StopAsyncIteration from None
+        if not piece:
+            raise StopAsyncIteration
+        return piece
 
 
-async def _receive(source: Receivable) -> AsyncIterator[bytes]:
+@asynccontextmanager
+async def opened_source(source: ByteSource) -> AsyncIterator[LocalBlob | AsyncIterator[bytes]]:
+    """The same for the time of a block, which closes what iterating over *source* has made, but not *source*."""
+    chunks = byte_source(source)
     try:
-        while True:
-            yield await source.receive(_READ_SIZE)
-    except EndOfStream:
-        return
+        yield chunks
+    finally:
+        if isinstance(chunks, AsyncGenerator) and chunks is not source and not isinstance(source, StreamedBlob):
+            await chunks.aclose()
 
 
 class Unpacker:
@@ -94,14 +112,14 @@ class Unpacker:
         self._state, self._source, self._limits = state, source, limits or Limits()
         self._digest, self._packed_digest = digest, packed_digest
         self._hasher = content_hasher(f"layer {digest}", digest)
-        # An unpacked layer has both digests from the same bytes: hash them once.
-        twice = packed_digest != digest
-        self._packed_hasher = (
-            content_hasher(f"layer {packed_digest}", packed_digest) if packed_digest and twice else None
-        )
         self._compression = Compression.NONE if raw else for_media_type(media_type) if media_type else None
         if media_type and not raw and self._compression is None:
             raise OciError(f"layer {digest}", f"it is no tar layer but {media_type}")
+        # A layer that is not packed has both digests from the same bytes: hash them once.
+        same = packed_digest == digest and self._compression is Compression.NONE
+        self._packed_hasher = (
+            content_hasher(f"layer {packed_digest}", packed_digest) if packed_digest and not same else None
+        )
         self._decompressor: Decompressor | None = None
         self._exhausted = False
         self.bytes_read = 0
@@ -115,7 +133,7 @@ class Unpacker:
         """
         packed: list[Buffer] = []
         if isinstance(self._source, LocalBlob):
-            return await write_hop(self._state, self._fill_local, self._source.fd, view, packed), packed
+            return await write_hop(self._state, self._fill_local, self._source, view, packed), packed
         filled = 0
         while True:
             if self._decompressor is not None:
@@ -147,9 +165,16 @@ class Unpacker:
 
     # -- in worker threads ---------------------------------------------------------------------
 
-    def _fill_local(self, fd: int, view: memoryview, packed: list[Buffer]) -> int:
-        if self._compression is Compression.NONE and self._decompressor is None:
-            return self._read_plain(fd, view)
+    def _fill_local(self, blob: LocalBlob, view: memoryview, packed: list[Buffer]) -> int:
+        try:
+            if self._compression is Compression.NONE and self._decompressor is None:
+                return self._read_plain(blob.fd, view)
+            return self._unpack_local(blob.fd, view, packed)
+        except OSError as error:
+            error.filename = blob.path
+            raise
+
+    def _unpack_local(self, fd: int, view: memoryview, packed: list[Buffer]) -> int:
         filled = 0
         while True:
             if self._decompressor is not None:

@@ -1,0 +1,38 @@
+"""The native module.  Everything here gives the interpreter lock away; buffers must not change meanwhile.
+
+*algorithm* is the number of fs-verity (`Algorithm.number`), *implementation* one of `implementations`, by default
+the first.
+"""
+
+from collections.abc import Sequence
+
+from typing_extensions import Buffer
+
+def implementations(algorithm: int, /) -> tuple[str, ...]: ...
+def hash_blocks(data: Buffer, algorithm: int, implementation: str | None = None, /) -> bytes:
+    """Concatenated hashes of the 4096-byte blocks of *data*, the last one as if zeros followed."""
+
+def digest_many(items: Sequence[Buffer], algorithm: int, implementation: str | None = None, /) -> bytes:
+    """Concatenated fs-verity digests; the blocks of all items are hashed side by side."""
+
+def digest_files(fds: Sequence[int], algorithm: int, /) -> list[bytes | int]:
+    """For each file its fs-verity digest, or an errno.  Reads from the beginning and moves no offset.
+
+    Takes about a mebibyte of memory for files of any number and size.  The descriptors stay the caller's.
+    """
+
+def store(
+    objects_fd: int, items: Sequence[Buffer], algorithm: int, verity: int, tmpfile: bool = True, /
+) -> tuple[bytes, bytes, list[tuple[int, int, str]], int]:
+    """Store a batch of objects below the directory *objects_fd*, which stays the caller's.  Flushes nothing.
+
+    *verity* is 0 (insecure, never try), 1 (insecure, protect where the file system can) or 2 (secure: what is there
+    must measure as its name, and so must what is written).  Without *tmpfile*, or where O_TMPFILE is refused, files
+    are written under a temporary name ``XX/.tmp-object-…``.
+
+    Returns:
+        The concatenated ids; a byte per item: 0 stored, 1 present, 2 a corrupt one replaced, 255 failed; the failures
+        as (index, errno, step); and whether fs-verity is supported: 1, 0, or -1 if nothing called for it.
+        One failure does not stop the others, except for errors that all would meet (ENOSPC, EDQUOT, EROFS, EMFILE,
+        ENFILE), which are reported for all that follow.  EBADMSG means a measurement that differs from the id.
+    """

@@ -1,0 +1,454 @@
+/* What a crash leaves: nothing, or objects that are complete, or (without O_TMPFILE, and while a corrupt object is
+ * replaced) a file XX/.tmp-object-… that nothing refers to.  Nothing here flushes: the caller does, once for all. */
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+
+#include "store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+/* linux/fsverity.h, which older systems lack. */
+struct enable_arg {
+    uint32_t version, hash_algorithm, block_size, salt_size;
+    uint64_t salt_ptr;
+    uint32_t sig_size, reserved1;
+    uint64_t sig_ptr, reserved2[11];
+};
+
+struct measured {
+    uint16_t algorithm, size;
+    uint8_t digest[SHA2_MAX_DIGEST];
+};
+
+#define ENABLE_VERITY _IOW('f', 133, struct enable_arg)  /* FS_IOC_ENABLE_VERITY */
+#define MEASURE_VERITY _IOWR('f', 134, uint16_t[2])      /* FS_IOC_MEASURE_VERITY: the header without the digest */
+#define NO_REPLACE 1                                     /* RENAME_NOREPLACE, linux/fs.h since 3.15 */
+
+#define TEMPORARY_TRIES 16
+#define BUSY_TRIES 20 /* of a millisecond */
+#define REWRITES 4
+
+/* Everything about the object in hand.  Functions return 0, or an errno after they named the step in *step*. */
+struct object {
+    struct store_batch *batch;
+    const uint8_t *id;
+    struct verity_item content;
+    char path[2 * SHA2_MAX_DIGEST + 2];                /* XX/REST */
+    char temporary[sizeof "XX/.tmp-object-" + 12];     /* empty: there is no such name */
+    const char *step;
+    int fd;
+};
+
+static int failed(struct object *object, const char *step)
+{
+    object->step = step;
+    return errno;
+}
+
+/* -- names ---------------------------------------------------------------------------------------------------- */
+
+static void name_object(struct object *object)
+{
+    static const char digits[] = "0123456789abcdef";
+    char *to = object->path;
+
+    for (size_t i = 0; i < object->batch->params.algorithm->digest_size; i++) {
+        *to++ = digits[object->id[i] >> 4];
+        *to++ = digits[object->id[i] & 15];
+        if (i == 0)
+            *to++ = '/';
+    }
+    *to = '\0';
+}
+
+static int directory_of(const struct object *object, char name[3])
+{
+    memcpy(name, object->path, 2);
+    name[2] = '\0';
+    return mkdirat(object->batch->objects, name, 0755) == 0 || errno == EEXIST ? 0 : -1;
+}
+
+/* The name that composefs-rs gives to temporary objects, below XX so that a sweep of the directories finds it. */
+static int name_temporary(struct object *object)
+{
+    static const char letters[] = "0123456789abcdefghijklmnopqrstuvwxyz";
+    uint8_t random[12];
+    char *to = object->temporary;
+
+    if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random)
+        return -1;
+    memcpy(to, object->path, 3);
+    memcpy(to + 3, ".tmp-object-", 12);
+    for (int i = 0; i < 12; i++)
+        to[15 + i] = letters[random[i] % 36];
+    to[27] = '\0';
+    return 0;
+}
+
+static void forget_temporary(struct object *object)
+{
+    if (object->temporary[0])
+        unlinkat(object->batch->objects, object->temporary, 0);
+    object->temporary[0] = '\0';
+}
+
+/* -- what is there already ------------------------------------------------------------------------------------ */
+
+enum found { ABSENT, GOOD, CORRUPT };
+
+/* 0 if the file measures as *id*, EBADMSG if as something else, or what the kernel says. */
+static int measure(const struct object *object, int fd)
+{
+    const struct verity_params *params = &object->batch->params;
+    struct measured measured = {.size = SHA2_MAX_DIGEST};
+
+    if (ioctl(fd, MEASURE_VERITY, &measured))
+        return errno;
+    return measured.algorithm == params->number && measured.size == params->algorithm->digest_size &&
+                   memcmp(measured.digest, object->id, measured.size) == 0
+               ? 0
+               : EBADMSG;
+}
+
+/* A file that cannot be opened for reasons of its own (its descriptor is damaged, say) is corrupt; one that cannot be
+ * opened for ours is a failure. */
+static bool is_our_fault(int error)
+{
+    return error == EACCES || error == EPERM || error == EMFILE || error == ENFILE || error == ENOMEM ||
+           error == EINTR;
+}
+
+static int look_measured(struct object *object, enum found *found)
+{
+    int fd = openat(object->batch->objects, object->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+
+    if (fd < 0 && is_our_fault(errno))
+        return failed(object, "open");
+    if (fd < 0) {
+        *found = errno == ENOENT ? ABSENT : CORRUPT;
+        return 0;
+    }
+    *found = measure(object, fd) == 0 ? GOOD : CORRUPT;
+    close(fd);
+    return 0;
+}
+
+static int look(struct object *object, enum found *found)
+{
+    struct stat st;
+
+    if (fstatat(object->batch->objects, object->path, &st, AT_SYMLINK_NOFOLLOW)) {
+        *found = ABSENT;
+        return errno == ENOENT ? 0 : failed(object, "stat");
+    }
+    *found = S_ISREG(st.st_mode) && (uint64_t)st.st_size == object->content.size ? GOOD : CORRUPT;
+    if (*found == GOOD && object->batch->verity == STORE_VERITY_REQUIRE)
+        return look_measured(object, found);
+    return 0;
+}
+
+/* -- a new file ----------------------------------------------------------------------------------------------- */
+
+static bool lacks_tmpfile(int error)
+{
+    return error == EOPNOTSUPP || error == EISDIR || error == ENOSYS || error == EINVAL;
+}
+
+static int open_named(struct object *object)
+{
+    for (int tries = 0; tries < TEMPORARY_TRIES; tries++) {
+        if (name_temporary(object)) {
+            object->temporary[0] = '\0';
+            return failed(object, "random");
+        }
+        object->fd = openat(object->batch->objects, object->temporary, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0644);
+        if (object->fd >= 0)
+            return 0;
+        if (errno != EEXIST)
+            break;
+    }
+    object->temporary[0] = '\0';
+    return failed(object, "create");
+}
+
+static int open_unnamed(struct object *object)
+{
+    char directory[3] = {object->path[0], object->path[1]};
+
+    object->fd = openat(object->batch->objects, directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0644);
+    return object->fd >= 0 ? 0 : failed(object, "create");
+}
+
+static int open_new(struct object *object)
+{
+    char directory[3];
+    bool made = false;
+
+    for (;;) {
+        int error = object->batch->tmpfile ? open_unnamed(object) : open_named(object);
+        if (error == ENOENT && !made) {
+            if (directory_of(object, directory))
+                return failed(object, "mkdir");
+            made = true;
+        } else if (object->batch->tmpfile && lacks_tmpfile(error)) {
+            object->batch->tmpfile = false;
+        } else {
+            return error;
+        }
+    }
+}
+
+static int write_all(struct object *object)
+{
+    const uint8_t *from = object->content.data;
+    size_t left = object->content.size;
+
+    while (left) {
+        ssize_t now = write(object->fd, from, left);
+        if (now < 0 && errno == EINTR)
+            continue;
+        if (now <= 0) {
+            errno = now ? errno : EIO;
+            return failed(object, "write");
+        }
+        from += now;
+        left -= (size_t)now;
+    }
+    return 0;
+}
+
+static void proc_path(int fd, char path[32])
+{
+    snprintf(path, 32, "/proc/self/fd/%d", fd);
+}
+
+/* Verity needs a file that nobody can write to any more, and that goes for this descriptor too. */
+static int reopen(struct object *object)
+{
+    char path[32];
+    int fd;
+
+    proc_path(object->fd, path);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return failed(object, "reopen");
+    close(object->fd);
+    object->fd = fd;
+    return 0;
+}
+
+/* Waits out ETXTBSY: another thread may be between fork and exec, where the child still has our writable file. */
+static int enable(const struct object *object)
+{
+    struct enable_arg arg = {.version = 1, .block_size = VERITY_BLOCK};
+    const struct timespec millisecond = {0, 1000000};
+
+    arg.hash_algorithm = (uint32_t)object->batch->params.number;
+    for (int tries = 0; tries < BUSY_TRIES; tries++) {
+        if (ioctl(object->fd, ENABLE_VERITY, &arg) == 0 || errno == EEXIST)
+            return 0;
+        if (errno != ETXTBSY && errno != EINTR)
+            return errno;
+        nanosleep(&millisecond, NULL);
+    }
+    return ETXTBSY;
+}
+
+static int protect(struct object *object)
+{
+    struct store_batch *batch = object->batch;
+    int error;
+
+    if (batch->verity == STORE_VERITY_NEVER || (batch->verity == STORE_VERITY_TRY && batch->support == STORE_SUPPORT_NO))
+        return 0;
+    error = reopen(object);
+    if (error)
+        return error;
+    error = enable(object);
+    if (error == EOPNOTSUPP || error == ENOTTY)
+        batch->support = STORE_SUPPORT_NO;
+    else if (error == 0)
+        batch->support = STORE_SUPPORT_YES;
+    if (error && batch->verity == STORE_VERITY_TRY && batch->support == STORE_SUPPORT_NO)
+        return 0;
+    errno = error;
+    if (error)
+        return failed(object, "verity");
+    if (batch->verity != STORE_VERITY_REQUIRE)
+        return 0;
+    errno = measure(object, object->fd);
+    return errno ? failed(object, "measure") : 0;
+}
+
+static void discard(struct object *object)
+{
+    if (object->fd >= 0)
+        close(object->fd);
+    object->fd = -1;
+    forget_temporary(object);
+}
+
+/* A child that keeps our file open for writing longer than a moment was forked while it was open; a new file is not
+ * open in it. */
+static int make(struct object *object)
+{
+    int error = 0;
+
+    for (int tries = 0; tries < REWRITES; tries++) {
+        error = open_new(object);
+        if (!error)
+            error = write_all(object);
+        if (!error)
+            error = protect(object);
+        if (error != ETXTBSY)
+            break;
+        discard(object);
+    }
+    return error;
+}
+
+/* -- giving it its name --------------------------------------------------------------------------------------- */
+
+/* 0, or -1 with errno. */
+static int link_unnamed(struct object *object, const char *to)
+{
+    struct store_batch *batch = object->batch;
+    char path[32];
+
+    if (batch->empty_path) { /* saves the kernel a walk through /proc, but needs privilege or a new kernel */
+        if (linkat(object->fd, "", batch->objects, to, AT_EMPTY_PATH) == 0)
+            return 0;
+        if (errno != ENOENT && errno != EPERM && errno != EINVAL)
+            return -1;
+        batch->empty_path = false;
+    }
+    proc_path(object->fd, path);
+    return linkat(AT_FDCWD, path, batch->objects, to, AT_SYMLINK_FOLLOW);
+}
+
+static int rename_unless_there(struct object *object)
+{
+    int objects = object->batch->objects;
+
+    if (syscall(SYS_renameat2, objects, object->temporary, objects, object->path, NO_REPLACE) == 0) {
+        object->temporary[0] = '\0';
+        return 0;
+    }
+    if (errno != EINVAL && errno != ENOSYS && errno != EOPNOTSUPP)
+        return -1;
+    if (linkat(objects, object->temporary, objects, object->path, 0))
+        return -1;
+    forget_temporary(object);
+    return 0;
+}
+
+static int publish(struct object *object)
+{
+    int status = object->temporary[0] ? rename_unless_there(object) : link_unnamed(object, object->path);
+
+    return status ? failed(object, "link") : 0;
+}
+
+/* Puts the new file over what is there, in one step: readers see the old one or the new one. */
+static int replace(struct object *object)
+{
+    int objects = object->batch->objects;
+
+    for (int tries = 0; !object->temporary[0]; tries++) {
+        if (name_temporary(object) || link_unnamed(object, object->temporary)) {
+            object->temporary[0] = '\0';
+            if (errno != EEXIST || tries == TEMPORARY_TRIES)
+                return failed(object, "link");
+        }
+    }
+    if (renameat(objects, object->temporary, objects, object->path))
+        return failed(object, "replace");
+    object->temporary[0] = '\0';
+    return 0;
+}
+
+/* Returns an errno; *outcome* is for 0.  EEXIST means that somebody was faster, and then what they made counts like
+ * what was there before. */
+static int settle(struct object *object, enum found found, enum store_outcome *outcome)
+{
+    int error = make(object);
+
+    *outcome = STORE_STORED;
+    if (!error && found == ABSENT) {
+        error = publish(object);
+        if (error != EEXIST)
+            return error;
+        error = look(object, &found);
+        *outcome = STORE_PRESENT;
+    }
+    if (!error && found != GOOD) {
+        error = replace(object);
+        *outcome = found == CORRUPT ? STORE_REPLACED : STORE_STORED;
+    }
+    return error;
+}
+
+static int store_one(struct object *object, enum store_outcome *outcome)
+{
+    enum found found;
+    int error = look(object, &found);
+
+    *outcome = STORE_PRESENT;
+    if (error || found == GOOD)
+        return error;
+    error = settle(object, found, outcome);
+    discard(object);
+    return error;
+}
+
+/* -- the batch ------------------------------------------------------------------------------------------------ */
+
+/* What one item meets all the others will meet. */
+static bool ends_batch(int error)
+{
+    return error == ENOSPC || error == EDQUOT || error == EROFS || error == EMFILE || error == ENFILE;
+}
+
+ptrdiff_t store_batch_run(struct store_batch *batch, const struct verity_item *items, size_t count, uint8_t *ids,
+                          uint8_t *outcomes, struct store_failure *failures)
+{
+    size_t digest = batch->params.algorithm->digest_size, hashed = 0;
+    ptrdiff_t failed_items = 0;
+    struct store_failure fatal = {0, 0, NULL};
+
+    batch->support = STORE_SUPPORT_UNKNOWN;
+    batch->empty_path = true;
+    for (size_t i = 0; i < count; i++) {
+        struct object object = {.batch = batch, .id = ids + i * digest, .content = items[i], .fd = -1};
+        enum store_outcome outcome = STORE_FAILED;
+        int error = fatal.error;
+
+        if (i == hashed) {
+            size_t window = verity_window(items + i, count - i);
+            if (verity_digest_many(&batch->params, items + i, window, ids + i * digest))
+                return -1;
+            hashed += window;
+        }
+        if (!error) {
+            name_object(&object);
+            error = store_one(&object, &outcome);
+            fatal = (struct store_failure){0, ends_batch(error) ? error : 0, object.step};
+        }
+        if (error)
+            failures[failed_items++] = (struct store_failure){i, error, fatal.error ? fatal.step : object.step};
+        outcomes[i] = (uint8_t)(error ? STORE_FAILED : outcome);
+    }
+    return failed_items;
+}

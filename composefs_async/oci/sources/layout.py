@@ -1,0 +1,247 @@
+"""Images in an OCI image directory (OCI image specification, image-layout.md).
+
+Owns the way from a tag or digest to verified documents: ``oci-layout``, ``index.json``, indexes inside it,
+manifest, config.  Does not own the choice among platforms (`platforms`) nor reading layers.
+
+Safe for an untrusted directory: digests are checked to be hexadecimal before they become paths, only
+regular files are opened, and what one resolve may read is bounded, so that an index of indexes ends.  Links
+are followed, since build tools make such directories of links to their caches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from ..._aio.hops import hop
+from ...errors import OciError, TransportError
+from ..documents import (
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    OCI_INDEX_TYPE,
+    OCI_MANIFEST_TYPE,
+    Descriptor,
+    ImageConfig,
+    Manifest,
+    content_hasher,
+    image_layers,
+    parse_config,
+    parse_index,
+    parse_manifest,
+    verify_content,
+)
+from ..jsondoc import DOCUMENT_LIMIT, brief, parse_json
+from ..names import LayoutReference
+from ..platforms import Candidate, Platform, choose
+from .base import Blob, LocalBlob, ResolvedImage
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+__all__ = ["OciLayoutSource"]
+
+_MAX_DEPTH = 4  # of indexes; index.json is the first
+_READ_BUDGET = 4 * DOCUMENT_LIMIT  # bytes of documents that one resolve may read together
+_OPEN_COST = 4096  # bytes that a document counts besides its own
+_LISTED = 12  # as many names as an error message lists
+
+
+class OciLayoutSource:
+    """An OCI image directory as a source of images; an `ImageSource`.
+
+    Nothing is kept open between calls.  Files are read in worker threads.
+
+    Args:
+        document_limit: on the size of each manifest, index and config, in bytes.
+    """
+
+    def __init__(self, directory: str | PathLike[str], *, document_limit: int = DOCUMENT_LIMIT) -> None:
+        self._directory = Path(directory)
+        self._limit = document_limit
+
+    async def resolve(
+        self, *, tag: str | None = None, digest: str | None = None, platform: Platform | None = None
+    ) -> ResolvedImage:
+        """As `ImageSource.resolve`.  Of tag and digest at most one can be given; without both all entries count."""
+        reference = LayoutReference(str(self._directory), tag, digest)
+        if tag is not None and digest is not None:
+            raise OciError(str(reference), "give a tag or a digest, not both")
+        resolving = _Resolving(self._directory, self._limit, str(reference), max(_READ_BUDGET, 4 * self._limit))
+        return await hop(resolving.resolve, tag, digest, platform)
+
+    def open_blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[Blob]:
+        """As `ImageSource.open_blob`; it is always a `LocalBlob`."""
+        return self._open_blob(descriptor)
+
+    @asynccontextmanager
+    async def _open_blob(self, descriptor: Descriptor) -> AsyncIterator[Blob]:
+        path = _blob_path(self._directory, descriptor.digest)
+        with await hop(_open_sized, path, descriptor) as file:
+            yield LocalBlob(file.fileno(), descriptor.size, str(path))
+
+
+@dataclass(slots=True)
+class _Resolving:
+    """One resolve, blocking; counts what it reads."""
+
+    directory: Path
+    limit: int
+    reference: str
+    budget: int
+
+    def resolve(self, tag: str | None, digest: str | None, platform: Platform | None) -> ResolvedImage:
+        self._check_layout()
+        if digest is not None:
+            return self._image(self._by_digest(digest, platform))
+        entries = self._entries(tag)
+        return self._image(self._choose(entries, platform, tagged=tag is not None))
+
+    def _check_layout(self) -> None:
+        path = self.directory / "oci-layout"
+        if not path.is_file():
+            raise OciError(str(self.directory), "not an OCI image directory: it has no file oci-layout")
+        version = parse_json(self._read(path), str(path)).get("imageLayoutVersion", str)
+        if not (version or "").startswith("1."):
+            raise OciError(str(path), f"layout version {brief(version or '')} is not supported, only 1.x is")
+
+    # -- choosing ------------------------------------------------------------------------------
+
+    def _entries(self, tag: str | None) -> list[Descriptor]:
+        """Of index.json, those named *tag*, or all."""
+        path = self.directory / "index.json"
+        entries = parse_index(self._read(path), str(path), limit=self.limit).manifests
+        found = [entry for entry in entries if tag is None or entry.tag == tag]
+        if entries and not found:
+            raise OciError(self.reference, f"there is no such tag; {_tags(entries)}")
+        return found
+
+    def _by_digest(self, digest: str, platform: Platform | None) -> Descriptor:
+        """The manifest of that digest, or the fitting one of the index of that digest."""
+        raw = self._read(_blob_path(self.directory, digest))
+        verify_content(self.reference, raw, digest)
+        members = parse_json(raw, self.reference, limit=self.limit).members
+        kinds, usual = (INDEX_TYPES, OCI_INDEX_TYPE) if "manifests" in members else (MANIFEST_TYPES, OCI_MANIFEST_TYPE)
+        stated = members.get("mediaType")
+        media_type = stated if isinstance(stated, str) and stated in kinds else usual
+        descriptor = Descriptor(media_type, digest, len(raw))
+        if kinds is MANIFEST_TYPES and platform is None:
+            return descriptor
+        return self._choose([descriptor], platform, tagged=True)
+
+    def _choose(self, entries: list[Descriptor], platform: Platform | None, *, tagged: bool) -> Descriptor:
+        manifests = [(entry, tag) for top in entries for entry, tag in self._expand(top, top.tag, 1)]
+        known = [(entry, tag) for entry, tag in manifests if entry.media_type in MANIFEST_TYPES]
+        if manifests and not known:
+            kinds = dict.fromkeys(brief(entry.media_type) for entry, _ in manifests)
+            raise OciError(
+                self.reference, f"there is no manifest of a known type, only {', '.join(list(kinds)[:_LISTED])}"
+            )
+        candidates = [Candidate(entry.digest, entry.platform or self._platform(entry), tag) for entry, tag in known]
+        chosen = choose(candidates, platform, what=self.reference, tagged=tagged)
+        return known[candidates.index(chosen)][0]
+
+    def _expand(self, entry: Descriptor, tag: str | None, depth: int) -> Iterator[tuple[Descriptor, str | None]]:
+        """The entry itself, or those of the index it points at; *tag* is that of the outermost one.
+
+        An index cannot contain itself, since it is verified; deep and wide ones end at the bounds.
+        """
+        if entry.media_type not in INDEX_TYPES:
+            yield entry, tag
+            return
+        if depth >= _MAX_DEPTH:
+            raise OciError(self.reference, f"indexes inside indexes are nested deeper than {_MAX_DEPTH}")
+        name = f"index {entry.digest}"
+        index = parse_index(self._document(name, entry), name, media_type=entry.media_type, limit=self.limit)
+        for inner in index.manifests:
+            yield from self._expand(inner, tag, depth + 1)
+
+    def _platform(self, entry: Descriptor) -> Platform | None:
+        """Of a manifest whose descriptor does not tell."""
+        manifest = self._manifest(entry)
+        return self._config(manifest).platform if manifest.is_container else None
+
+    # -- documents -----------------------------------------------------------------------------
+
+    def _image(self, entry: Descriptor) -> ResolvedImage:
+        manifest = self._manifest(entry)
+        if not manifest.is_container:
+            raw = self._document(f"config {manifest.config.digest}", manifest.config)
+            return ResolvedImage(self.reference, manifest, None, raw, image_layers(manifest, None))
+        config = self._config(manifest)
+        return ResolvedImage(self.reference, manifest, config, config.raw, image_layers(manifest, config))
+
+    def _manifest(self, entry: Descriptor) -> Manifest:
+        raw = self._document(f"manifest {entry.digest}", entry)
+        return parse_manifest(raw, entry.digest, media_type=entry.media_type, limit=self.limit)
+
+    def _config(self, manifest: Manifest) -> ImageConfig:
+        raw = self._document(f"config {manifest.config.digest}", manifest.config)
+        return parse_config(raw, manifest.config.digest, limit=self.limit)
+
+    def _document(self, what: str, descriptor: Descriptor) -> bytes:
+        """The verified content of a small blob."""
+        if descriptor.size > self.limit:
+            raise OciError(what, f"it has {descriptor.size} bytes, more than the limit of {self.limit}")
+        raw = self._read(_blob_path(self.directory, descriptor.digest))
+        _check_size(what, len(raw), descriptor)
+        verify_content(what, raw, descriptor.digest)
+        return raw
+
+    def _read(self, path: Path) -> bytes:
+        with _open_regular(path) as file:
+            raw = file.read(self.limit + 1)
+        if len(raw) > self.limit:
+            raise OciError(str(path), f"it is larger than the limit of {self.limit} bytes")
+        self.budget -= len(raw) + _OPEN_COST
+        if self.budget < 0:
+            raise OciError(self.reference, "its manifests and indexes are too many to read")
+        return raw
+
+
+# -- files -------------------------------------------------------------------------------------
+
+
+def _blob_path(directory: Path, digest: str) -> Path:
+    """Where a blob is.  Any digest but an algorithm and hexadecimal digits that can be verified is refused."""
+    content_hasher(f"blob {digest}", digest)
+    algorithm, _, digits = digest.partition(":")
+    return directory / "blobs" / algorithm / digits
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading.
+
+    Raises:
+        TransportError: it is missing, or no regular file (opening a pipe would wait for a writer).
+    """
+    try:
+        if not path.is_file():
+            raise TransportError(f"{path} {'is not a regular file' if path.exists() else 'is missing'}")
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise TransportError(f"{path} is missing") from None
+
+
+def _open_sized(path: Path, descriptor: Descriptor) -> BinaryIO:
+    file = _open_regular(path)
+    try:
+        _check_size(f"blob {descriptor.digest}", file.seek(0, 2), descriptor)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _check_size(what: str, found: int, descriptor: Descriptor) -> None:
+    if found != descriptor.size:
+        raise OciError(what, f"it has {found} bytes, its descriptor says {descriptor.size}")
+
+
+def _tags(entries: tuple[Descriptor, ...]) -> str:
+    tags = sorted({entry.tag for entry in entries if entry.tag})
+    more = f" and {len(tags) - _LISTED} more" if len(tags) > _LISTED else ""
+    return f"there are: {', '.join(tags[:_LISTED])}{more}" if tags else "no entry has a tag"

@@ -1,0 +1,161 @@
+"""What happens during an import, as typed values; no I/O.
+
+Owns the events, the type of the callback that receives them, and their JSON form.  Does not own showing
+them (the command line does) nor turning them into an async iterator (`composefs_async.oci.progress_stream`).
+
+There is no event for failure or cancellation: the call that reports raises.  An event may come without
+those that usually precede it (a layer that is present is skipped without having started), and new kinds of
+events may be added: ignore what you do not know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+from .results import ImportStats
+
+__all__ = [
+    "BytesRead",
+    "ImageTagged",
+    "ImportDone",
+    "ImportStarted",
+    "LayerDone",
+    "LayerSkipped",
+    "LayerStarted",
+    "ManifestStored",
+    "Message",
+    "ObjectsStored",
+    "ProgressCallback",
+    "ProgressEvent",
+    "is_intermediate",
+    "to_json",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportStarted:
+    """The image is known and nothing of it has been stored."""
+
+    reference: str
+    """Where it comes from."""
+    manifest_digest: str
+    layers: int
+    total: int
+    """Bytes of all layers as shipped, also of those that will turn out to be present."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStarted:
+    """A layer is being read."""
+
+    diff_id: str
+    """What all events of the layer carry; for a layer of an artifact its own digest."""
+    digest: str
+    """Of the blob as shipped."""
+    size: int
+    """Of the blob as shipped, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class BytesRead:
+    """Intermediate: how far the blob has been read, as shipped (before decompression)."""
+
+    diff_id: str
+    fetched: int
+    """In bytes, since the start."""
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectsStored:
+    """Intermediate: what the layer has brought so far."""
+
+    diff_id: str
+    stored: int
+    """Objects that were new, since the start."""
+    present: int
+    """Objects that were there already, since the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSkipped:
+    """The repository has the layer; it is not read."""
+
+    diff_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayerDone:
+    """All of the layer is in place and its digests fit, but it is not yet durable."""
+
+    diff_id: str
+    stats: ImportStats
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestStored:
+    """Layers, config and manifest are in place and durable."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTagged:
+    """The manifest has a name, so that garbage collection keeps the image."""
+
+    tag: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportDone:
+    """The last event of an import that succeeded."""
+
+    digest: str
+    """Of the manifest."""
+    stats: ImportStats
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One line for people."""
+
+    text: str
+
+
+ProgressEvent: TypeAlias = (
+    ImportStarted
+    | LayerStarted
+    | BytesRead
+    | ObjectsStored
+    | LayerSkipped
+    | LayerDone
+    | ManifestStored
+    | ImageTagged
+    | ImportDone
+    | Message
+)
+
+ProgressCallback: TypeAlias = Callable[[ProgressEvent], None]
+"""Receives events one at a time.  Async functions call it in the event loop's thread, blocking functions in
+the thread that called them; it must return quickly, and what it raises ends the operation."""
+
+
+def is_intermediate(event: ProgressEvent) -> bool:
+    """Whether a later event of the same kind and layer makes this one useless, so that it may be dropped."""
+    return isinstance(event, BytesRead | ObjectsStored)
+
+
+def to_json(event: ProgressEvent) -> dict[str, Any]:
+    """The event as plain values for one line of JSON: ``{"event": "bytes-read", "diff_id": …}``.
+
+    The keys after ``event`` are the attributes in their order; statistics are an object of their own.
+    """
+    return {"event": _kind(type(event).__name__), **asdict(event)}
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()

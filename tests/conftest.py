@@ -1,0 +1,142 @@
+"""Fixtures for all tests: the event loops, real programs, and checks for blocking calls and leaks."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import importlib.util
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from blockbuster import BlockBuster, BlockBusterFunction
+
+TOOLS = ("cfsctl", "cfsctl-2026-04", "mkcomposefs", "composefs-info", "fsverity", "skopeo", "umoci")
+
+# Blocking calls of ours that BlockBuster does not know by itself.
+MORE_BLOCKING: list[tuple[ModuleType, str]] = [
+    *((os, name) for name in ("open", "fstat", "lstat", "pread", "pwrite", "fsync", "fdatasync", "sync", "utime")),
+    *((os, name) for name in ("copy_file_range", "truncate", "ftruncate", "fchmod", "unlink", "makedirs")),
+    *((fcntl, name) for name in ("flock", "lockf", "ioctl")),
+]
+
+
+def pytest_report_header() -> str:
+    native = os.environ.get("COMPOSEFS_ASYNC_NATIVE") or "auto"
+    missing = [name for name in TOOLS if not shutil.which(name)]
+    return f"COMPOSEFS_ASYNC_NATIVE: {native}; not on PATH: {', '.join(missing) or 'nothing'}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked vm run when asked for, by COMPOSEFS_ASYNC_VM=1 or an expression after -m that names vm."""
+    if os.environ.get("COMPOSEFS_ASYNC_VM") == "1" or "vm" in config.getoption("markexpr"):
+        return
+    skip = pytest.mark.skip(reason="boots a virtual machine: asked for by COMPOSEFS_ASYNC_VM=1 or -m vm")
+    for item in items:
+        if item.get_closest_marker("vm"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+        pytest.param(
+            ("asyncio", {"use_uvloop": True}),
+            id="uvloop",
+            marks=pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed"),
+        ),
+        pytest.param(("trio", {}), id="trio"),
+    ],
+)
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
+    """A test marked ``anyio`` runs once on each of these."""
+    loop: tuple[str, dict[str, object]] = request.param
+    return loop
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str], Path]:
+    """``tool("cfsctl")`` is the path of that program, or skips the test and says what is missing."""
+
+    def find(name: str) -> Path:
+        path = shutil.which(name)
+        if path is None:
+            pytest.skip(f"{name} is not on PATH")
+        return Path(path).absolute()
+
+    return find
+
+
+@pytest.fixture
+def no_blocking() -> Iterator[BlockBuster]:
+    """A blocking call below a frame of composefs_async on the event loop raises BlockingError.
+
+    Effective on asyncio and uvloop only: BlockBuster asks asyncio for the running loop, which trio is not.
+    Calls in worker threads, in the test itself and inside C code are not looked at.
+    """
+    guard = BlockBuster(scanned_modules="composefs_async")
+    for module, name in MORE_BLOCKING:
+        guard.functions.setdefault(
+            f"{module.__name__}.{name}",
+            BlockBusterFunction(module, name, scanned_modules="composefs_async"),
+        )
+    guard.activate()
+    try:
+        yield guard
+    finally:
+        guard.deactivate()
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue  # the descriptor of the listing itself
+    return found
+
+
+def _lasting_threads(before: set[threading.Thread]) -> list[str]:
+    """Threads begun since that do not end; those that wait in trio's cache for work are not counted."""
+    started = [thread for thread in threading.enumerate() if thread not in before]
+    lasting = [thread for thread in started if not thread.name.startswith("Trio thread ")]
+    for thread in lasting:
+        thread.join(5)
+    return [thread.name for thread in lasting if thread.is_alive()]
+
+
+@pytest.fixture(scope="session")
+def _signal_pipe_of_libuv() -> None:
+    """libuv opens one pipe for the whole process with its first loop and keeps it."""
+    if importlib.util.find_spec("uvloop"):
+        import uvloop
+
+        uvloop.new_event_loop().close()
+
+
+@pytest.fixture
+def no_leaks(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, _signal_pipe_of_libuv: None
+) -> Iterator[None]:
+    """The test must leave no open descriptor, no thread and nothing in the directory for temporary files.
+
+    Ask for it with ``usefixtures``, so that it is set up before, and looks after, the event loop.
+    """
+    temporary = tmp_path_factory.mktemp("no-leaks")
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    gc.collect()
+    threads, descriptors = set(threading.enumerate()), _descriptors()
+    yield
+    gc.collect()
+    left = [f"thread {name}" for name in _lasting_threads(threads)]
+    left += [f"descriptor {fd}: {to}" for fd, to in sorted(_descriptors().items()) if descriptors.get(fd) != to]
+    left += [f"temporary file {name}" for name in sorted(os.listdir(temporary))]
+    assert left == []

@@ -1,0 +1,68 @@
+"""Runs the tests of guest_tests/ in the virtual machine, with and without the native code."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import composefs_async
+
+HERE = Path(__file__).resolve().parent
+CHECKOUT = HERE.parent.parent
+GUEST_CHECKOUT = "/srv/composefs-async"
+PROGRAMS = ("cfsctl", "mkcomposefs", "composefs-info")
+SYSTEM_DIRECTORIES = {Path("/usr/bin"), Path("/usr/sbin"), Path("/bin"), Path("/sbin")}
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def run() -> str:
+    """The program that boots the machine, where that is possible."""
+    path = str(HERE / "run")
+    asked = subprocess.run([sys.executable, path, "--possible"], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        pytest.skip(asked.stdout.strip() or asked.stderr.strip())
+    return path
+
+
+def _programs() -> list[str]:
+    """Options that take the directories of the programs to compare with into the machine."""
+    found = [shutil.which(name) for name in PROGRAMS]
+    directories = {Path(path).absolute().parent for path in found if path}
+    return [f"--path={directory}" for directory in sorted(directories - SYSTEM_DIRECTORIES)]
+
+
+def _package() -> list[str]:
+    """Options that take composefs_async along, where it is not installed in the virtual environment."""
+    directory = Path(composefs_async.__path__[0]).resolve()
+    if directory.is_relative_to(sys.prefix):
+        return []
+    return [f"--copy={directory}", f"--env=PYTHONPATH={directory.parent}"]
+
+
+@pytest.mark.parametrize("native", ["require", "off"])
+def test_guest_tests_pass(run: str, native: str) -> None:
+    if native == "require" and importlib.util.find_spec("composefs_async._native._core") is None:
+        pytest.skip("the native code was not built")
+    options = [f"--python={sys.prefix}", f"--cwd={GUEST_CHECKOUT}", "--timeout=1500", "--verbose"]
+    options += [f"--copy={CHECKOUT / name}:{GUEST_CHECKOUT}/{name}" for name in ("pyproject.toml", "tests")]
+    options += [*_package(), *_programs()]
+    options += [f"--env=COMPOSEFS_ASYNC_NATIVE={native}", "--env=COMPOSEFS_ASYNC_GUEST=1"]
+    pytest_options = ["-p", "no:cacheprovider", "--basetemp=/data/pytest", "--color=no", "--durations=5"]
+    command = ["python", "-P", "-B", "-m", "pytest", *pytest_options, "tests/vm/guest_tests"]
+    done = subprocess.run(
+        [sys.executable, run, *options, "--", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    print(done.stdout)
+    if done.returncode:
+        pytest.fail(f"status {done.returncode}; output from the machine:\n{done.stdout}", pytrace=False)
