@@ -18,7 +18,7 @@ LAYERS = [
     ["errors"],
     ["digest"],
     ["results"],
-    ["progress", "_native"],
+    ["progress", "_native", "_zstd"],
     ["fsverity", "splitstream", "tree", "erofs"],
     ["_sys"],
     ["_repo"],

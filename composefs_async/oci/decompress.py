@@ -19,18 +19,13 @@ from __future__ import annotations
 
 import abc
 import enum
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from zlib_ng import zlib_ng
 
+from .._zstd import zstd
 from ..errors import CompressionError
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 if TYPE_CHECKING:
     from zlib_ng.zlib_ng import _Decompress

@@ -10,7 +10,6 @@ libzstd, and zlib-ng's output on the kind of processor.
 from __future__ import annotations
 
 import hashlib
-import sys
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,12 +18,8 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from zlib_ng import zlib_ng
 
+from .._zstd import zstd
 from .documents import Descriptor, LayerCompression
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 if TYPE_CHECKING:
     from os import PathLike

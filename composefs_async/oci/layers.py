@@ -13,6 +13,7 @@ from .._repo import objects, streams
 from .._repo.names import check_reference
 from .._repo.state import RepoState
 from ..digest import ObjectId
+from ..errors import ComposefsError
 from ..progress import BytesRead, LayerDone, LayerSkipped, LayerStarted, ObjectsStored, ProgressCallback
 from ..repository import Repository, state_of
 from ..results import ImportStats, StoredObject
@@ -24,7 +25,7 @@ from .limits import Limits
 from .names import layer_stream
 from .sources.base import LocalBlob, StreamedBlob
 from .tarsplit import TarSplitter
-from .unpack import ByteSource, Unpacker, byte_source
+from .unpack import ByteSource, Unpacker, opened_source
 
 __all__ = ["ImportRun", "LayerResult", "find_layer", "import_layer", "store_blob", "store_layer"]
 
@@ -99,12 +100,12 @@ async def import_layer(
     Raises:
         DigestMismatchError, TarError, CompressionError, OciError, InvalidNameError
     """
+    content_hasher("layer", diff_id)
     name = layer_stream(diff_id)
-    content_hasher(f"layer {diff_id}", diff_id)
     if reference is not None:
         check_reference(reference)
     async with ImportRun.begin(repo, progress, limits) as run:
-        found = await repo.has_stream_async(name)
+        found = await find_layer(run.state, diff_id)
         if found is not None:
             run.report(LayerSkipped(diff_id))
             if reference is not None:
@@ -112,8 +113,9 @@ async def import_layer(
             return LayerResult(diff_id, found, True, ImportStats(layers_present=1))
         size = source.size if isinstance(source, LocalBlob | StreamedBlob) else 0
         run.report(LayerStarted(diff_id, diff_id, size))
-        unpacker = Unpacker(run.state, byte_source(source), diff_id, media_type=media_type, limits=run.limits)
-        result = await store_layer(run, diff_id, unpacker, size)
+        async with opened_source(source) as chunks:
+            unpacker = Unpacker(run.state, chunks, diff_id, media_type=media_type, limits=run.limits)
+            result = await store_layer(run, diff_id, unpacker, size)
         await repo.register_stream_async(result.stream_id, name, reference)
         return result
 
@@ -134,7 +136,7 @@ async def store_layer(run: ImportRun, diff_id: str, unpacker: Unpacker, total: i
         splitter = TarSplitter(max_file_size=run.limits.max_file_size)
         return await Conveyor(run.state, unpacker, splitter, observe, carriers=carriers).run()
 
-    return await _once(run, diff_id, work)
+    return await _once(run, "layer", diff_id, work)
 
 
 async def store_blob(run: ImportRun, descriptor: Descriptor, unpacker: Unpacker) -> LayerResult:
@@ -147,14 +149,14 @@ async def store_blob(run: ImportRun, descriptor: Descriptor, unpacker: Unpacker)
         writer.add_external_size(stored.size)
         return await write_hop(run.state, objects.ensure_object, run.state, writer.done()), stats
 
-    return await _once(run, descriptor.digest, work)
+    return await _once(run, "blob", descriptor.digest, work)
 
 
 async def _once(
-    run: ImportRun, name: str, work: Callable[[], Awaitable[tuple[StoredObject, ImportStats]]]
+    run: ImportRun, kind: str, name: str, work: Callable[[], Awaitable[tuple[StoredObject, ImportStats]]]
 ) -> LayerResult:
-    status = os.fstat(run.state.fd)
-    (stored, stats), ran_here = await fly((status.st_dev, status.st_ino, name), work, run.holder)
+    status = await hop(os.fstat, run.state.fd)
+    (stored, stats), ran_here = await fly((status.st_dev, status.st_ino, kind, name), work, run.holder)
     if not ran_here:
         run.report(LayerSkipped(name))
         return LayerResult(name, stored.id, True, ImportStats(layers_present=1))
@@ -163,6 +165,22 @@ async def _once(
     return LayerResult(name, stored.id, False, stats)
 
 
-async def find_layer(state: RepoState, name: str) -> ObjectId | None:
-    """The stream of a layer that has been published."""
-    return await hop(partial(streams.has_stream, state, layer_stream(name)))
+async def find_layer(state: RepoState, name: str, *, tar: bool = True) -> ObjectId | None:
+    """The stream of a layer that has been published, None if it is not there or cannot be read.
+
+    Args:
+        tar: not if it was stored as a blob: an artifact may have brought the same bytes, undivided, under the
+            same name, and no tree can be made of that.
+    """
+    return await hop(partial(_find_layer, state, layer_stream(name), tar))
+
+
+def _find_layer(state: RepoState, name: str, tar: bool) -> ObjectId | None:
+    found = streams.has_stream(state, name)
+    if found is None:
+        return None
+    try:
+        with streams.open_stream(state, name, found) as reader:
+            return None if tar and reader.content_type == OCI_BLOB else found
+    except ComposefsError:
+        return None

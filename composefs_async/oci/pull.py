@@ -88,7 +88,8 @@ async def pull(
     Args:
         tag: the image's name in the repository; *reference* if not given.
         platform: to take from an image of several; this machine's if not given.
-        progress: hears of every step, on the event loop.
+        progress: hears of every step, on the event loop.  What it raises ends the import; the image is in
+            place if that happens at `ManifestStored` or later.
 
     Raises:
         OciError, TransportError, DigestMismatchError, TarError, CompressionError, InvalidNameError
@@ -140,14 +141,14 @@ class _Pull:
 
     async def _layer(self, layer: ImageLayer) -> LayerResult:
         descriptor = layer.descriptor
-        present = await find_layer(self._state, layer.name)
+        present = await find_layer(self._state, layer.name, tar=self._image.config is not None)
         if present is not None:
             self._report(LayerSkipped(layer.name))
             return LayerResult(layer.name, present, True, ImportStats(layers_present=1))
         self._report(LayerStarted(layer.name, descriptor.digest, descriptor.size))
         async with self._source.open_blob(descriptor) as blob:
             if self._image.config is None:
-                raw = Unpacker(self._state, byte_source(blob), descriptor.digest, raw=True)
+                raw = Unpacker(self._state, byte_source(blob), descriptor.digest, raw=True, limits=self._run.limits)
                 return await store_blob(self._run, descriptor, raw)
             unpacker = Unpacker(
                 self._state,

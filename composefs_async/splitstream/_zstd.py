@@ -1,18 +1,10 @@
-"""Where zstd comes from, and the compressor settings that every splitstream uses; nothing else.
-
-Python 3.14 has the module in its standard library; `backports.zstd` is the same code for older versions.
-"""
+"""The compressor settings that every splitstream uses."""
 
 from __future__ import annotations
 
-import sys
+from .._zstd import zstd
 
-if sys.version_info >= (3, 14):
-    from compression.zstd import ZstdCompressor, ZstdDecompressor, ZstdError
-else:
-    from backports.zstd import ZstdCompressor, ZstdDecompressor, ZstdError
-
-__all__ = ["SectionCompressor", "ZstdDecompressor", "ZstdError"]
+__all__ = ["SectionCompressor"]
 
 _LEVEL = 3  # what level 0, which composefs-rs asks for, stands for
 
@@ -27,7 +19,7 @@ class SectionCompressor:
     __slots__ = ("_frame",)
 
     def __init__(self) -> None:
-        self._frame = ZstdCompressor(level=_LEVEL)
+        self._frame = zstd.ZstdCompressor(level=_LEVEL)
 
     def compress(self, data: memoryview) -> bytes:
         """What can be given out already, often nothing.  How the input is cut does not matter."""
@@ -35,4 +27,4 @@ class SectionCompressor:
         return self._frame.compress(data) if data else b""
 
     def finish(self) -> bytes:
-        return self._frame.flush(ZstdCompressor.FLUSH_FRAME)
+        return self._frame.flush(zstd.ZstdCompressor.FLUSH_FRAME)

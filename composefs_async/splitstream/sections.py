@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import overload
 
+from .._zstd import zstd
 from ..digest import Algorithm, ObjectId
 from ..errors import SplitstreamError
-from ._zstd import ZstdDecompressor, ZstdError
 from .format import Section
 from .protocols import PositionalSource
 
@@ -92,7 +92,7 @@ class PackedSection:
     def __init__(self, source: PositionalSource, section: Section, what: str, name: str) -> None:
         self._source, self._next, self._end = source, section.start, section.end
         self._what, self._name = what, name
-        self._frame = ZstdDecompressor()
+        self._frame = zstd.ZstdDecompressor()
         self._piece = b""
         self._at = 0  # of what follows, in the piece
         self._piece_offset = 0
@@ -139,12 +139,12 @@ class PackedSection:
                 packed = self._frame.unused_data or self._read_packed()
                 if not packed:
                     return b""
-                self._frame = ZstdDecompressor()
+                self._frame = zstd.ZstdDecompressor()
             elif self._frame.needs_input and not (packed := self._read_packed()):
                 raise SplitstreamError(f"the {self._what} section ends inside a zstd frame", self._end, self._name)
             try:
                 piece = self._frame.decompress(packed, PIECE)
-            except ZstdError as error:
+            except zstd.ZstdError as error:
                 reason = f"the {self._what} section cannot be unpacked, read up to here: {error}"
                 raise SplitstreamError(reason, self._next, self._name) from error
             if piece:

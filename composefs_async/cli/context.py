@@ -1,0 +1,90 @@
+"""What all commands share: the choice of repository and event loop, arguments with a syntax, and output."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..digest import check_content_digest
+from ..errors import FormatError
+
+if TYPE_CHECKING:
+    from ..repository import Repository
+
+__all__ = ["ContentDigest", "Settings", "as_json", "print_json"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The global options."""
+
+    repo: str | None
+    place: str | None
+    """``user`` or ``system``, if there is no path."""
+    insecure: bool
+    require_verity: bool
+    loop: str
+
+    def path(self) -> str:
+        """Of the chosen repository, whether it is there or not."""
+        from .._repo import opening
+
+        if self.repo is not None:
+            return self.repo
+        return opening.user_path() if self.place == "user" else opening.system_path()
+
+    def open(self) -> Repository:
+        """The chosen repository; the caller closes it."""
+        from ..repository import Repository
+
+        repository = Repository.open_path(self.path())
+        try:
+            if self.require_verity:
+                repository.require_verity()
+            if self.insecure:
+                repository.set_insecure()
+        except BaseException:
+            repository.close()
+            raise
+        return repository
+
+    def run(self, main: Callable[[], Awaitable[T]]) -> T:
+        """Run *main* on the chosen event loop."""
+        import anyio
+
+        if self.loop == "trio":
+            if importlib.util.find_spec("trio") is None:
+                raise click.UsageError("--loop trio: trio is not installed")
+            return anyio.run(main, backend="trio")
+        uvloop = importlib.util.find_spec("uvloop") is not None
+        if self.loop == "uvloop" and not uvloop:
+            raise click.UsageError("--loop uvloop: uvloop is not installed; install composefs-async[uvloop]")
+        return anyio.run(main, backend_options={"use_uvloop": uvloop and self.loop != "asyncio"})
+
+
+class ContentDigest(click.ParamType[str]):
+    """An argument like ``sha256:…``."""
+
+    name = "digest"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return check_content_digest(str(value))
+        except FormatError as error:
+            self.fail(str(error), param, ctx)
+
+
+def as_json(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option ``--json`` of a command."""
+    return click.option("--json", "json_output", is_flag=True, help="Print JSON.")(function)
+
+
+def print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

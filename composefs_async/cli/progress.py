@@ -1,0 +1,124 @@
+"""Shows progress on standard error: bars on a terminal, plain lines elsewhere, or a line of JSON for each event."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..progress import (
+    BytesRead,
+    ImageTagged,
+    ImportStarted,
+    LayerDone,
+    LayerSkipped,
+    LayerStarted,
+    Message,
+    ProgressCallback,
+    ProgressEvent,
+    to_json,
+)
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+__all__ = ["progress_option", "showing", "size_text"]
+
+_SHORT = 19  # of a digest: the algorithm and twelve digits
+
+
+def progress_option(function: Any) -> Any:
+    """The option ``--progress`` of a command."""
+    return click.option(
+        "--progress",
+        "progress",
+        type=click.Choice(["auto", "bars", "plain", "json", "none"]),
+        default="auto",
+        show_default=True,
+        help="On standard error; auto is bars on a terminal and plain lines elsewhere.",
+    )(function)
+
+
+@contextmanager
+def showing(kind: str) -> Iterator[ProgressCallback]:
+    """A callback that shows events in the way *kind* asks for, until the end of the block."""
+    if kind == "auto":
+        kind = "bars" if sys.stderr.isatty() else "plain"
+    if kind == "bars":
+        with _bars() as callback:
+            yield callback
+    else:
+        yield {"plain": _plain, "json": _json, "none": _nothing}[kind]
+
+
+def _nothing(event: ProgressEvent) -> None:
+    pass
+
+
+def _json(event: ProgressEvent) -> None:
+    click.echo(json.dumps(to_json(event)), err=True)
+
+
+def _plain(event: ProgressEvent) -> None:
+    match event:
+        case ImportStarted(reference, _, layers, total):
+            click.echo(f"{reference}: {layers} layer(s), {size_text(total)}", err=True)
+        case LayerSkipped(diff_id):
+            click.echo(f"{diff_id[:_SHORT]}: present", err=True)
+        case LayerDone(diff_id, stats):
+            click.echo(
+                f"{diff_id[:_SHORT]}: {stats.objects_stored} objects stored, {stats.objects_present} present, "
+                f"{size_text(stats.bytes_read)} read",
+                err=True,
+            )
+        case ImageTagged(tag, _):
+            click.echo(f"tagged {tag}", err=True)
+        case Message(text):
+            click.echo(text, err=True)
+        case _:
+            pass
+
+
+@contextmanager
+def _bars() -> Iterator[ProgressCallback]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), refresh_per_second=10) as progress:
+        yield _Bars(progress)
+
+
+class _Bars:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, event: ProgressEvent) -> None:
+        match event:
+            case LayerStarted(diff_id, _, size):
+                self._tasks[diff_id] = self._progress.add_task(diff_id[:_SHORT], total=size or None)
+            case BytesRead(diff_id, fetched, _) if diff_id in self._tasks:
+                self._progress.update(self._tasks[diff_id], completed=fetched)
+            case LayerDone(diff_id, stats) if diff_id in self._tasks:
+                self._progress.update(self._tasks[diff_id], completed=stats.bytes_read, total=stats.bytes_read)
+            case LayerSkipped(diff_id):
+                self._progress.console.print(f"{diff_id[:_SHORT]} present", highlight=False)
+            case Message(text):
+                self._progress.console.print(text, highlight=False, markup=False)
+            case _:
+                pass
+
+
+def size_text(size: int) -> str:
+    """A size in bytes for people: ``12.3 MiB``."""
+    amount = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024 or unit == "GiB":
+            break
+        amount /= 1024
+    return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"

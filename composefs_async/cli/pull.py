@@ -1,0 +1,102 @@
+"""The command ``oci pull``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .context import Settings, as_json, print_json
+from .progress import progress_option, showing, size_text
+
+if TYPE_CHECKING:
+    from ..oci.limits import Limits
+    from ..results import ImportStats
+
+__all__ = ["limit_options", "limits_of", "pull", "stats_text"]
+
+
+class PlatformType(click.ParamType[Any]):
+    name = "platform"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> object:
+        from ..oci.platforms import parse_platform
+
+        try:
+            return parse_platform(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def limit_options(function: Any) -> Any:
+    """The options that raise the bounds on what is imported."""
+    for option in (
+        click.option(
+            "--max-ratio", type=click.FloatRange(min=1), help="Refuse what unpacks to more than so many times."
+        ),
+        click.option("--max-layer-size", type=click.IntRange(min=1), help="Refuse larger unpacked layers, in bytes."),
+        click.option("--max-file-size", type=click.IntRange(min=1), help="Refuse larger files in layers, in bytes."),
+    ):
+        function = option(function)
+    return function
+
+
+def limits_of(max_ratio: float | None, max_layer_size: int | None, max_file_size: int | None) -> Limits:
+    """The default limits but for those that were given."""
+    from ..oci.limits import Limits
+
+    given = {"max_ratio": max_ratio, "max_layer_size": max_layer_size, "max_file_size": max_file_size}
+    return Limits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def stats_text(stats: ImportStats) -> str:
+    """As cfsctl prints it, and what only we know."""
+    replaced = f" + {stats.objects_replaced} corrupt ones replaced" if stats.objects_replaced else ""
+    return (
+        f"{stats.objects_stored} new + {stats.objects_present} already present objects{replaced}; "
+        f"{size_text(stats.bytes_stored)} stored, {size_text(stats.bytes_inline)} inlined"
+    )
+
+
+@click.command
+@click.argument("image")
+@click.argument("name", required=False)
+@click.option("--platform", type=PlatformType(), help="OS/ARCH[/VARIANT] to take, if it is not this machine's.")
+@limit_options
+@progress_option
+@as_json
+@click.pass_obj
+def pull(
+    settings: Settings,
+    /,
+    image: str,
+    name: str | None,
+    platform: Any,
+    progress: str,
+    json_output: bool,
+    **limits: Any,
+) -> None:
+    """Import IMAGE (oci:DIR[:TAG] or oci:DIR@DIGEST) and tag it as NAME, or as IMAGE."""
+    from .. import oci
+
+    with settings.open() as repo, showing(progress) as show:
+        work = partial(oci.pull, repo, image, tag=name, platform=platform, progress=show, limits=limits_of(**limits))
+        result = settings.run(work)
+    if json_output:
+        print_json(
+            {
+                "manifest": result.manifest_digest,
+                "config": result.config_digest,
+                "verity": result.manifest_id.hex(),
+                "tagged": result.tag,
+                "layers": [{"diffId": layer.diff_id, "verity": layer.stream_id.hex()} for layer in result.layers],
+                "stats": {key: getattr(result.stats, key) for key in result.stats.__dataclass_fields__},
+            }
+        )
+        return
+    click.echo(f"manifest {result.manifest_digest}")
+    click.echo(f"config   {result.config_digest}")
+    click.echo(f"verity   {result.manifest_id.hex()}")
+    click.echo(f"tagged   {result.tag}")
+    click.echo(f"objects  {stats_text(result.stats)}")

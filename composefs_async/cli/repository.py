@@ -1,0 +1,84 @@
+"""Commands on a repository as a whole: ``init``, ``cat``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from ..digest import Algorithm
+from .context import Settings, as_json, print_json
+
+__all__ = ["cat", "init"]
+
+
+class AlgorithmType(click.ParamType[Algorithm]):
+    name = "algorithm"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Algorithm:
+        if isinstance(value, Algorithm):
+            return value
+        try:
+            return Algorithm.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command
+@click.argument("path", type=click.Path(), required=False)
+@click.option(
+    "--algorithm",
+    type=AlgorithmType(),
+    default="fsverity-sha512-12",
+    show_default=True,
+    help="How objects are named: fsverity-sha512-12 or fsverity-sha256-12.",
+)
+@click.option(
+    "--erofs-version", type=click.IntRange(0, 2), default=1, show_default=True, help="The layout of its images."
+)
+@click.option("--insecure", is_flag=True, help="Do without fs-verity, on file systems that have none.")
+@click.option("--ensure", is_flag=True, help="Take an existing repository of the same algorithm as it is.")
+@as_json
+@click.pass_obj
+def init(
+    settings: Settings,
+    path: str | None,
+    algorithm: Algorithm,
+    erofs_version: int,
+    insecure: bool,
+    ensure: bool,
+    json_output: bool,
+) -> None:
+    """Create a repository at PATH, or where --repo, --user or --system say."""
+    from ..repository import Repository
+
+    place = path or settings.path()
+    parent = os.path.dirname(os.path.abspath(place))
+    os.makedirs(parent, exist_ok=True)
+    insecure = insecure or settings.insecure
+    repo, created = Repository.init(
+        place, algorithm=algorithm, erofs_version=erofs_version, insecure=insecure, ensure=ensure
+    )
+    with repo:
+        if json_output:
+            print_json({"path": place, "created": created, "algorithm": repo.algorithm.text, "verity": repo.secure})
+        elif created:
+            click.echo(f"Initialized composefs repository at {place}")
+            click.echo(f"  algorithm: {repo.algorithm.text}")
+            click.echo(f"  verity:    {'required' if repo.secure else 'not required (insecure)'}")
+        else:
+            kept = " (existing configuration preserved)" if ensure else ""
+            click.echo(f"Repository already initialized at {place}{kept}")
+
+
+@click.command
+@click.argument("name")
+@click.pass_obj
+def cat(settings: Settings, name: str) -> None:
+    """Print the content of the stream NAME (or refs/…) as it came in."""
+    with settings.open() as repo:
+        for piece in repo.merge_splitstream(name):
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()

@@ -1,0 +1,24 @@
+"""List the largest files of an image, without unpacking anything.
+
+python examples/layer_entries.py /path/to/repository TAG
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from composefs_async import Repository
+from composefs_async.oci import catalogue
+
+
+def main(repository: str, tag: str) -> None:
+    with Repository.open_path(repository) as repo:
+        image = catalogue.open_image(repo, tag)
+        entries = [entry for layer in image.layers for entry in catalogue.layer_entries(repo, layer)]
+    for entry in sorted(entries, key=lambda entry: -entry.size)[:10]:
+        print(f"{entry.size:12}  /{os.fsdecode(entry.path)}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

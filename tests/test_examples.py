@@ -1,0 +1,60 @@
+"""The examples, and the example of the README, run as they stand."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYOUTS = Path(__file__).parent / "vectors/layouts"
+
+
+def run(*arguments: str | Path) -> str:
+    done = subprocess.run([sys.executable, "-W", "error", *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def example(name: str) -> Path:
+    return ROOT / "examples" / f"{name}.py"
+
+
+def blobs(layout: str) -> tuple[Path, str]:
+    """The packed layer of an image of one layer, and its diff_id."""
+    read = lambda digest: LAYOUTS / layout / "blobs/sha256" / digest.partition(":")[2]  # noqa: E731
+    index = json.loads((LAYOUTS / layout / "index.json").read_text())
+    manifest = json.loads(read(index["manifests"][0]["digest"]).read_text())
+    config = json.loads(read(manifest["config"]["digest"]).read_text())
+    return read(manifest["layers"][0]["digest"]), config["rootfs"]["diff_ids"][0]
+
+
+def test_a_layer_is_imported_from_aiofiles(tmp_path: Path) -> None:
+    layer, diff_id = blobs("one")
+    assert run(example("import_aiofiles"), layer, diff_id, tmp_path / "r").startswith("1 objects stored")
+    assert run(example("import_aiofiles"), layer, diff_id, tmp_path / "r").startswith("0 objects stored")
+
+
+def test_a_directory_is_stored_on_uvloop(tmp_path: Path) -> None:
+    pytest.importorskip("uvloop")
+    (tmp_path / "d").mkdir()
+    for number in range(3):
+        (tmp_path / "d" / str(number)).write_text(str(number % 2))
+    assert run(example("bulk_uvloop"), tmp_path / "d", tmp_path / "r").startswith("3 files, 2 new objects")
+
+
+def test_an_image_is_pulled_on_trio_and_its_files_are_listed(tmp_path: Path) -> None:
+    output = run(example("pull_trio"), f"oci:{LAYOUTS / 'basic'}", tmp_path / "r")
+    assert len(re.findall("objects, ", output)) == 2
+    assert "tagged example: sha256:" in output
+    assert "/usr/share/sizes/070000" in run(example("layer_entries"), tmp_path / "r", "example")
+
+
+def test_the_example_of_the_readme_works_as_pasted(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "pasted.py").write_text(code)
+    assert run(tmp_path / "pasted.py").startswith("b'more 0' is sha512:")
