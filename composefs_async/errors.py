@@ -88,7 +88,8 @@ class RepositoryNotFoundError(RepositoryError):
     """There is no repository at *path*."""
 
     def __init__(self, path: str, reason: str = "there is no meta.json") -> None:
-        self.path, self.reason = path, reason
+        self.path = path
+        self.reason = reason
         super().__init__(f"{path} is not a composefs repository: {reason}")
 
 
@@ -96,7 +97,8 @@ class MetadataError(RepositoryError):
     """meta.json of *path* cannot be understood, or contradicts what was asked for."""
 
     def __init__(self, path: str, reason: str) -> None:
-        self.path, self.reason = path, reason
+        self.path = path
+        self.reason = reason
         super().__init__(f"{path}: {reason}")
 
 
@@ -104,7 +106,8 @@ class UnsupportedFeatureError(RepositoryError):
     """The repository uses incompatible *features* that this version does not know."""
 
     def __init__(self, path: str, features: tuple[str, ...]) -> None:
-        self.path, self.features = path, features
+        self.path = path
+        self.features = features
         super().__init__(f"{path} needs features that this version does not know: {', '.join(features)}")
 
 
@@ -112,7 +115,9 @@ class AlgorithmMismatchError(RepositoryError):
     """Something uses another digest algorithm than the repository."""
 
     def __init__(self, what: str, expected: str, found: str) -> None:
-        self.what, self.expected, self.found = what, expected, found
+        self.what = what
+        self.expected = expected
+        self.found = found
         super().__init__(f"{what} uses {found}, expected {expected}")
 
 
@@ -120,7 +125,8 @@ class ReadOnlyRepositoryError(RepositoryError):
     """The repository at *path* must not or cannot be written."""
 
     def __init__(self, path: str, reason: str) -> None:
-        self.path, self.reason = path, reason
+        self.path = path
+        self.reason = reason
         super().__init__(f"{path} is read-only: {reason}")
 
 
@@ -128,7 +134,8 @@ class RepositoryInUseError(RepositoryError):
     """Another handle holds a lock that excludes the operation."""
 
     def __init__(self, path: str, operation: str) -> None:
-        self.path, self.operation = path, operation
+        self.path = path
+        self.operation = operation
         super().__init__(f"{path} is in use: {operation} needs it alone; try again when the others have finished")
 
 
@@ -143,7 +150,9 @@ class DigestMismatchError(IntegrityError):
     """*what* has another digest than the one it is known by."""
 
     def __init__(self, what: str, expected: str, found: str) -> None:
-        self.what, self.expected, self.found = what, expected, found
+        self.what = what
+        self.expected = expected
+        self.found = found
         super().__init__(f"{what}: expected digest {expected}, found {found}")
 
 
@@ -207,7 +216,9 @@ class _OffsetError(FormatError):
     kind = "input"
 
     def __init__(self, reason: str, offset: int, name: str = "") -> None:
-        self.reason, self.offset, self.name = reason, offset, name
+        self.reason = reason
+        self.offset = offset
+        self.name = name
         where = f"{name}: " if name else ""
         super().__init__(f"{where}{reason} ({self.kind} offset {offset})")
 
@@ -240,7 +251,8 @@ class DumpfileError(FormatError):
     """A line of a dump file is malformed; *line* counts from 1."""
 
     def __init__(self, reason: str, line: int) -> None:
-        self.reason, self.line = reason, line
+        self.reason = reason
+        self.line = line
         super().__init__(f"line {line}: {reason}")
 
 
@@ -248,7 +260,8 @@ class OciError(FormatError):
     """*what* (an index, manifest, config, layer, image directory or reference) is not valid OCI."""
 
     def __init__(self, what: str, reason: str) -> None:
-        self.what, self.reason = what, reason
+        self.what = what
+        self.reason = reason
         super().__init__(f"{what}: {reason}")
 
 
@@ -256,7 +269,8 @@ class InvalidNameError(ComposefsError, ValueError):
     """A stream, image or reference name is empty, too long, or would leave its directory."""
 
     def __init__(self, name: str, reason: str) -> None:
-        self.name, self.reason = name, reason
+        self.name = name
+        self.reason = reason
         super().__init__(f"invalid name {name!r}: {reason}")
 
 
@@ -271,7 +285,9 @@ class RegistryError(TransportError):
     """A registry answered with an error."""
 
     def __init__(self, what: str, status: int, code: str) -> None:
-        self.what, self.status, self.code = what, status, code
+        self.what = what
+        self.status = status
+        self.code = code
         super().__init__(f"{what}: the registry answered {status} {code}")
 
 
@@ -288,7 +304,8 @@ class MountError(ComposefsError, OSError):
 
     def __init__(self, errno: int, what: str, log: str = "") -> None:
         OSError.__init__(self, errno, os.strerror(errno), what)
-        self.what, self.log = what, log
+        self.what = what
+        self.log = log
 
     def __str__(self) -> str:
         said = f" ({self.log})" if self.log else ""

@@ -31,7 +31,7 @@ class RepoState:
         """Every object must be protected by fs-verity, and is measured when it is opened."""
         self.verity_works: bool | None = True if secure else None
         """Whether this file system does fs-verity; None until it has been tried."""
-        self.syncs = SyncGroup(fd)
+        self.syncs: SyncGroup = SyncGroup(fd)
         self._objects_fd: int | None = None
         self._mutex = threading.Lock()
         self._users = threading.Condition(self._mutex)
@@ -52,7 +52,8 @@ class RepoState:
             for fd in (self._objects_fd, self.fd):
                 if fd is not None and fd >= 0:
                     os.close(fd)
-            self._objects_fd, self.fd = None, -1
+            self._objects_fd = None
+            self.fd = -1
 
     @property
     def objects_fd(self) -> int:

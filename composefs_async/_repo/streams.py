@@ -35,7 +35,7 @@ class FileSource:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self.size = os.fstat(fd).st_size
+        self.size: int = os.fstat(fd).st_size
 
     def pread(self, size: int, offset: int, /) -> bytes:
         return os.pread(self._fd, size, offset)

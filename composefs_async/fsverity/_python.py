@@ -73,7 +73,7 @@ class Hasher:
 
     def __init__(self, algorithm: Algorithm) -> None:
         self.algorithm = algorithm
-        self.size = 0
+        self.size: int = 0
         """What has been fed, in bytes."""
         self._rest = bytearray()
         # Hashes not yet hashed themselves, per level; only the last levels of a finished file are not full.

@@ -9,15 +9,19 @@ known by and bounded in size; a repository that somebody else made is safe to lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
+from .._aio.bulk import iterate
 from .._aio.hops import hop
 from ..digest import ObjectId, check_content_digest
-from ..errors import ComposefsError, OciError, StreamNotFoundError
+from ..errors import ComposefsError, DigestMismatchError, OciError, StreamNotFoundError
 from ..repository import Repository
 from ..splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
-from .documents import ImageConfig, Manifest, parse_config, parse_manifest, verify_content
+from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
+from ..tree.dumpwriter import format_entry, format_link
+from .documents import ImageConfig, Manifest, content_hasher, parse_config, parse_manifest, verify_content
 from .jsondoc import DOCUMENT_LIMIT
 from .names import (
     IMAGE_REFS,
@@ -32,7 +36,7 @@ from .names import (
     manifest_stream,
     tag_reference,
 )
-from .tarentries import TarEntry, read_entries
+from .tarentries import EntryType, TarEntry, read_entries
 
 __all__ = [
     "ImageSummary",
@@ -40,11 +44,14 @@ __all__ = [
     "OciImage",
     "images",
     "images_async",
+    "layer_content",
+    "layer_content_async",
+    "layer_dump",
     "layer_entries",
     "layer_info",
     "layer_info_async",
-    "resolve_image",
-    "resolve_image_async",
+    "open_image",
+    "open_image_async",
     "referrers",
     "tag",
     "tag_async",
@@ -112,6 +119,9 @@ class LayerInfo:
     inline_size: int
 
 
+# -- images ------------------------------------------------------------------------------------
+
+
 def images(repo: Repository) -> list[ImageSummary]:
     """All tags, sorted by name; one whose image is broken is in the list, with its error."""
     referrers = _referrer_counts(repo)
@@ -129,7 +139,7 @@ async def images_async(repo: Repository) -> list[ImageSummary]:
 
 def _summary(repo: Repository, name: str, digest: str, referrers: int) -> ImageSummary:
     try:
-        image = resolve_image(repo, f"@{digest}")
+        image = open_image(repo, f"@{digest}")
     except (ComposefsError, OSError) as error:
         return ImageSummary(name, digest, referrer_count=referrers, error=str(error))
     config = image.config
@@ -161,7 +171,7 @@ def referrers(repo: Repository, manifest_digest: str) -> list[str]:
     return [digest for _, stream in found if (digest := digest_of_manifest_stream(stream))]
 
 
-def resolve_image(repo: Repository, name: str) -> OciImage:
+def open_image(repo: Repository, name: str) -> OciImage:
     """The image with the tag *name*, or with the manifest digest *name* (``@sha256:…`` or ``sha256:…``).
 
     Raises:
@@ -193,8 +203,8 @@ def resolve_image(repo: Repository, name: str) -> OciImage:
     )
 
 
-async def resolve_image_async(repo: Repository, name: str) -> OciImage:
-    return await hop(resolve_image, repo, name)
+async def open_image_async(repo: Repository, name: str) -> OciImage:
+    return await hop(open_image, repo, name)
 
 
 def _manifest_digest(repo: Repository, name: str) -> str:
@@ -284,10 +294,6 @@ def layer_entries(repo: Repository, diff_id: str) -> Iterator[TarEntry]:
         yield from read_entries(reader.chunks())
 
 
-def layer_entries_async(repo: Repository, diff_id: str) -> AsyncIterator[TarEntry]:
-    return iterate(partial(layer_entries, repo, diff_id))
-
-
 def layer_dump(repo: Repository, diff_id: str) -> Iterator[bytes]:
     """The members as lines of a dump file, in the order of the archive: no tree, so each link count is 1.
 
@@ -342,19 +348,9 @@ class _Counts:
         self.external += entry.size if isinstance(entry.content, ObjectId) else 0
 
 
-_TYPE_BITS = {
-    EntryType.FILE: stat.S_IFREG,
-    EntryType.DIRECTORY: stat.S_IFDIR,
-    EntryType.SYMLINK: stat.S_IFLNK,
-    EntryType.CHARACTER: stat.S_IFCHR,
-    EntryType.BLOCK: stat.S_IFBLK,
-    EntryType.FIFO: stat.S_IFIFO,
-}
-
-
 def _inode(entry: TarEntry) -> Inode:
     """What the member would be in a tree; not for hard links, which are another name of something else."""
-    mode = entry.mode | _TYPE_BITS[entry.type]
+    mode = entry.mode | entry.type
     common = (mode, 1, entry.uid, entry.gid, entry.mtime_ns, entry.xattrs)
     if entry.type is EntryType.DIRECTORY:
         return Directory(*common)

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 class _Flight:
     def __init__(self) -> None:
-        self.done = Event()
+        self.done: Event = Event()
         self.result: Any = None
         self.landed = False
         self.holders = 0

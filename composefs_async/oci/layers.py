@@ -24,7 +24,8 @@ from .flights import Holder, fly, holding
 from .limits import Limits
 from .names import layer_stream
 from .sources.base import LocalBlob, StreamedBlob
-from .tarsplit import TarSplitter
+from .tarheader import INLINE_MAX
+from .tarsplit import PIECE, TarSplitter
 from .unpack import ByteSource, Unpacker, opened_source
 
 __all__ = ["ImportRun", "LayerResult", "find_layer", "import_layer", "store_blob", "store_layer"]
@@ -133,7 +134,9 @@ async def store_layer(run: ImportRun, diff_id: str, unpacker: Unpacker, total: i
 
     async def work() -> tuple[StoredObject, ImportStats]:
         carriers = min(int(resources(run.state).write_semaphore.total_tokens), _MAX_CARRIERS)
-        splitter = TarSplitter(max_file_size=run.limits.max_file_size)
+        limit = run.limits.max_file_size
+        # The splitter does not compare what it carries whole with the limit.
+        splitter = TarSplitter(carry_limit=min(PIECE, max(limit, INLINE_MAX)), max_file_size=limit)
         return await Conveyor(run.state, unpacker, splitter, observe, carriers=carriers).run()
 
     return await _once(run, "layer", diff_id, work)

@@ -55,7 +55,7 @@ class OciLayoutWriter:
     """
 
     def __init__(self, directory: str | PathLike[str], *, docker: bool = False) -> None:
-        self.directory = Path(directory)
+        self.directory: Path = Path(directory)
         self._docker = docker
         self._entries: list[dict[str, Any]] = []
         self._partial = 0

@@ -209,7 +209,9 @@ class HeaderParser:
 
     def __init__(self, max_size: int = MAX_FILE_SIZE, name_max: int | None = None) -> None:
         self._max_size, self._name_max = max_size, name_max
-        self.memos = FieldMemos(Memo(number), Memo(_mode_and_owner), Memo(_mtime_ns), Memo(_byte_sum_of_field))
+        self.memos: FieldMemos = FieldMemos(
+            Memo(number), Memo(_mode_and_owner), Memo(_mtime_ns), Memo(_byte_sum_of_field)
+        )
         self._kind = b""
         self._offset = 0
         self._pax: PaxRecords | None = None
@@ -274,7 +276,8 @@ class HeaderParser:
         self._bytes += size
         if self._bytes > MAX_EXTENSION_DATA:
             raise ValueError(f"extension headers of {self._bytes} bytes, more than {MAX_EXTENSION_DATA}")
-        self._kind, self._offset, self.pending = kind, offset, True
+        self._kind, self._offset = kind, offset
+        self.pending = True
         return Header(size, None, True)
 
     def _member(self, header: bytes, kind: EntryType, size: int, magic: bytes) -> Member:

@@ -37,7 +37,7 @@ class PaxRecords:
         self.xattrs: dict[bytes, bytes] = {}
         for key, value in _records(data):
             self._take(key, value)
-        self.mtime_ns = _mtime_ns(self.mtimes[0], self.mtimes[-1]) if self.mtimes else None
+        self.mtime_ns: int | None = _mtime_ns(self.mtimes[0], self.mtimes[-1]) if self.mtimes else None
 
     def _take(self, key: bytes, value: bytes) -> None:
         if key.startswith(b"SCHILY.xattr."):

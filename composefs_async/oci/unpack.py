@@ -122,7 +122,7 @@ class Unpacker:
         )
         self._decompressor: Decompressor | None = None
         self._exhausted = False
-        self.bytes_read = 0
+        self.bytes_read: int = 0
         """Packed bytes taken from the source so far."""
 
     async def fill(self, view: memoryview) -> tuple[int, Sequence[Buffer]]:

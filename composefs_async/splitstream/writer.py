@@ -35,7 +35,7 @@ class PendingReference:
 
     def __init__(self, writer: SplitstreamWriter, offset: int, data: bytes | None) -> None:
         self._writer = writer
-        self.offset = offset
+        self.offset: int = offset
         """Of the place in the uncompressed body."""
         self.data = data
         """What is to be stored; None if somebody else has it, and after `resolve`."""
@@ -69,7 +69,7 @@ class SplitstreamWriter:
         if not 0 <= content_type <= U64_MAX:
             raise ValueError(f"a content type is an unsigned number of 64 bits, not {content_type}")
         self._sink = None if isinstance(sink, Algorithm) else sink
-        self.algorithm = sink if isinstance(sink, Algorithm) else sink.algorithm
+        self.algorithm: Algorithm = sink if isinstance(sink, Algorithm) else sink.algorithm
         self.content_type = content_type
         self._stream_size = 0
         self._object_refs: dict[ObjectId, int] = {}
