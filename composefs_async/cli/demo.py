@@ -31,7 +31,6 @@ _LAYERS: list[tuple[str, tuple[str, ...]]] = [
     ("gzip", ("email", "json", "asyncio", "unittest", "importlib", "xml", "logging")),
     (
         "gzip",
-        "more of it",
         ("encodings", "multiprocessing", "concurrent", "ctypes", "http", "urllib", "html", "sqlite3"),
     ),
     ("zstd", ("composefs_async", "anyio", "click", "rich")),

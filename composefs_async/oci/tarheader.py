@@ -267,7 +267,8 @@ class HeaderParser:
         if kind not in _TYPES:
             raise ValueError(f"unsupported member type {kind!r}")
         member = self._member(header, _TYPES[kind], size, magic)
-        self._pax, self._names, self._bytes, self.pending = None, {}, 0, False
+        self._pax, self._names, self._bytes = None, {}, 0
+        self.pending = False
         return Header(member.size, member, False)
 
     def _begin_extension(self, kind: bytes, size: int, offset: int) -> Header:

@@ -57,7 +57,8 @@ class ObjectIds(Sequence[ObjectId]):
             return self._raw == other._raw and self._width == other._width
         return tuple(self) == other if isinstance(other, tuple) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # equal to tuples, whose hash would cost all ids
+    def __hash__(self) -> int:
+        return hash(tuple(self))  # of the tuple it is equal to
 
     def __repr__(self) -> str:
         return f"<ObjectIds of {len(self)}>"
