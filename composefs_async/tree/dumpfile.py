@@ -1,0 +1,353 @@
+"""Text as trees: reads dump files, composefs-dump(5), as mkcomposefs, composefs-info and composefs-rs write them.
+
+Owns the grammar and its limits.  Does not own writing (`dumpwriter`), nor whether an image can hold the tree.
+
+A line has eleven fields and then attributes, with one space between them::
+
+    PATH SIZE MODE NLINK UID GID RDEV MTIME PAYLOAD CONTENT DIGEST [NAME=VALUE]…
+
+The two parsers that exist differ where input is unusual.  This one accepts what any of the three writers
+produces, means by it what mkcomposefs means, and refuses the rest rather than guess:
+
+=============================  ==========================  ===========================  ==========================
+input                          mkcomposefs                 composefs-rs                 here
+=============================  ==========================  ===========================  ==========================
+not UTF-8                      accepted                    refused                      accepted
+empty line                     refused                     skipped                      skipped
+``\\r`` before the line end      part of the last field      dropped                      refused
+missing fields                 taken as empty              refused                      refused
+a second line for a path       refused                     the later wins               refused
+``/a//b``, ``a/b``             ``/a/b``                    refused                      refused
+name over 255 bytes            refused                     accepted                     refused
+NUL in path, payload or key    ends it                     refused                      refused
+number over its range, signed  cut, wrapped                refused (but for ``+``)      refused
+negative time                  accepted                    refused                      accepted
+nanoseconds over 10^9 - 1      accepted                    refused                      refused
+socket                         accepted                    accepted since 0.9.0         accepted
+hard link to a later line      accepted                    refused                      accepted
+hard link to a link            accepted                    followed                     followed
+hard link to a directory       accepted by mistake         refused                      refused
+mode bits beyond 07777         kept                        dropped                      refused beyond 16 bits
+CONTENT and PAYLOAD            the content counts          the payload counts           the content counts
+CONTENT not of length SIZE     refused                     accepted                     refused
+no PAYLOAD, CONTENT, DIGEST    external without a path     sparse                       sparse: the same image
+DIGEST of 128 digits           the first 64 count          SHA-512                      SHA-512
+DIGEST of other length         cut, or garbage             refused                      refused
+content, digest of non-files   ignored                     refused                      ignored
+device number of non-devices   ignored                     ignored                      ignored
+content over 512, 5000 bytes   accepted, refused           refused, refused             accepted, refused
+symlink over 1024, 4095 bytes  accepted, refused           refused, refused             accepted, refused
+attribute with an empty name   refused                     accepted                     refused
+attribute named twice          the last counts             the greatest value counts    the last counts
+=============================  ==========================  ===========================  ==========================
+
+An external file of size 0 stays one (the image writer decides what becomes of it).  Time and memory are linear in the
+input, which may come from anywhere.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from binascii import unhexlify
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Generic, TypeVar
+
+from ..errors import DumpfileError
+from .escapes import unescape
+from .inodes import NO_XATTRS, Directory, ExternalFile, InlineFile, Inode, Special, Symlink, Xattrs, make_xattrs
+from .walk import find
+
+__all__ = ["CONTENT_MAX", "parse_dump"]
+
+CONTENT_MAX: Final = 5000
+"""Bytes of content that mkcomposefs takes from a dump file; whoever makes trees leaves at most 64 inline."""
+_NAME_MAX: Final = 255
+_TARGET_MAX: Final = 4095
+_XATTR_NAME_MAX: Final = 255
+_XATTR_VALUE_MAX: Final = 65535
+_U32: Final = 0xFFFFFFFF
+_U64: Final = 0xFFFFFFFFFFFFFFFF
+_SECOND: Final = 1_000_000_000
+_SECONDS_MAX: Final = 1 << 63
+_QUOTED_MAX: Final = 60
+_DIGEST_LENGTHS: Final = (64, 128)  # hexadecimal digits of SHA-256 and SHA-512
+_TIME_LENGTH: Final = 30
+_LINK: Final = 0
+_DEVICES: Final = (stat.S_IFCHR, stat.S_IFBLK)
+_KINDS: Final = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, *_DEVICES)
+_BAD_NAMES: Final = (b"", b".", b"..")
+_octal = re.compile(rb"[0-7]{1,12}")
+
+_T = TypeVar("_T")
+
+
+def parse_dump(data: bytes | Iterable[bytes]) -> Directory:
+    """The tree that a dump file describes.
+
+    Args:
+        data: the whole file, or its lines with or without line ends.
+
+    Raises:
+        DumpfileError: a line is malformed, or the lines do not make a tree.
+    """
+    lines = data.split(b"\n") if isinstance(data, bytes) else (line.removesuffix(b"\n") for line in data)
+    parser = _Parser()
+    try:
+        return parser.parse(lines)
+    except _MalformedError as error:
+        raise DumpfileError(str(error), parser.line) from None
+
+
+class _MalformedError(Exception):
+    """What is wrong with the line at hand."""
+
+
+class _Memo(dict[bytes, _T], Generic[_T]):
+    """Parsed fields by their text: modes, owners, times and attributes repeat thousands of times."""
+
+    __slots__ = ("parse",)
+
+    def __init__(self, parse: Callable[[bytes], _T]) -> None:
+        super().__init__()
+        self.parse = parse
+
+    def __missing__(self, text: bytes) -> _T:
+        value = self[text] = self.parse(text)
+        return value
+
+
+class _Link(Inode):
+    """Stands in for the inode that a hard link leads to, until all lines are read."""
+
+    __slots__ = ("leads_to", "line", "name", "parent", "target")
+
+    parent: Directory
+    name: bytes
+
+    def __init__(self, target: bytes, line: int) -> None:
+        super().__init__(_LINK, 0, 0, 0, 0)
+        self.target, self.line = target, line
+        self.leads_to: Inode | None = None
+
+
+class _Parser:
+    """Puts lines together; one use."""
+
+    def __init__(self) -> None:
+        self.line = 1
+        self._directories: dict[bytes, Directory] = {}
+        """By path with a slash at the end."""
+        self._links: list[_Link] = []
+        self._modes, self._ids, self._times = _Memo(_mode), _Memo(_u32), _Memo(_time)
+        self._xattr_sets = _Memo(_xattrs)
+
+    def parse(self, lines: Iterable[bytes]) -> Directory:
+        numbered = enumerate(lines, 1)
+        root = self._read_root(numbered)
+        known, children = b"/", root.children
+        for self.line, line in numbered:
+            fields = line.split(b" ", 10)
+            if len(fields) != 11 or b"\0" in line:
+                _check_blank(line, fields)
+                continue
+            path = fields[0]
+            if b"\\" in path:
+                path = _text(path)
+            cut = path.rfind(b"/") + 1
+            above, name = path[:cut], path[cut:]
+            if above != known:
+                known, children = above, self._parent(above).children
+            if name in children or name in _BAD_NAMES or len(name) > _NAME_MAX:
+                raise _MalformedError(_what_is_wrong(name, children))
+            inode = children[name] = self._inode(fields)
+            if type(inode) is Directory:
+                self._directories[path + b"/"] = inode
+            elif type(inode) is _Link:
+                inode.parent, inode.name = self._directories[above], name
+                self._links.append(inode)
+        self._resolve(root)
+        return root
+
+    def _read_root(self, numbered: Iterator[tuple[int, bytes]]) -> Directory:
+        for self.line, line in numbered:
+            fields = line.split(b" ", 10)
+            if len(fields) != 11 or b"\0" in line:
+                _check_blank(line, fields)
+                continue
+            root = self._inode(fields)
+            if fields[0] != b"/" or type(root) is not Directory:
+                break
+            self._directories[b"/"] = root
+            return root
+        raise _MalformedError("the first line must be the directory /")
+
+    def _inode(self, fields: list[bytes]) -> Inode:
+        _, size, mode_text, nlink, uid, gid, rdev, when, payload, content, digest = fields
+        mode = self._modes[mode_text]
+        if mode == _LINK:
+            return _Link(_target(payload), self.line)
+        xattrs = NO_XATTRS
+        if b" " in digest:
+            digest, _, pairs = digest.partition(b" ")
+            xattrs = self._xattr_sets[pairs]
+        ids, mtime = self._ids, self._times[when]
+        kind = mode & 0o170000
+        if kind == 0o100000:
+            if content != b"-":
+                return InlineFile(mode, ids[nlink], ids[uid], ids[gid], mtime, xattrs, _content(content, size))
+            length, verity, path = _reference(size, payload, digest)
+            if verity is None and path is None and not length:
+                return InlineFile(mode, ids[nlink], ids[uid], ids[gid], mtime, xattrs, b"")
+            return ExternalFile(mode, ids[nlink], ids[uid], ids[gid], mtime, xattrs, length, verity, path)
+        _u64(size)
+        if kind == 0o040000:
+            return Directory(mode, ids[nlink], ids[uid], ids[gid], mtime, xattrs)
+        if kind == 0o120000:
+            return Symlink(mode, ids[nlink], ids[uid], ids[gid], mtime, xattrs, _target(payload))
+        device = ids[rdev] if kind in _DEVICES else 0
+        return Special(mode, ids[nlink], ids[uid], ids[gid], mtime, xattrs, device)
+
+    def _parent(self, above: bytes) -> Directory:
+        try:
+            return self._directories[above]
+        except KeyError:
+            raise _MalformedError(f"there is no directory {_quoted(above)} on an earlier line") from None
+
+    def _resolve(self, root: Directory) -> None:
+        """Put inodes in place of what stands in for them: a link may lead to another, and to a later line."""
+        marks: dict[Directory, set[bytes]] = {}
+        for link in self._links:
+            self.line = link.line
+            link.parent.children[link.name] = self._final(root, link)
+            marks.setdefault(link.parent, set()).add(link.name)
+        for directory, names in marks.items():
+            directory.links = frozenset(names)
+
+    def _final(self, root: Directory, link: _Link) -> Inode:
+        passed = [link]
+        while (inode := passed[-1].leads_to or find(root, passed[-1].target)) is not None and type(inode) is _Link:
+            if len(passed) > len(self._links):
+                raise _MalformedError(f"the hard link to {_quoted(link.target)} leads to itself")
+            passed.append(inode)
+        if inode is None or type(inode) is Directory:
+            raise _MalformedError(f"there is no file {_quoted(link.target)} for the hard link")
+        for each in passed:
+            each.leads_to = inode  # so that a long chain is walked once
+        return inode
+
+
+def _check_blank(line: bytes, fields: list[bytes]) -> None:
+    if b"\0" in line:
+        raise _MalformedError("a NUL byte")
+    if line:
+        raise _MalformedError(f"{len(fields)} fields, 11 are needed")
+
+
+def _what_is_wrong(name: bytes, children: dict[bytes, Inode]) -> str:
+    if name in children:
+        return f"a second line for {_quoted(name)}"
+    return f"invalid name {_quoted(name)}"
+
+
+def _quoted(text: bytes) -> str:
+    return repr(text if len(text) <= _QUOTED_MAX else text[:_QUOTED_MAX] + b"...").removeprefix("b")
+
+
+# -- fields ------------------------------------------------------------------------------------
+
+
+def _mode(text: bytes) -> int:
+    """The mode, or `_LINK` for that of a hard link, which says nothing."""
+    digits = text.removeprefix(b"@")
+    if not _octal.fullmatch(digits):
+        raise _MalformedError(f"invalid mode {_quoted(text)}")
+    mode = int(digits, 8)
+    kind = stat.S_IFMT(mode)
+    if digits is not text and kind != stat.S_IFDIR:
+        return _LINK
+    if digits is not text or kind not in _KINDS or mode > 0o177777:
+        raise _MalformedError(f"invalid mode {_quoted(text)}")
+    return mode
+
+
+def _u32(text: bytes) -> int:
+    value = _u64(text)
+    if value > _U32:
+        raise _MalformedError(f"{value} does not fit into 32 bits")
+    return value
+
+
+def _u64(text: bytes) -> int:
+    if not text.isdigit() or len(text) > 20 or (value := int(text)) > _U64:
+        raise _MalformedError(f"invalid number {_quoted(text)}")
+    return value
+
+
+def _time(text: bytes) -> int:
+    """Nanoseconds of ``seconds.nanoseconds``, which are two numbers: 1.5 is five nanoseconds after one."""
+    seconds, _, nanoseconds = text.partition(b".")
+    if not (seconds.removeprefix(b"-").isdigit() and nanoseconds.isdigit() and len(text) <= _TIME_LENGTH):
+        raise _MalformedError(f"invalid time {_quoted(text)}")
+    count, fraction = int(seconds), int(nanoseconds)
+    if not -_SECONDS_MAX <= count < _SECONDS_MAX or fraction >= _SECOND:
+        raise _MalformedError(f"time {_quoted(text)} is out of range")
+    return count * _SECOND + fraction
+
+
+def _reference(size: bytes, payload: bytes, digest: bytes) -> tuple[int, bytes | None, bytes | None]:
+    """Size, digest and path of an external file as `ExternalFile` wants them."""
+    length = _u64(size)
+    if digest == b"-":
+        return length, None, None if payload == b"-" else _text(payload)
+    if len(digest) not in _DIGEST_LENGTHS:
+        raise _MalformedError(f"invalid digest {_quoted(digest)}")
+    try:
+        verity = unhexlify(digest)
+    except ValueError:
+        raise _MalformedError(f"invalid digest {_quoted(digest)}") from None
+    # A digest has no slash, so that this is true of its canonical path alone.
+    if payload[2:3] == b"/" and payload.replace(b"/", b"", 1) == digest:
+        return length, verity, None
+    return length, verity, b"" if payload == b"-" else _text(payload)
+
+
+def _content(field: bytes, size: bytes) -> bytes:
+    content = _unescape(field)
+    if len(content) != _u64(size) or len(content) > CONTENT_MAX:
+        raise _MalformedError(f"{len(content)} bytes of content for a size of {size.decode()}, at most {CONTENT_MAX}")
+    return content
+
+
+def _target(field: bytes) -> bytes:
+    target = b"" if field == b"-" else _text(field)
+    if not 0 < len(target) <= _TARGET_MAX:
+        raise _MalformedError(f"the target of a link has {len(target)} bytes, not 1 to {_TARGET_MAX}")
+    return target
+
+
+def _text(field: bytes) -> bytes:
+    text = _unescape(field)
+    if b"\0" in text:
+        raise _MalformedError("an escaped NUL byte where none can be")
+    return text
+
+
+def _unescape(field: bytes) -> bytes:
+    try:
+        return unescape(field)
+    except ValueError as error:
+        raise _MalformedError(str(error)) from None
+
+
+def _xattrs(text: bytes) -> Xattrs:
+    if text.endswith(b"\r"):
+        raise _MalformedError("a carriage return at the end")
+    pairs = {}
+    for pair in text.split(b" "):
+        name, equals, value = pair.partition(b"=")
+        name, value = _text(name), _unescape(value)
+        if not equals or not 0 < len(name) <= _XATTR_NAME_MAX or len(value) > _XATTR_VALUE_MAX:
+            raise _MalformedError(f"invalid attribute {_quoted(pair)}")
+        pairs[name] = value
+    return make_xattrs(pairs)

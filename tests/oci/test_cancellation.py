@@ -1,0 +1,206 @@
+"""Imports cancelled at every hop and every read: nothing is left, and the next import succeeds."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import io
+import random
+import tarfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from composefs_async._aio import threads
+from composefs_async.digest import Algorithm
+from composefs_async.oci.layers import import_layer
+from composefs_async.oci.layout_writer import OciLayoutWriter
+from composefs_async.oci.pull import pull
+from composefs_async.repository import Repository
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
+
+
+def archive(seed: int, *sizes: int) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as made:
+        for number, size in enumerate(sizes):
+            info = tarfile.TarInfo(f"f{number}")
+            info.size = size
+            made.addfile(info, io.BytesIO(random.Random(seed * 100 + number).randbytes(size)))
+    return out.getvalue()
+
+
+LARGE = archive(1, 3000, 700_000, (2 << 20) + 5, 100)
+SMALL = archive(2, 3000, 60)
+DIFF_ID = f"sha256:{hashlib.sha256(LARGE).hexdigest()}"
+
+
+class Checkpoints:
+    """Counts the hops to worker threads and the reads of the source, and acts at the n-th of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.at = 0
+        self.act: Callable[[], object] = self.start
+        run_sync = anyio.to_thread.run_sync
+
+        async def counting(*args: Any, **kwargs: Any) -> Any:
+            self.pass_one()
+            return await run_sync(*args, **kwargs)
+
+        monkeypatch.setattr(anyio.to_thread, "run_sync", counting)
+
+    def start(self, at: int = 0, act: Callable[[], object] | None = None) -> None:
+        self.count, self.at, self.act = 0, at, act or self.start
+
+    def pass_one(self) -> None:
+        self.count += 1
+        if self.count == self.at:
+            self.act()
+
+    async def pieces(self, data: bytes) -> AsyncIterator[bytes]:
+        for at in range(0, len(data), 200_000):
+            self.pass_one()
+            await anyio.lowlevel.checkpoint()
+            yield data[at : at + 200_000]
+
+
+@pytest.fixture
+def checkpoints(monkeypatch: pytest.MonkeyPatch) -> Checkpoints:
+    return Checkpoints(monkeypatch)
+
+
+Import = Callable[[Repository], Awaitable[object]]
+
+
+@pytest.fixture(params=["import_layer", "pull"])
+def run(request: pytest.FixtureRequest, tmp_path: Path, checkpoints: Checkpoints) -> Import:
+    if request.param == "import_layer":
+        packed = gzip.compress(LARGE, 1)
+
+        async def layer(repo: Repository) -> object:
+            source = checkpoints.pieces(packed)
+            try:
+                return await import_layer(repo, DIFF_ID, source, reference="mine")
+            finally:
+                await source.aclose()  # type: ignore[attr-defined]
+
+        return layer
+    writer = OciLayoutWriter(tmp_path / "image")
+    writer.add_image([writer.add_layer(LARGE, "zstd"), writer.add_layer(SMALL, "none"), writer.add_layer(b"")])
+
+    async def image(repo: Repository) -> object:
+        return await pull(repo, f"oci:{tmp_path}/image", tag="t")
+
+    return image
+
+
+def without_objects(path: Path) -> list[str]:
+    """All names but those of whole objects; temporary ones begin with a dot."""
+    names = [str(entry.relative_to(path)) for entry in path.rglob("*") if not entry.is_dir()]
+    return sorted(name for name in names if not name.startswith("objects/") or "/." in name)
+
+
+def objects_are_whole(path: Path) -> bool:
+    known = {
+        entry.name: entry.stat().st_size for entry in (path.parent / "whole/objects").rglob("*") if entry.is_file()
+    }
+    found = {entry.name: entry.stat().st_size for entry in (path / "objects").rglob("*") if entry.is_file()}
+    return found.items() <= known.items()
+
+
+def init(path: Path) -> Repository:
+    return Repository.init(path, algorithm=Algorithm.SHA256, insecure=True)[0]
+
+
+async def cancelled_by_scope(run: Import, repo: Repository, at: int, checkpoints: Checkpoints) -> bool:
+    """Whether the import was cancelled; it may also have ended before it noticed."""
+    with anyio.CancelScope() as scope:
+        checkpoints.start(at, scope.cancel)
+        await run(repo)
+    return scope.cancelled_caught
+
+
+async def cancelled_by_asyncio(run: Import, repo: Repository, at: int, checkpoints: Checkpoints) -> bool:
+    """As ``asyncio.timeout`` does it: AnyIO's shields are no protection from that."""
+    task = asyncio.ensure_future(run(repo))
+    # The thread is at work by the time the task is cancelled.
+    checkpoints.start(at, lambda: asyncio.get_running_loop().call_soon(task.cancel))
+    try:
+        await task
+    except asyncio.CancelledError:
+        return True
+    return False
+
+
+async def check_all(
+    cancel: Callable[[Import, Repository, int, Checkpoints], Awaitable[bool]],
+    run: Import,
+    tmp_path: Path,
+    checkpoints: Checkpoints,
+) -> None:
+    checkpoints.start()
+    with init(tmp_path / "whole") as repo:
+        await run(repo)
+    total, complete = checkpoints.count, without_objects(tmp_path / "whole")
+    assert total > 10
+    interrupted, at = 0, 0
+    while checkpoints.count >= at:  # the last round comes to its end before it is cancelled
+        at += 1
+        path = tmp_path / f"repo{at}"
+        with init(path) as repo:
+            was_cancelled = await cancel(run, repo, at, checkpoints)
+            interrupted += was_cancelled
+            reached = checkpoints.count
+            left = without_objects(path)
+            assert left in (["meta.json"], complete)
+            assert was_cancelled or left == complete
+            assert objects_are_whole(path)
+            if at % 4 == 0:
+                await run(repo)
+                assert without_objects(path) == complete
+                assert objects_are_whole(path)
+        checkpoints.count = reached
+    assert interrupted >= total // 2
+
+
+async def test_cancelled_import_leaves_nothing_behind(run: Import, tmp_path: Path, checkpoints: Checkpoints) -> None:
+    await check_all(cancelled_by_scope, run, tmp_path, checkpoints)
+
+
+async def test_import_cancelled_by_asyncio_leaves_nothing_behind(
+    run: Import, tmp_path: Path, checkpoints: Checkpoints, anyio_backend_name: str
+) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("there is no other way on trio than a cancel scope")
+    await check_all(cancelled_by_asyncio, run, tmp_path, checkpoints)
+
+
+async def test_cancelled_caller_waits_for_the_thread_also_if_cancelled_again(anyio_backend_name: str) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("Task.cancel is asyncio's")
+    import threading
+
+    begun, go, ended = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        begun.set()
+        go.wait(10)
+        ended.append(True)
+
+    task = asyncio.ensure_future(threads.in_thread(work))
+    await anyio.to_thread.run_sync(begun.wait)
+    for _ in range(3):
+        task.cancel()
+        await anyio.wait_all_tasks_blocked()
+        assert not task.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == [True]
