@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from .. import fsverity
 from .._sys import files, verity
@@ -28,6 +30,7 @@ __all__ = [
     "create_object_tmpfile",
     "ensure_object",
     "finalize_object_tmpfile",
+    "object_errors",
     "open_object",
     "publish_object_tmpfile",
     "read_object",
@@ -35,6 +38,16 @@ __all__ = [
 ]
 
 _READ_SIZE = 1 << 20
+
+
+@contextmanager
+def object_errors(state: RepoState) -> Iterator[None]:
+    """Let errors of the system say where: writing to a descriptor knows no name, and others are relative."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = os.path.join(state.path, "objects", error.filename or "")
+        raise
 
 
 def ensure_object(state: RepoState, data: bytes | bytearray | memoryview) -> StoredObject:
@@ -46,14 +59,15 @@ def ensure_object(state: RepoState, data: bytes | bytearray | memoryview) -> Sto
 
 def store_one(state: RepoState, data: memoryview, object_id: ObjectId) -> StoredObject:
     """Store *data*, whose digest the caller has computed: the Python twin of the native batch store."""
-    if _is_intact(state, object_id, len(data)):
-        return StoredObject(object_id, len(data), StoreOutcome.PRESENT)
-    tmpfile = _create_in_shard(state, object_id)
-    try:
-        files.write_all(tmpfile.fd, data)
-        return _publish(state, tmpfile, len(data), object_id)
-    finally:
-        tmpfile.discard()
+    with object_errors(state):
+        if _is_intact(state, object_id, len(data)):
+            return StoredObject(object_id, len(data), StoreOutcome.PRESENT)
+        tmpfile = _create_in_shard(state, object_id)
+        try:
+            files.write_all(tmpfile.fd, data)
+            return _publish(state, tmpfile, len(data), object_id)
+        finally:
+            tmpfile.discard()
 
 
 def create_object_tmpfile(state: RepoState) -> files.Tmpfile:

@@ -32,7 +32,7 @@ from ..splitstream import OCI_LAYER, SplitstreamWriter
 from .tarsplit import EXTERNAL, INLINE, LARGE_BEGIN, LARGE_PIECE, PIECE, TarSplitter
 from .unpack import Unpacker
 
-__all__ = ["Conveyor", "object_errors", "store_raw"]
+__all__ = ["Conveyor", "store_raw"]
 
 _CHUNK = 2 << 20
 """Bytes of tar that a carrier takes at a time: small enough for the cache, large enough to pay for the hops."""
@@ -46,16 +46,6 @@ class Observer(Protocol):
     """Hears how far a layer has come, on the event loop."""
 
     def __call__(self, packed: int, stats: ImportStats, /) -> None: ...
-
-
-@contextmanager
-def object_errors(state: RepoState) -> Iterator[None]:
-    """Let errors of the system say where: writing to a descriptor knows no name, and others are relative."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = os.path.join(state.path, "objects", error.filename or "")
-        raise
 
 
 class _Turns:
@@ -88,14 +78,14 @@ class _LargeFile:
     def write(self, offset: int, content: memoryview) -> None:
         self._hashes[offset] = fsverity.piece_hashes(content, self._state.algorithm)
         written = 0
-        with object_errors(self._state):
+        with objects.object_errors(self._state):
             while written < len(content):
                 written += os.pwrite(self._tmpfile.fd, content[written:], offset + written)
 
     def finish(self) -> StoredObject:
         hashes = [self._hashes[offset] for offset in sorted(self._hashes)]
         object_id = fsverity.digest_from_pieces(hashes, self._size, self._state.algorithm)
-        with object_errors(self._state):
+        with objects.object_errors(self._state):
             return objects.publish_object_tmpfile(self._state, self._tmpfile, self._size, object_id)
 
     def discard(self) -> None:
@@ -233,7 +223,7 @@ class Conveyor:
             for large, offset, content in chunk.pieces:
                 large.write(offset, content)
             if chunk.contents:
-                with object_errors(self._state):
+                with objects.object_errors(self._state):
                     chunk.stored = results(store_batch(self._state, chunk.contents))
 
     def _finish(self, chunk: _Chunk) -> None:
@@ -265,7 +255,7 @@ class Conveyor:
 
     def _end(self) -> StoredObject:
         self._unpacker.verify()
-        with object_errors(self._state):
+        with objects.object_errors(self._state):
             return objects.ensure_object(self._state, self._writer.done())
 
 
