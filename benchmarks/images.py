@@ -6,7 +6,7 @@ Stages are the best of the rounds in CPU time of this process, in microseconds a
 as Python sets it.  The tree is made up, always the same: three of four entries are external files, one in ten a
 directory, and some are symlinks and small files; *labelled* gives each one of forty security labels.  ``--dump``
 takes a file instead.  With `mkcomposefs` on PATH, ``mkcomposefs --from-file`` and the same work in a fresh Python
-process take turns; their images must be equal.
+process, without the garbage collector as a command that ends soon may, take turns; their images must be equal.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from composefs_async.tree.dumpfile import parse_dump
 from composefs_async.tree.dumpwriter import write_dump
 
 OURS = """
-import sys
+import gc, sys
+gc.disable()
 from composefs_async.erofs.writer import Dialect, choose_version, image_pieces
 from composefs_async.tree.dumpfile import parse_dump
 with open(sys.argv[1], "rb") as file:
@@ -55,19 +56,17 @@ def made_up(entries: int, labelled: bool) -> Iterator[str]:
     while count < entries:
         path = f"{rng.choice(paths[-300:])}/package{count}"
         paths.append(path)
+        names = [f"module_{rng.randrange(10**6)}_{number}.py" for number in range(rng.randrange(1, 19))]
         lines = [f"{path} 0 40755 2 0 0 0 {rng.choice(times)} - - -"]
-        for number in range(rng.randrange(1, 19)):
-            lines.append(
-                f"{path}/module_{rng.randrange(10**6)}_{number}.py {leaf(rng, count + number, rng.choice(times))}"
-            )
+        lines += [f"{path}/{name} {leaf(rng, count, number, rng.choice(times))}" for number, name in enumerate(names)]
         for line in lines[: entries - count]:
             yield line + (rng.choice(labels) if labelled else "") + "\n"
         count += len(lines)
 
 
-def leaf(rng: random.Random, seed: int, when: str) -> str:
+def leaf(rng: random.Random, count: int, number: int, when: str) -> str:
     """The fields behind the path; some files have the content of others."""
-    chance = rng.random()
+    seed, chance = count + number, rng.random()
     if chance < 0.07:
         return f"10 120777 1 0 0 0 {when} ../../target{seed % 100} - -"
     if chance < 0.15:

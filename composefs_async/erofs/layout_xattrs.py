@@ -136,7 +136,8 @@ class Attributes:
         externals = [inode for inode in inodes if type(inode) is ExternalFile]
         self._check_digests(externals)
         odd = self._odd(externals)
-        self._repeated = _repeated([file.digest for file in externals if file not in odd])
+        plain = [file for file in externals if file not in odd] if odd else externals
+        self._repeated = _repeated([file.digest for file in plain])
         self.ids: dict[bytes, tuple[bytes, bytes]] = {}
         """What fills the slots of a shape that shares them."""
         self.shapes = self._shapes(inodes, special, odd)
@@ -154,11 +155,8 @@ class Attributes:
     def _odd(self, externals: list[ExternalFile]) -> set[ExternalFile]:
         """Those whose overlay attributes do not both follow from the digest, or are not shared like each other."""
         limit = self._rules.size_max
-        odd = {
-            file
-            for file in externals
-            if not 0 < file.size <= limit or file.digest is None or len(file.xattrs) > _PLAIN_XATTRS_MAX
-        }
+        odd = {file for file in externals if not 0 < file.size <= limit or len(file.xattrs) > _PLAIN_XATTRS_MAX}
+        odd.update([file for file in externals if file.digest is None])
         if self._rules.payloads:
             odd.update([file for file in externals if file.payload is not None])
         if odd:

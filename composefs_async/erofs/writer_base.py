@@ -30,7 +30,7 @@ __all__ = ["PIECES", "SECOND", "ImageWriter"]
 
 SECOND: Final = 1_000_000_000
 PIECES: Final = 4096
-"""So many pieces, which are a few hundred kilobytes, are joined before they leave the writer."""
+"""So many pieces, usually some hundred kilobytes, are joined before they leave the writer."""
 _FEATURES: Final = 6  # EROFS_FEATURE_COMPAT_MTIME, EROFS_FEATURE_COMPAT_XATTR_FILTER
 _U32: Final = 0xFFFFFFFF
 _SECONDS_MAX: Final = 1 << 63

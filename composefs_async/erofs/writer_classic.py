@@ -61,6 +61,8 @@ _U32: Final = 0xFFFFFFFF
 _U64: Final = 0xFFFFFFFFFFFFFFFF
 _COMPACT: Final = COMPACT_INODE_WITH_INO.size
 _EXTENDED: Final = EXTENDED_INODE_WITH_INO.size
+_COMPACT_FILE: Final = _COMPACT + len(NULL_CHUNK)
+_EXTENDED_FILE: Final = _EXTENDED + len(NULL_CHUNK)
 _CHUNKED: Final = CHUNK_BASED << 1
 _REGULAR_TYPE: Final = FILE_TYPES[stat.S_IFREG] << 16
 _STUB_NAMES: Final = [b"%02x" % number for number in range(256)]
@@ -146,9 +148,10 @@ class ClassicImage(ImageWriter):
         return nlinks
 
     def _earliest(self) -> int:
-        times = {inode.mtime_ns for inode in self.plan.inodes}
-        if self._as_c:
-            return min(times)
+        times = [inode.mtime_ns for inode in self.plan.inodes]
+        earliest = min(times)
+        if earliest >= 0 or self._as_c:
+            return earliest
         # composefs-rs compares seconds without their sign, so that those before 1970 count as the largest.
         return min(times, key=lambda time: (time // SECOND & _U64, time % SECOND))
 
@@ -162,9 +165,9 @@ class ClassicImage(ImageWriter):
         inodes: list[Any] = self.plan.inodes
         columns = zip(inodes, self.attributes.shapes, self._nlinks, strict=True)
         for index, (inode, shape, nlink) in enumerate(columns):
-            position = end + 31 & ~31
+            position = end + SLOT - 1 & -SLOT
             if shape.slots:
-                # The null chunk never crosses a block: everything before it is a multiple of its four bytes.
+                # A null chunk never crosses the end of a block: what stands before it is a multiple of its four bytes.
                 if (
                     inode.mtime_ns == build_time
                     and nlink <= _U16
@@ -173,9 +176,9 @@ class ClassicImage(ImageWriter):
                     and inode.size <= _U32
                 ):
                     small[index] = 1
-                    end = position + 36 + shape.size
+                    end = position + _COMPACT_FILE + shape.size
                 else:
-                    end = position + 68 + shape.size
+                    end = position + _EXTENDED_FILE + shape.size
             else:
                 size, blocks, tail = self._measure(inode, next(listings) if type(inode) is Directory else None)
                 compact = inode.mtime_ns == build_time and max(nlink, inode.uid, inode.gid) <= _U16 and size <= _U32
@@ -246,10 +249,10 @@ class ClassicImage(ImageWriter):
                 chunks = formats[(length - 1).bit_length()]
                 mode, uid, gid = inode.mode, inode.uid, inode.gid
                 if small:
-                    end = position + 36 + shape.size
+                    end = position + _COMPACT_FILE + shape.size
                     header = _pack_compact(_CHUNKED, shape.icount, mode, nlink, length, chunks, ino, uid, gid)
                 else:
-                    end = position + 68 + shape.size
+                    end = position + _EXTENDED_FILE + shape.size
                     seconds, rest = divmod(inode.mtime_ns, SECOND)
                     icount = shape.icount
                     header = _pack_extended(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from .inodes import Directory, Inode
 
-__all__ = ["count_links", "directories", "find", "owners", "path_of", "split_path", "walk"]
+__all__ = ["count_links", "directories", "find", "path_of", "split_path", "walk"]
 
 
 def walk(root: Directory) -> Iterator[tuple[bytes, Inode]]:
@@ -74,19 +74,3 @@ def count_links(root: Directory) -> dict[Inode, int]:
             else:
                 counts[child] = counts.get(child, 0) + 1
     return counts
-
-
-def owners(root: Directory) -> dict[Inode, tuple[Directory, bytes]]:
-    """Directory and name of every inode but the root: of a hard link, the first in the order of `walk`."""
-    found: dict[Inode, tuple[Directory, bytes]] = {}
-    open_directories = [(root, iter(sorted(root.children.items())))]
-    while open_directories:
-        directory, entries = open_directories[-1]
-        for name, inode in entries:
-            found.setdefault(inode, (directory, name))
-            if isinstance(inode, Directory):
-                open_directories.append((inode, iter(sorted(inode.children.items()))))
-                break
-        else:
-            open_directories.pop()
-    return found

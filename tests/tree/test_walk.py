@@ -6,7 +6,7 @@ import sys
 
 from composefs_async.tree import Directory, ExternalFile, InlineFile, Inode, Special
 from composefs_async.tree.inodes import make_xattrs, object_path
-from composefs_async.tree.walk import count_links, directories, find, owners, path_of, walk
+from composefs_async.tree.walk import count_links, directories, find, path_of, walk
 
 
 def directory(children: dict[bytes, Inode] | None = None) -> Directory:
@@ -40,8 +40,7 @@ def test_a_path_is_found_with_any_slashes_around_names() -> None:
     assert find(ROOT, b"/a/x") is None
 
 
-def test_the_first_name_in_sorted_order_owns_a_hard_link() -> None:
-    assert owners(ROOT)[FILE] == (ROOT, b"a")
+def test_an_inode_is_known_by_its_first_path() -> None:
     assert path_of(ROOT, FILE) == b"/a"
     assert path_of(INNER, ROOT) is None
 
@@ -53,7 +52,6 @@ def test_ten_thousand_levels_need_no_recursion() -> None:
         inner.children[b"d"] = inner = directory()
     assert sum(1 for _ in directories(root)) == depth + 1
     assert len(count_links(root)) == depth + 1
-    assert len(owners(root)) == depth
     assert path_of(root, inner) == b"/d" * depth
 
 
