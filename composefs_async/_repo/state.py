@@ -24,7 +24,7 @@ class RepoState:
 
     def __init__(self, path: str, fd: int, metadata: Metadata, *, secure: bool) -> None:
         self.path = path
-        self.fd = fd
+        self.fd: int = fd
         """The repository directory, which also carries the flock."""
         self.metadata = metadata
         self.secure = secure

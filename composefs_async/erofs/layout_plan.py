@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NoReturn
 
 from ..errors import ErofsError
@@ -34,6 +34,17 @@ class Listing:
 
     __slots__ = ("cuts", "directory", "index", "inodes", "names", "parent", "start", "subdirectories", "tail", "whole")
 
+    directory: Directory
+    parent: Listing
+    names: list[bytes]
+    inodes: list[Inode]
+    subdirectories: int
+    cuts: Sequence[int]
+    tail: int
+    index: int
+    start: int
+    whole: bool
+
     def __init__(self, directory: Directory, parent: Listing | None, children: dict[bytes, Inode]) -> None:
         self.directory = directory
         self.parent = self if parent is None else parent
@@ -53,6 +64,10 @@ class Plan:
     """The order of inodes; *listings* is in the same order."""
 
     __slots__ = ("inodes", "linked", "listings", "places")
+
+    listings: list[Listing]
+    inodes: list[Inode]
+    linked: dict[Inode, int]
 
     def __init__(self, listings: list[Listing], inodes: list[Inode], linked: dict[Inode, int]) -> None:
         self.listings = listings

@@ -99,6 +99,15 @@ class Shape:
 
     __slots__ = ("after", "before", "between", "example", "icount", "inline", "pairs", "shared", "size", "slots")
 
+    example: Inode
+    pairs: Pairs
+    slots: int
+    before: bytes
+    between: bytes
+    after: bytes
+    size: int
+    icount: int
+
     def __init__(self, example: Inode, pairs: Pairs, slots: int) -> None:
         self.example = example
         self.pairs = pairs
@@ -140,7 +149,7 @@ class Attributes:
         self._repeated = _repeated([file.digest for file in plain])
         self.ids: dict[bytes, tuple[bytes, bytes]] = {}
         """What fills the slots of a shape that shares them."""
-        self.shapes = self._shapes(inodes, special, odd)
+        self.shapes: list[Shape] = self._shapes(inodes, special, odd)
         self._tabulate()
 
     # -- which inodes have which shape
@@ -228,8 +237,8 @@ class Attributes:
         for digest in self._repeated:
             shared += self._overlay(digest)
         shared.sort(key=self._sort_key, reverse=not self._rules.by_index)
-        self.table = [_encode(pair, self._rules.lustre) for pair in shared]
-        self.table_size = sum(map(len, self.table))
+        self.table: list[bytes] = [_encode(pair, self._rules.lustre) for pair in shared]
+        self.table_size: int = sum(map(len, self.table))
         self._offsets = dict(zip(shared, accumulate(map(len, self.table), initial=0), strict=False))
         for shape in self._distinct():
             self._settle(shape)

@@ -56,6 +56,21 @@ class Header:
         "uid",
     )
 
+    nid: int
+    offset: int
+    mode: int
+    nlink: int
+    size: int
+    address: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    body: int
+    layout: int
+    kind: int
+    data: int
+    tail: int
+
     def __init__(self, image: bytes, superblock: Superblock, nid: int) -> None:
         self.nid = nid
         self.offset = offset = nid * SLOT
@@ -100,7 +115,7 @@ class Nodes:
         self.image = image
         self.superblock = superblock
         self.algorithm = algorithm
-        self.xattrs = XattrReader(image, superblock.xattr_base, superblock.has_filter, self.claim)
+        self.xattrs: XattrReader = XattrReader(image, superblock.xattr_base, superblock.has_filter, self.claim)
         self._claimed = 0
 
     def claim(self, size: int, offset: int) -> None:

@@ -18,7 +18,7 @@ from .format import BLOCK_SIZE, FILE_TYPES, FLAT_PLAIN, SLOT
 from .reader_directory import Listing, parse_listing
 from .reader_nodes import Header, Nodes
 from .reader_plain import PlainFiles
-from .reader_superblock import Image, parse_superblock, snapshot
+from .reader_superblock import Image, Superblock, parse_superblock, snapshot
 from .reader_xattrs import XattrSet
 
 __all__ = ["REGULAR_TYPE", "STUB_NAMES", "ImageWalk", "OpenDirectory"]
@@ -39,6 +39,11 @@ class OpenDirectory:
 
     __slots__ = ("depth", "header", "parent", "xattrs")
 
+    header: Header
+    xattrs: XattrSet
+    parent: int
+    depth: int
+
     def __init__(self, header: Header, xattrs: XattrSet, parent: int, depth: int) -> None:
         self.header, self.xattrs, self.parent, self.depth = header, xattrs, parent, depth
 
@@ -51,10 +56,10 @@ class ImageWalk(ABC):
     """
 
     def __init__(self, image: Image, algorithm: Algorithm | None, limit: int) -> None:
-        self.image = snapshot(image, limit)
-        self.superblock = parse_superblock(self.image)
-        self.nodes = Nodes(self.image, self.superblock, algorithm)
-        self.plain = PlainFiles(self.nodes)
+        self.image: bytes = snapshot(image, limit)
+        self.superblock: Superblock = parse_superblock(self.image)
+        self.nodes: Nodes = Nodes(self.image, self.superblock, algorithm)
+        self.plain: PlainFiles = PlainFiles(self.nodes)
         self.directories: dict[int, OpenDirectory] = {}
         self._waiting: deque[OpenDirectory] = deque()
         self.nlinks: dict[int, int] = {}

@@ -52,7 +52,7 @@ class ImageWriter(ABC):
         self.nids: list[int] = []
         self.filled: list[tuple[int, int]] = []
         """Index and number of data blocks of each inode that has any."""
-        self.inodes_end = 0
+        self.inodes_end: int = 0
 
     def pieces(self) -> Iterator[bytes]:
         """The image from its start to its end."""

@@ -217,7 +217,7 @@ class HeaderParser:
         self._pax: PaxRecords | None = None
         self._names: dict[bytes, bytes] = {}
         self._bytes = 0
-        self.pending = False
+        self.pending: bool = False
         """Extension headers wait for their member."""
 
     def parse(self, header: bytes, offset: int) -> Header:
