@@ -19,6 +19,7 @@ from .results import ImportStats
 
 __all__ = [
     "BytesRead",
+    "ImageMade",
     "ImageTagged",
     "ImportDone",
     "ImportStarted",
@@ -96,6 +97,18 @@ class LayerDone:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageMade:
+    """An EROFS image has been built from the layers, and has no name yet; it does not come if the image was there."""
+
+    version: int
+    """Of the layout, 0, 1 or 2."""
+    image_id: str
+    """In hexadecimal."""
+    size: int
+    """In bytes."""
+
+
+@dataclass(frozen=True, slots=True)
 class ManifestStored:
     """Layers, config and manifest are in place and durable."""
 
@@ -133,6 +146,7 @@ ProgressEvent: TypeAlias = (
     | ObjectsStored
     | LayerSkipped
     | LayerDone
+    | ImageMade
     | ManifestStored
     | ImageTagged
     | ImportDone

@@ -12,6 +12,7 @@ import pytest
 from composefs_async.oci.progress_stream import ProgressStream
 from composefs_async.progress import (
     BytesRead,
+    ImageMade,
     ImageTagged,
     ImportDone,
     ImportStarted,
@@ -61,6 +62,7 @@ EVENTS: list[tuple[ProgressEvent, dict[str, object], bool]] = [
     ),
     (LayerSkipped("sha256:a"), {"event": "layer-skipped", "diff_id": "sha256:a"}, False),
     (LayerDone("sha256:a", RESULT), {"event": "layer-done", "diff_id": "sha256:a", "stats": STATS}, False),
+    (ImageMade(1, "0a" * 32, 4096), {"event": "image-made", "version": 1, "image_id": "0a" * 32, "size": 4096}, False),
     (ManifestStored("sha256:m"), {"event": "manifest-stored", "digest": "sha256:m"}, False),
     (ImageTagged("t", "sha256:m"), {"event": "image-tagged", "tag": "t", "digest": "sha256:m"}, False),
     (ImportDone("sha256:m", RESULT), {"event": "import-done", "digest": "sha256:m", "stats": STATS}, False),

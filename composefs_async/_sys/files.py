@@ -139,9 +139,11 @@ class Tmpfile:
 
     def discard(self) -> None:
         """Close the descriptor, and remove the file if it has not got its name."""
-        if self._path is not None:
-            os.unlink(self._path)
-        os.close(self.fd)
+        try:
+            if self._path is not None:
+                os.unlink(self._path)
+        finally:
+            os.close(self.fd)
 
 
 # -- symbolic links ----------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """The command line ``composefs-async``; everything it does can be done with the public API.
 
-One module for each group of commands, imported when one of them is called, so that ``--help`` is quick.
+One module for each group of commands, imported when one of them is called, so that ``--help`` is quick.  A link
+called ``mkcomposefs`` or ``composefs-info`` to the program is that program.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
@@ -13,6 +15,17 @@ __all__ = ["main"]
 
 def main() -> NoReturn:
     """Run the command in `sys.argv` and leave with its exit code."""
-    from .app import run
+    arguments = sys.argv[1:]
+    match os.path.basename(sys.argv[0]):
+        case "mkcomposefs":
+            from .mkcomposefs import main as mkcomposefs
 
-    sys.exit(run(sys.argv[1:]))
+            sys.exit(mkcomposefs(arguments))
+        case "composefs-info":
+            from .composefs_info import main as composefs_info
+
+            sys.exit(composefs_info(arguments))
+        case _:
+            from .app import run
+
+            sys.exit(run(arguments))

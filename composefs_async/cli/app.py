@@ -1,24 +1,35 @@
-"""The root of the command line: global options, which module has which command, and errors."""
+"""The root of the command line: global options, which module has which command, and errors.
+
+Owns how a run ends: one line ``composefs-async: …`` on standard error and a code of `exit_codes`.  With
+COMPOSEFS_ASYNC_TRACEBACK set in the environment, errors come with their traceback instead.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
+from click.exceptions import NoSuchCommand
 
-from .context import Settings
-from .exit_codes import INTERRUPTED, TABLE, describe, exit_code
+from ..digest import Algorithm
+from .context import Settings, printable
+from .exit_codes import BROKEN_PIPE, INTERRUPTED, TABLE, USAGE, describe, exit_code, single
 
 __all__ = ["app", "run"]
 
+_NAME = "composefs-async"
+_COMPLETION = "_COMPOSEFS_ASYNC_COMPLETE"
+"""In the environment while a shell asks for completions (click, "Shell Completion")."""
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in TABLE)
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called; the help is told here."""
+    """A group whose commands are imported when they are called; *commands_in* has the module and help of each."""
 
     def __init__(self, *args: Any, commands_in: dict[str, tuple[str, str]], **options: Any) -> None:
         super().__init__(*args, **options)
@@ -33,6 +44,14 @@ class LazyGroup(click.Group):
         module, _ = self._commands_in[cmd_name]
         command: click.Command = getattr(importlib.import_module(f".{module}", __package__), cmd_name.replace("-", "_"))
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except NoSuchCommand as error:  # which knows no names to suggest
+            raise NoSuchCommand(error.command_name, possibilities=self._commands_in, ctx=ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -53,16 +72,33 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         "init": ("repository", "Create a repository."),
         "oci": ("app", "Images and layers in the form of OCI."),
         "cat": ("repository", "Print the content of a stream."),
+        "create-image": ("trees", "Store a directory and an image of it."),
+        "compute-id": ("trees", "Print the id that the image of a directory would have."),
+        "create-dumpfile": ("trees", "Print a directory as a dump file."),
+        "images": ("image_commands", "List the EROFS images that have a name."),
+        "import-image": ("image_commands", "Store an EROFS image from standard input."),
+        "image-objects": ("image_commands", "List the objects that an image refers to."),
+        "dump-files": ("image_commands", "Print files of an image as lines of a dump file."),
+        "ls": ("image_commands", "List a directory of an image."),
+        "diff": ("image_commands", "Print what is different in two images."),
+        "explain": ("image_commands", "Say why an image has not the digest it should have."),
+        "mount": ("mounts", "Mount an image."),
+        "umount": ("mounts", "Remove a mount."),
+        "mkcomposefs": ("mkcomposefs", "Make an image file as the C program of this name does."),
+        "composefs-info": ("composefs_info", "Look into image files as the C program of this name does."),
         "demo": ("demo", "Import an image made of this machine's files, and verify it."),
         "doctor": ("doctor", "What this directory, file system and kernel can do."),
     },
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.option("--repo", type=click.Path(), help="The repository's directory.")
+@click.option("--repo", type=click.Path(readable=False), help="The repository's directory.")
 @click.option("--user", is_flag=True, help="The repository of this user, ~/.var/lib/composefs.")
 @click.option("--system", is_flag=True, help="The repository of the system, /sysroot/composefs.")
-@click.option("--insecure", is_flag=True, help="Tolerate objects that fs-verity does not protect.")
+@click.option(
+    "--hash", "algorithm", type=click.Choice([known.value for known in Algorithm]), help="Refuse any other algorithm."
+)
+@click.option("--insecure", is_flag=True, hidden=True, help="Tolerate objects that fs-verity does not protect.")
 @click.option("--require-verity", is_flag=True, help="Refuse a repository that is insecure.")
 @click.option(
     "--loop",
@@ -76,7 +112,15 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 )
 @click.pass_context
 def app(
-    ctx: click.Context, repo: str | None, user: bool, system: bool, insecure: bool, require_verity: bool, loop: str
+    ctx: click.Context,
+    *,
+    repo: str | None,
+    user: bool,
+    system: bool,
+    algorithm: str | None,
+    insecure: bool,
+    require_verity: bool,
+    loop: str,
 ) -> None:
     """composefs repositories: content-addressed files, OCI layers, EROFS images.
 
@@ -84,13 +128,9 @@ def app(
     """
     if (repo is not None) + user + system > 1:
         raise click.UsageError("--repo, --user and --system exclude each other")
-    if user:
-        place: str | None = "user"
-    elif system or (repo is None and os.geteuid() == 0):
-        place = "system"
-    else:
-        place = "user" if repo is None else None
-    ctx.obj = Settings(repo, place, insecure, require_verity, loop)
+    place = "user" if user else "system" if system else None
+    wanted = Algorithm(algorithm) if algorithm else None
+    ctx.obj = Settings(repo, place, wanted, insecure, require_verity, loop)
 
 
 @click.command(
@@ -104,6 +144,9 @@ def app(
         "layer": ("layers", "Print a layer as the tar that it was."),
         "ls-layer": ("layers", "List the members of a layer."),
         "import-layer": ("layers", "Import a layer from standard input."),
+        "dump": ("oci_trees", "Print the tree of an image as a dump file."),
+        "compute-id": ("oci_trees", "Print the id of the EROFS image of an image."),
+        "mount": ("oci_trees", "Mount an image."),
     },
 )
 def oci() -> None:
@@ -112,33 +155,63 @@ def oci() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command; returns its exit code, and prints at most one line for an error."""
+    code = _guarded(lambda: _invoke(arguments))
+    # What is still in the buffer may meet a full disk or a closed pipe; at exit Python would only complain.
+    return _guarded(sys.stdout.flush if sys.stdout else lambda: None) or code
+
+
+def _invoke(arguments: list[str]) -> object:
+    if _COMPLETION in os.environ:
+        return app.main(arguments, prog_name=_NAME)
+    # Not `main`, which has its own idea of what a broken pipe means.
+    with app.make_context(_NAME, list(arguments)) as context:
+        return app.invoke(context)
+
+
+def _guarded(work: Callable[[], object]) -> int:
     try:
-        app.main(arguments, prog_name="composefs-async", standalone_mode=False)
-        sys.stdout.flush()
+        result = work()
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return USAGE
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else _NAME
+        text = error.format_message().rstrip(".")
+        return _failed(f"{text}{' See' if text.endswith('?') else '; see'} '{command} --help'", USAGE)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _failed(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("composefs-async: interrupted", err=True)
-        return INTERRUPTED
-    except Exception as error:
-        return _failed(error)
-    return 0
+        return _failed("interrupted", INTERRUPTED)
+    except BaseException as error:
+        return _explained(error)
+    return result if isinstance(result, int) else 0
 
 
-def _failed(error: BaseException) -> int:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED
-    code = exit_code(error)
-    if isinstance(error, BrokenPipeError):
-        # Python would try to flush once more at exit, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return code
-    if code == 1 and not isinstance(error, OSError) and os.environ.get("COMPOSEFS_ASYNC_TRACEBACK"):
+def _explained(error: BaseException) -> int:
+    first, more = single(error)
+    if os.environ.get("COMPOSEFS_ASYNC_TRACEBACK") or isinstance(first, SystemExit):
         raise error
-    click.echo(f"composefs-async: {describe(error)}", err=True)
+    code = exit_code(first)
+    if isinstance(first, OSError):
+        _drop_output()
+    if code == BROKEN_PIPE:
+        return code
+    if code == INTERRUPTED:
+        return _failed("interrupted", code)
+    return _failed(describe(first) + (f" (and {more} more)" if more else ""), code)
+
+
+def _failed(text: str, code: int) -> int:
+    with contextlib.suppress(OSError):
+        click.echo(f"{_NAME}: {printable(' '.join(text.split()))}", err=True)
     return code
+
+
+def _drop_output() -> None:
+    """Nobody gets what is still in the buffer of standard output: it could not be written, or is half of it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)

@@ -1,24 +1,34 @@
-"""What all commands share: the choice of repository and event loop, arguments with a syntax, and output."""
+"""What all commands share: the choice of repository and event loop, arguments with a syntax, and output.
+
+Everything that came from outside passes through `printable` or `print_json` on its way to a terminal: a tag, or
+the architecture in somebody's config, may contain escape sequences.
+"""
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
-from collections.abc import Awaitable, Callable
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..digest import check_content_digest
+from ..digest import Algorithm, check_content_digest
 from ..errors import FormatError
 
 if TYPE_CHECKING:
     from ..repository import Repository
 
-__all__ = ["ContentDigest", "Settings", "as_json", "print_json"]
+__all__ = ["ContentDigest", "Settings", "as_json", "print_bytes", "print_json", "printable"]
 
 T = TypeVar("T")
+
+_OUTPUT = "standard output"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +37,17 @@ class Settings:
 
     repo: str | None
     place: str | None
-    """``user`` or ``system``, if there is no path."""
+    """``user`` or ``system``, if that was asked for."""
+    algorithm: Algorithm | None
+    """Refuse a repository of any other."""
     insecure: bool
     require_verity: bool
     loop: str
+
+    @property
+    def chosen(self) -> bool:
+        """Whether an option says which repository."""
+        return self.repo is not None or self.place is not None
 
     def path(self) -> str:
         """Of the chosen repository, whether it is there or not."""
@@ -38,13 +55,14 @@ class Settings:
 
         if self.repo is not None:
             return self.repo
-        return opening.user_path() if self.place == "user" else opening.system_path()
+        place = self.place or ("system" if os.geteuid() == 0 else "user")
+        return opening.user_path() if place == "user" else opening.system_path()
 
     def open(self) -> Repository:
         """The chosen repository; the caller closes it."""
         from ..repository import Repository
 
-        repository = Repository.open_path(self.path())
+        repository = Repository.open_path(self.path(), algorithm=self.algorithm)
         try:
             if self.require_verity:
                 repository.require_verity()
@@ -87,4 +105,32 @@ def as_json(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Indented, as cfsctl has it.  What is not UTF-8 in a name becomes the escape of half a surrogate pair."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    print_bytes([text.encode(errors="backslashreplace")])
+
+
+def print_bytes(pieces: Iterable[bytes]) -> None:
+    """Write to standard output, byte for byte."""
+    if sys.stdout is None:  # as it is when the program was started with it closed
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), _OUTPUT)
+    out = sys.stdout.buffer
+    for piece in pieces:
+        with _writing():
+            out.write(piece)
+    with _writing():
+        out.flush()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = _OUTPUT
+        raise
+
+
+def printable(text: str) -> str:
+    """*text* for one line on a terminal: whatever is not printable as an escape of Python's."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

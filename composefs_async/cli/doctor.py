@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .context import Settings, as_json, print_json
+from .context import Settings, as_json, print_json, printable
 from .progress import size_text
 
 if TYPE_CHECKING:
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor"]
 
+_WORDS = {True: "yes", False: "no", None: "?"}
 _PACKAGES = ("composefs-async", "anyio", "uvloop", "trio", "zlib-ng", "backports.zstd", "click", "rich")
 
 
 @click.command
-@click.argument("path", type=click.Path(exists=True, file_okay=False), required=False)
+@click.argument("path", type=click.Path(exists=True, file_okay=False, readable=False), required=False)
 @as_json
 @click.pass_obj
 def doctor(settings: Settings, path: str | None, json_output: bool) -> None:
@@ -31,16 +32,17 @@ def doctor(settings: Settings, path: str | None, json_output: bool) -> None:
     from .. import _native
     from .._sys.probe import probe
 
-    place = path or _existing(settings.path() if settings.repo else os.curdir)
+    place = path or _existing(settings.path() if settings.chosen else os.curdir)
     found = probe(place)
     native: dict[str, Any] = {"backend": _native.BACKEND, "implementations": dict(_native.FEATURES)}
     versions = {"python": platform.python_version(), "kernel": os.uname().release} | _versions()
     if json_output:
         print_json({"filesystem": asdict(found), "native": native, "versions": versions, "cpus": os.cpu_count()})
         return
-    click.echo(f"{os.path.abspath(place)}:")
+    kind = f" ({found.kind})" if found.kind else ""
+    click.echo(f"{printable(os.path.abspath(place))}{kind}:")
     for good, name, meaning in _lines(found):
-        click.echo(f"  {'yes' if good else 'no ':4}{name:18}{meaning}")
+        click.echo(f"  {_WORDS[good]:4}{name:18}{meaning}")
     click.echo(f"  {size_text(found.free_bytes)} free, {found.free_inodes} free inodes")
     click.echo("digests:")
     click.echo(f"  {native['backend']} code on {os.cpu_count()} processor(s)")
@@ -59,29 +61,31 @@ def _existing(path: str) -> str:
     return path or os.curdir
 
 
-def _lines(found: Abilities) -> list[tuple[bool, str, str]]:
-    secure = "repositories can be secure" if found.verity else "only insecure repositories (--insecure)"
-    return [
-        (
-            not found.read_only,
-            "writable",
-            "the file system is mounted read-write" if not found.read_only else "mounted read-only",
+def _lines(found: Abilities) -> list[tuple[bool | None, str, str]]:
+    """Whether it is there, what it is called, and what that means."""
+    facts: dict[str, tuple[bool | None, str, str]] = {
+        "writable": (found.writable, "a repository can be made here", _why_not_writable(found)),
+        "O_TMPFILE": (found.tmpfile, "objects are written without a name", "objects are written under temporary names"),
+        "fs-verity": (
+            found.verity,
+            "repositories can be secure: the kernel guards every object",
+            "only insecure repositories (init --insecure); ext4 with its feature verity, btrfs and f2fs have it",
         ),
-        (
-            found.tmpfile,
-            "O_TMPFILE",
-            "objects are written without a name" if found.tmpfile else "under temporary names",
-        ),
-        (found.verity, "fs-verity", secure),
-        (found.reflink, "reflink", "files can share content with objects" if found.reflink else "content is copied"),
-        (found.erofs, "EROFS", "images can be mounted" if found.erofs else "images cannot be mounted here"),
-        (found.overlay, "overlayfs", "with files behind them" if found.overlay else "without files behind them"),
-        (
+        "reflink": (found.reflink, "files can share their content with objects", "content has to be copied"),
+        "EROFS": (found.erofs, "images can be mounted", "this kernel cannot mount images"),
+        "overlayfs": (found.overlay, "mounted images show the files behind them", "mounted images would be empty"),
+        "overlay verity": (
             found.overlay_verity,
-            "overlay verity",
-            "mounts can require fs-verity" if found.overlay_verity else "needs Linux 6.6",
+            "mounts can require fs-verity of every file",
+            "mounts cannot require fs-verity; that needs Linux 6.6",
         ),
-    ]
+    }
+    unknown = "cannot be tried where nothing can be written"
+    return [(good, name, {True: yes, False: no, None: unknown}[good]) for name, (good, yes, no) in facts.items()]
+
+
+def _why_not_writable(found: Abilities) -> str:
+    return "it is mounted read-only" if found.read_only else "no file can be made here"
 
 
 def _versions() -> dict[str, str]:

@@ -17,22 +17,24 @@ from ..errors import (
     TransportError,
 )
 
-__all__ = ["TABLE", "describe", "exit_code"]
+__all__ = ["BROKEN_PIPE", "INTERRUPTED", "TABLE", "USAGE", "describe", "exit_code", "single"]
 
 USAGE = 2
 INTERRUPTED = 130
-"""128 and the number of SIGINT."""
+"""128 and the number of SIGINT, as shells report a program that died of it."""
 BROKEN_PIPE = 141
-"""128 and the number of SIGPIPE: what the reader of our output has chosen not to see."""
+"""128 and the number of SIGPIPE: what a shell reports for ``cat FILE | head -1``; nothing is printed."""
 
+_READ_ONLY = 7
+# The first class that fits counts, so the more special ones come first.
 _BY_ERROR: list[tuple[type[BaseException], int, str]] = [
-    (InvalidNameError, USAGE, "wrong arguments, names or digests"),
+    (InvalidNameError, USAGE, "wrong arguments, or a name or digest that cannot be"),
     (NotFoundError, 3, "an object, stream, image or tag is not there"),
     (IntegrityError, 4, "content is not what its digest says, or is not protected"),
     (FormatError, 5, "a layer, document, stream or image is malformed"),
-    (ReadOnlyRepositoryError, 7, "the repository cannot be written"),
+    (ReadOnlyRepositoryError, _READ_ONLY, "the repository cannot be written"),
     (RepositoryInUseError, 8, "the repository is in use"),
-    (RepositoryError, 6, "there is no repository, or not one that can be used"),
+    (RepositoryError, 6, "there is no repository, or none that can be used"),
     (TransportError, 9, "content could not be fetched"),
     (MountError, 10, "the kernel refused a mount"),
 ]
@@ -40,7 +42,7 @@ _BY_ERROR: list[tuple[type[BaseException], int, str]] = [
 TABLE: list[tuple[int, str]] = sorted(
     [
         (0, "success"),
-        (1, "any other error, such as a full disk"),
+        (1, "any other error, such as a full disk or a missing permission"),
         *((code, meaning) for _, code, meaning in _BY_ERROR),
         (INTERRUPTED, "interrupted"),
         (BROKEN_PIPE, "the reader of the output has gone"),
@@ -49,18 +51,35 @@ TABLE: list[tuple[int, str]] = sorted(
 
 
 def exit_code(error: BaseException) -> int:
-    """The code for *error*."""
+    """The code for *error*, which is no group."""
+    for kind, code, _ in _BY_ERROR:
+        if isinstance(error, kind):
+            return code
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return 7
-    return next((code for kind, code, _ in _BY_ERROR if isinstance(error, kind)), 1)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return _READ_ONLY if isinstance(error, OSError) and error.errno == errno.EROFS else 1
 
 
 def describe(error: BaseException) -> str:
-    """One line for people."""
+    """What to tell people, in a sentence."""
     if isinstance(error, OSError) and not isinstance(error, ComposefsError) and error.strerror:
-        what = f"{error.filename}: " if error.filename else ""
-        return f"{what}{error.strerror}"
-    text = str(error) or type(error).__name__
-    return " ".join(text.split("\n"))
+        what = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
+        return f"{what}: {error.strerror}" if what else error.strerror
+    if isinstance(error, ComposefsError):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def single(error: BaseException) -> tuple[BaseException, int]:
+    """The first error that is no group, and how many more there are beside it."""
+    found: list[BaseException] = []
+    pending = [error]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, BaseExceptionGroup):
+            pending.extend(reversed(current.exceptions))
+        else:
+            found.append(current)
+    return found[0], len(found) - 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .context import ContentDigest, Settings, as_json, print_json
+from .context import ContentDigest, Settings, as_json, print_bytes, print_json, printable
 
 if TYPE_CHECKING:
     from ..oci.catalogue import ImageSummary
@@ -19,7 +19,7 @@ __all__ = ["images", "inspect", "tag", "untag"]
 @as_json
 @click.pass_obj
 def images(settings: Settings, json_output: bool) -> None:
-    """List the images, by tag."""
+    """List the images, by tag; one that cannot be read is in the list, and why on standard error."""
     from ..oci import catalogue
 
     with settings.open() as repo:
@@ -34,19 +34,34 @@ def images(settings: Settings, json_output: bool) -> None:
 
 
 def _table(found: list[ImageSummary]) -> None:
-    rows = [("NAME", "DIGEST", "ARCH", "LAYERS", "REFS")]
+    from rich.cells import cell_len
+
+    rows = [("NAME", "DIGEST", "ARCH", "LAYERS", "REFS"), *map(_row, found)]
+    widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
+
+    def ruler(left: str, line: str, middle: str, right: str) -> str:
+        return left + middle.join(line * (width + 2) for width in widths) + right
+
+    lines = [
+        "│"
+        + "┆".join(f" {cell}{' ' * (width - cell_len(cell))} " for cell, width in zip(row, widths, strict=True))
+        + "│"
+        for row in rows
+    ]
+    # The form of cfsctl's table.
+    click.echo("\n".join((ruler("┌", "─", "┬", "┐"), lines[0], ruler("╞", "═", "╪", "╡"))))
+    click.echo(f"\n{ruler('├', '╌', '┼', '┤')}\n".join(lines[1:]))
+    click.echo(ruler("└", "─", "┴", "┘"))
     for image in found:
-        digest = image.manifest_digest.partition(":")[2][:12]
-        architecture = image.architecture or "artifact"
         if image.error:
-            architecture = "broken"
-        rows.append((image.name, digest, architecture, str(image.layer_count), str(image.referrer_count)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    for image in found:
-        if image.error:
-            click.echo(f"{image.name}: {image.error}", err=True)
+            click.echo(f"composefs-async: {printable(f'{image.name}: {image.error}')}", err=True)
+
+
+def _row(image: ImageSummary) -> tuple[str, ...]:
+    digest = image.manifest_digest.partition(":")[2][:12]
+    architecture = "broken" if image.error else image.architecture or "artifact"
+    layers = "" if image.error else str(image.layer_count)
+    return (printable(image.name), digest, printable(architecture), layers, str(image.referrer_count))
 
 
 @click.command
@@ -64,15 +79,15 @@ def inspect(settings: Settings, name: str, what: str | None) -> None:
         version = repo.metadata.formats.default
         referrers = catalogue.referrers(repo, image.manifest.digest)
     if what == "manifest":
-        click.echo(image.manifest.raw)
+        print_bytes([image.manifest.raw, b"\n"])
     elif what == "config":
-        click.echo(image.config_raw)
+        print_bytes([image.config_raw, b"\n"])
     else:
         erofs, boot = image.image(version), image.boot_image(version)
         print_json(
             {
-                "manifest": image.manifest.raw.decode(errors="surrogateescape"),
-                "config": image.config_raw.decode(errors="surrogateescape"),
+                "manifest": image.manifest.raw.decode(errors="replace"),
+                "config": image.config_raw.decode(errors="replace"),
                 "referrers": [{"digest": digest} for digest in referrers],
                 "composefs_erofs": erofs.hex() if erofs else None,
                 "composefs_boot_erofs": boot.hex() if boot else None,
@@ -90,7 +105,7 @@ def tag(settings: Settings, manifest_digest: str, name: str) -> None:
 
     with settings.open() as repo:
         catalogue.tag(repo, manifest_digest, name)
-    click.echo(f"Tagged {manifest_digest} as {name}")
+    click.echo(f"Tagged {manifest_digest} as {printable(name)}")
 
 
 @click.command
@@ -102,4 +117,4 @@ def untag(settings: Settings, name: str) -> None:
 
     with settings.open() as repo:
         catalogue.untag(repo, name)
-    click.echo(f"Removed tag {name}")
+    click.echo(f"Removed tag {printable(name)}")

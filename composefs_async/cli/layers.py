@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
 import stat
 import sys
+from collections.abc import AsyncIterator
 from functools import partial
+from io import UnsupportedOperation
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..digest import ObjectId
-from .context import ContentDigest, Settings, as_json, print_json
+from .context import ContentDigest, Settings, as_json, print_bytes, print_json
 from .progress import progress_option, showing
 from .pull import limit_options, limits_of
 
 if TYPE_CHECKING:
+    from ..oci import ByteSource
     from ..oci.tarentries import TarEntry
     from ..repository import Repository
-    from ..tree import Inode
 
 __all__ = ["import_layer", "layer", "ls_layer"]
+
+_PIECE = 1 << 18
 
 
 @click.command
@@ -35,7 +39,7 @@ def layer(settings: Settings, diff_id: str, dumpfile: bool, json_output: bool) -
         raise click.UsageError("--dumpfile and --json exclude each other")
     with settings.open() as repo:
         if dumpfile:
-            _list(repo, diff_id)
+            _print_lines(repo, diff_id)
         elif json_output:
             _describe(repo, diff_id)
         else:
@@ -43,20 +47,17 @@ def layer(settings: Settings, diff_id: str, dumpfile: bool, json_output: bool) -
 
 
 def _print_tar(repo: Repository, diff_id: str) -> None:
-    from ..errors import DigestMismatchError
-    from ..oci.names import layer_stream
+    from ..oci import catalogue
 
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         raise click.UsageError("a tar is not for a terminal; redirect it, or use --json or --dumpfile")
-    algorithm = diff_id.partition(":")[0]
-    hasher = hashlib.new(algorithm) if algorithm in ("sha256", "sha384", "sha512") else None
-    for piece in repo.merge_splitstream(layer_stream(diff_id)):
-        if hasher:
-            hasher.update(piece)
-        sys.stdout.buffer.write(piece)
-    sys.stdout.buffer.flush()
-    if hasher and (found := f"{algorithm}:{hasher.hexdigest()}") != diff_id:
-        raise DigestMismatchError(f"layer {diff_id}", diff_id, found)
+    print_bytes(catalogue.layer_content(repo, diff_id))
+
+
+def _print_lines(repo: Repository, diff_id: str) -> None:
+    from ..oci import catalogue
+
+    print_bytes(catalogue.layer_dump(repo, diff_id))
 
 
 def _describe(repo: Repository, diff_id: str) -> None:
@@ -88,58 +89,28 @@ def ls_layer(settings: Settings, diff_id: str, json_output: bool) -> None:
         if json_output:
             _list_json(repo, diff_id)
         else:
-            _list(repo, diff_id)
-
-
-def _list(repo: Repository, diff_id: str) -> None:
-    from ..oci import catalogue
-    from ..oci.tarheader import EntryType
-    from ..tree.dumpwriter import format_entry, format_link
-
-    for entry in catalogue.layer_entries(repo, diff_id):
-        if entry.type is EntryType.HARDLINK:
-            line = format_link(b"/" + entry.path, b"/" + entry.link)
-        else:
-            line = format_entry(b"/" + entry.path, _inode(entry), 1)
-        sys.stdout.buffer.write(line)
-    sys.stdout.buffer.flush()
-
-
-def _inode(entry: TarEntry) -> Inode:
-    from ..tree import Directory, ExternalFile, InlineFile, Special, Symlink
-
-    mode = entry.type | entry.mode
-    common = (mode, 1, entry.uid, entry.gid, entry.mtime_ns, entry.xattrs)
-    if stat.S_ISDIR(mode):
-        return Directory(*common)
-    if stat.S_ISLNK(mode):
-        return Symlink(*common, entry.link)
-    if isinstance(entry.content, ObjectId):
-        return ExternalFile(*common, entry.size, bytes(entry.content))
-    if stat.S_ISREG(mode):
-        return InlineFile(*common, entry.content or b"")
-    return Special(*common, entry.rdev)
+            _print_lines(repo, diff_id)
 
 
 def _list_json(repo: Repository, diff_id: str) -> None:
     from ..oci import catalogue
 
-    print_json(
-        [
-            {
-                "path": "/" + os.fsdecode(entry.path),
-                "type": entry.type.name.lower(),
-                "mode": f"{entry.mode:04o}",
-                "uid": entry.uid,
-                "gid": entry.gid,
-                "size": entry.size,
-                "mtime": entry.mtime_ns / 1e9,
-                "link": os.fsdecode(entry.link) or None,
-                "object": entry.content.hex() if isinstance(entry.content, ObjectId) else None,
-            }
-            for entry in catalogue.layer_entries(repo, diff_id)
-        ]
-    )
+    print_json([_members(entry) for entry in catalogue.layer_entries(repo, diff_id)])
+
+
+def _members(entry: TarEntry) -> dict[str, Any]:
+    content = entry.content
+    return {
+        "path": "/" + os.fsdecode(entry.path),
+        "type": entry.type.name.lower(),
+        "mode": f"{entry.mode:04o}",
+        "uid": entry.uid,
+        "gid": entry.gid,
+        "size": entry.size,
+        "mtime_ns": entry.mtime_ns,
+        "link": os.fsdecode(entry.link) or None,
+        "object": content.hex() if isinstance(content, ObjectId) else None,
+    }
 
 
 @click.command
@@ -158,13 +129,19 @@ def import_layer(
     """
     from .. import oci
 
+    if sys.stdin is None:
+        raise click.UsageError("there is no layer on standard input, which is closed")
     if sys.stdin.isatty():
-        raise click.UsageError("there is no tar on standard input")
-    fd = sys.stdin.fileno()
-    source = oci.LocalBlob(fd, os.fstat(fd).st_size, "standard input")
+        raise click.UsageError("there is no layer on standard input, but a terminal")
     with settings.open() as repo, showing(progress) as show:
         work = partial(
-            oci.import_layer, repo, diff_id, source, reference=name, progress=show, limits=limits_of(**limits)
+            oci.import_layer,
+            repo,
+            diff_id,
+            _standard_input(),
+            reference=name,
+            progress=show,
+            limits=limits_of(**limits),
         )
         result = settings.run(work)
     if json_output:
@@ -172,3 +149,40 @@ def import_layer(
         print_json({"diffId": diff_id, "verity": result.stream_id.hex(), "present": result.present, "stats": stats})
     else:
         click.echo(result.stream_id.text)
+
+
+def _standard_input() -> ByteSource:
+    from .. import oci
+
+    try:
+        fd = sys.stdin.fileno()
+    except UnsupportedOperation:
+        return _replaced_input()
+    status = os.fstat(fd)
+    if stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode):
+        return _Pipe(fd)
+    rest = status.st_size - os.lseek(fd, 0, os.SEEK_CUR) if stat.S_ISREG(status.st_mode) else 0
+    return oci.LocalBlob(fd, max(rest, 0), "standard input")
+
+
+async def _replaced_input() -> AsyncIterator[bytes]:
+    """Of a command that runs inside another program, which has put something else there."""
+    from anyio import to_thread
+
+    while piece := await to_thread.run_sync(sys.stdin.buffer.read, _PIECE):
+        yield piece
+
+
+class _Pipe:
+    """A pipe or socket as a source.  No thread waits for it, since none could be interrupted while it does."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    async def read(self, size: int, /) -> bytes:
+        from anyio import wait_readable
+
+        while True:
+            await wait_readable(self._fd)
+            with contextlib.suppress(BlockingIOError):  # somebody else reads it too
+                return os.read(self._fd, size)

@@ -1,8 +1,12 @@
-"""Shows progress on standard error: bars on a terminal, plain lines elsewhere, or a line of JSON for each event."""
+"""Shows progress on standard error, so that standard output has the result alone and can be parsed.
+
+Bars on a terminal, plain lines elsewhere; or a line of JSON for each event, in the form of `composefs_async.progress`.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +26,7 @@ from ..progress import (
     ProgressEvent,
     to_json,
 )
+from .context import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -47,7 +52,7 @@ def progress_option(function: Any) -> Any:
 def showing(kind: str) -> Iterator[ProgressCallback]:
     """A callback that shows events in the way *kind* asks for, until the end of the block."""
     if kind == "auto":
-        kind = "bars" if sys.stderr.isatty() else "plain"
+        kind = "bars" if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else "plain"
     if kind == "bars":
         with _bars() as callback:
             yield callback
@@ -66,7 +71,8 @@ def _json(event: ProgressEvent) -> None:
 def _plain(event: ProgressEvent) -> None:
     match event:
         case ImportStarted(reference, _, layers, total):
-            click.echo(f"{reference}: {layers} layer(s), {size_text(total)}", err=True)
+            number = "1 layer" if layers == 1 else f"{layers} layers"
+            click.echo(f"{printable(reference)}: {number}, {size_text(total)}", err=True)
         case LayerSkipped(diff_id):
             click.echo(f"{diff_id[:_SHORT]}: present", err=True)
         case LayerDone(diff_id, stats):
@@ -76,9 +82,9 @@ def _plain(event: ProgressEvent) -> None:
                 err=True,
             )
         case ImageTagged(tag, _):
-            click.echo(f"tagged {tag}", err=True)
+            click.echo(f"tagged {printable(tag)}", err=True)
         case Message(text):
-            click.echo(text, err=True)
+            click.echo(printable(text), err=True)
         case _:
             pass
 
@@ -109,16 +115,16 @@ class _Bars:
             case LayerSkipped(diff_id):
                 self._progress.console.print(f"{diff_id[:_SHORT]} present", highlight=False)
             case Message(text):
-                self._progress.console.print(text, highlight=False, markup=False)
+                self._progress.console.print(printable(text), highlight=False, markup=False)
             case _:
                 pass
 
 
 def size_text(size: int) -> str:
-    """A size in bytes for people: ``12.3 MiB``."""
+    """A size in bytes for people: ``12.30 MiB``, as cfsctl prints it."""
     amount = float(size)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if amount < 1024 or unit == "GiB":
             break
         amount /= 1024
-    return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"
+    return f"{size} B" if unit == "B" else f"{amount:.2f} {unit}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .context import Settings, as_json, print_json
+from .context import Settings, as_json, print_json, printable
 from .progress import progress_option, showing, size_text
 
 if TYPE_CHECKING:
@@ -27,6 +27,22 @@ class PlatformType(click.ParamType[Any]):
             return parse_platform(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class ImageReference(click.ParamType[str]):
+    """``oci:DIR[:TAG]`` or ``oci:DIR@DIGEST``."""
+
+    name = "image"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from ..errors import OciError
+        from ..oci.names import parse_layout_reference
+
+        try:
+            parse_layout_reference(str(value))
+        except OciError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
 
 
 def limit_options(function: Any) -> Any:
@@ -60,7 +76,7 @@ def stats_text(stats: ImportStats) -> str:
 
 
 @click.command
-@click.argument("image")
+@click.argument("image", type=ImageReference())
 @click.argument("name", required=False)
 @click.option("--platform", type=PlatformType(), help="OS/ARCH[/VARIANT] to take, if it is not this machine's.")
 @limit_options
@@ -98,5 +114,5 @@ def pull(
     click.echo(f"manifest {result.manifest_digest}")
     click.echo(f"config   {result.config_digest}")
     click.echo(f"verity   {result.manifest_id.hex()}")
-    click.echo(f"tagged   {result.tag}")
+    click.echo(f"tagged   {printable(result.tag)}")
     click.echo(f"objects  {stats_text(result.stats)}")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 import click
 
 from ..digest import Algorithm
-from .context import Settings, as_json, print_json
+from .context import Settings, as_json, print_bytes, print_json
 
 __all__ = ["cat", "init"]
 
@@ -27,12 +26,11 @@ class AlgorithmType(click.ParamType[Algorithm]):
 
 
 @click.command
-@click.argument("path", type=click.Path(), required=False)
+@click.argument("path", type=click.Path(readable=False), required=False)
 @click.option(
     "--algorithm",
     type=AlgorithmType(),
-    default="fsverity-sha512-12",
-    show_default=True,
+    show_default="fsverity-sha512-12",
     help="How objects are named: fsverity-sha512-12 or fsverity-sha256-12.",
 )
 @click.option(
@@ -45,7 +43,7 @@ class AlgorithmType(click.ParamType[Algorithm]):
 def init(
     settings: Settings,
     path: str | None,
-    algorithm: Algorithm,
+    algorithm: Algorithm | None,
     erofs_version: int,
     insecure: bool,
     ensure: bool,
@@ -54,6 +52,11 @@ def init(
     """Create a repository at PATH, or where --repo, --user or --system say."""
     from ..repository import Repository
 
+    if algorithm and settings.algorithm not in (None, algorithm):
+        raise click.UsageError("--algorithm and --hash contradict each other")
+    if path is not None and settings.chosen:
+        raise click.UsageError("PATH excludes --repo, --user and --system")
+    algorithm = algorithm or settings.algorithm or Algorithm.SHA512
     place = path or settings.path()
     parent = os.path.dirname(os.path.abspath(place))
     os.makedirs(parent, exist_ok=True)
@@ -79,6 +82,4 @@ def init(
 def cat(settings: Settings, name: str) -> None:
     """Print the content of the stream NAME (or refs/…) as it came in."""
     with settings.open() as repo:
-        for piece in repo.merge_splitstream(name):
-            sys.stdout.buffer.write(piece)
-        sys.stdout.buffer.flush()
+        print_bytes(repo.merge_splitstream(name))

@@ -16,7 +16,14 @@ from functools import partial
 from .._aio.bulk import iterate
 from .._aio.hops import hop
 from ..digest import ObjectId, check_content_digest
-from ..errors import ComposefsError, DigestMismatchError, OciError, StreamNotFoundError
+from ..errors import (
+    ComposefsError,
+    DigestMismatchError,
+    FormatError,
+    InvalidNameError,
+    OciError,
+    StreamNotFoundError,
+)
 from ..repository import Repository
 from ..splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
@@ -176,6 +183,7 @@ def open_image(repo: Repository, name: str) -> OciImage:
 
     Raises:
         StreamNotFoundError: there is none.
+        InvalidNameError: it can be neither.
         DigestMismatchError, OciError, SplitstreamError: it is damaged.
     """
     digest = _manifest_digest(repo, name)
@@ -209,15 +217,22 @@ async def open_image_async(repo: Repository, name: str) -> OciImage:
 
 def _manifest_digest(repo: Repository, name: str) -> str:
     if name.startswith("@"):
-        return check_content_digest(name[1:])
+        return _digest(name, name[1:])
     wanted = tag_reference(name).removeprefix(f"{TAGS}/")
     stream = dict(repo.named_streams(TAGS)).get(wanted)
     digest = digest_of_manifest_stream(stream) if stream else None
     if digest is None and name.partition(":")[0] in ("sha256", "sha384", "sha512"):
-        digest = check_content_digest(name)
+        digest = _digest(name, name)
     if digest is None:
         raise StreamNotFoundError(name)
     return digest
+
+
+def _digest(name: str, digest: str) -> str:
+    try:
+        return check_content_digest(digest)
+    except FormatError:
+        raise InvalidNameError(name, "it is no content digest") from None
 
 
 def _document(

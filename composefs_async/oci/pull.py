@@ -1,4 +1,4 @@
-"""A whole image into the repository: layers in parallel, then config and manifest, then all names at once.
+"""A whole image into the repository: layers in parallel, then its EROFS images, config and manifest, then all names.
 
 Nothing has a name before everything has been verified and flushed, so an import that fails or is killed
 leaves unreferenced objects and nothing else.
@@ -12,13 +12,10 @@ from dataclasses import dataclass
 from anyio import create_task_group
 
 from .._aio.groups import single_error
-from .._aio.hops import hop, resources
-from .._repo import names, objects, streams
-from .._repo.names import Link
-from .._repo.state import RepoState
+from .._aio.hops import hop, resources, write_hop
 from ..digest import ObjectId
-from ..errors import ComposefsError
 from ..progress import (
+    ImageMade,
     ImageTagged,
     ImportDone,
     ImportStarted,
@@ -29,20 +26,11 @@ from ..progress import (
 )
 from ..repository import Repository
 from ..results import ImportStats
-from ..splitstream import OCI_CONFIG, OCI_MANIFEST, SplitstreamWriter
 from .documents import ImageLayer
+from .images import Documents, find_images, make_missing, publish
 from .layers import ImportRun, LayerResult, find_layer, store_blob, store_layer
 from .limits import Limits
-from .names import (
-    IMAGE_REFS,
-    check_tag,
-    config_ref,
-    config_stream,
-    layer_stream,
-    manifest_stream,
-    parse_layout_reference,
-    tag_reference,
-)
+from .names import check_tag, image_ref, parse_layout_reference
 from .platforms import Platform
 from .sources.base import ImageSource, ResolvedImage
 from .sources.layout import OciLayoutSource
@@ -63,6 +51,8 @@ class PullResult:
     """Of the manifest's stream."""
     config_digest: str
     config_id: ObjectId
+    image_id: ObjectId | None
+    """Of the EROFS image in the repository's default layout; None for an artifact, or if none was made."""
     tag: str
     stats: ImportStats
     """Of all layers together."""
@@ -76,6 +66,7 @@ async def pull(
     *,
     tag: str | None = None,
     platform: Platform | None = None,
+    make_images: bool = True,
     progress: ProgressCallback | None = None,
     limits: Limits | None = None,
 ) -> PullResult:
@@ -88,11 +79,14 @@ async def pull(
     Args:
         tag: the image's name in the repository; *reference* if not given.
         platform: to take from an image of several; this machine's if not given.
+        make_images: build the EROFS images that the repository wants, unless they are there.  Without them the
+            image cannot be mounted, but an image that EROFS cannot hold can be kept.
         progress: hears of every step, on the event loop.  What it raises ends the import; the image is in
             place if that happens at `ManifestStored` or later.
 
     Raises:
         OciError, TransportError, DigestMismatchError, TarError, CompressionError, InvalidNameError
+        ErofsError: no EROFS image can hold the tree: it has a name of more than 255 bytes, for example.
         ReadOnlyRepositoryError
     """
     tag = check_tag(reference if tag is None else tag)
@@ -100,7 +94,7 @@ async def pull(
     async with ImportRun.begin(repo, progress, limits) as run:
         source = OciLayoutSource(place.directory, document_limit=run.limits.document_size)
         image = await source.resolve(tag=place.tag, digest=place.digest, platform=platform)
-        return await _Pull(run, source, image).run(tag)
+        return await _Pull(run, source, image).run(tag, make_images)
 
 
 class _Pull:
@@ -108,17 +102,34 @@ class _Pull:
         self._run, self._source, self._image = run, source, image
         self._state, self._report = run.state, run.report
 
-    async def run(self, tag: str) -> PullResult:
+    async def run(self, tag: str, make_images: bool) -> PullResult:
         manifest = self._image.manifest
         total = sum(layer.descriptor.size for layer in self._image.layers)
         self._report(ImportStarted(self._image.reference, manifest.digest, len(self._image.layers), total))
         layers = await self._layers()
-        config_id, manifest_id = await hop(self._publish, layers, tag)
+        images = await self._images(layers, make_images)
+        documents = Documents(
+            manifest.digest,
+            manifest.raw,
+            manifest.config.digest,
+            self._image.config_raw,
+            tuple((layer.diff_id, layer.stream_id) for layer in layers),
+        )
+        config_id, manifest_id = await hop(publish, self._state, documents, images, tag)
         self._report(ManifestStored(manifest.digest))
         self._report(ImageTagged(tag, manifest.digest))
         stats = sum((layer.stats for layer in {layer.diff_id: layer for layer in layers}.values()), ImportStats())
         self._report(ImportDone(manifest.digest, stats))
-        return PullResult(manifest.digest, manifest_id, manifest.config.digest, config_id, tag, stats, tuple(layers))
+        return PullResult(
+            manifest.digest,
+            manifest_id,
+            manifest.config.digest,
+            config_id,
+            images.get(image_ref(self._state.metadata.formats.default)),
+            tag,
+            stats,
+            tuple(layers),
+        )
 
     # -- layers --------------------------------------------------------------------------------
 
@@ -160,51 +171,16 @@ class _Pull:
             )
             return await store_layer(self._run, layer.name, unpacker, descriptor.size)
 
-    # -- documents and names, in a worker thread -----------------------------------------------
+    # -- images --------------------------------------------------------------------------------
 
-    def _publish(self, layers: Sequence[LayerResult], tag: str) -> tuple[ObjectId, ObjectId]:
-        manifest, state = self._image.manifest, self._state
-        refs = [(layer.diff_id, layer.stream_id) for layer in layers]
-        config_name, manifest_name = config_stream(manifest.config.digest), manifest_stream(manifest.digest)
-        config_id = _document(state, config_name, OCI_CONFIG, self._image.config_raw, refs)
-        manifest_refs = [(config_ref(manifest.config.digest), config_id), *refs]
-        manifest_id = _document(state, manifest_name, OCI_MANIFEST, manifest.raw, manifest_refs)
-        links = [Link.to_object("streams", layer_stream(name), stream_id) for name, stream_id in dict(refs).items()]
-        links.append(Link.to_object("streams", config_name, config_id))
-        links.append(Link.to_object("streams", manifest_name, manifest_id))
-        links.append(Link.reference("streams", tag_reference(tag), manifest_name))
-        if any(names.target_of(state, link.path) != link.target for link in links):
-            names.publish(state, links)
-        return config_id, manifest_id
-
-
-def _document(
-    state: RepoState, name: str, content_type: int, payload: bytes, refs: list[tuple[str, ObjectId]]
-) -> ObjectId:
-    """Store the stream of a config or manifest, unless an equal one has that name; publishes nothing.
-
-    References to images that the present stream has are kept: other tools may have made them.
-    """
-    present = streams.has_stream(state, name)
-    if present is not None:
-        found = _named_refs(state, present)
-        if found is not None:
-            refs = [*refs, *((key, found[key]) for key in sorted(found.keys() & IMAGE_REFS))]
-            if found == dict(refs):
-                return present
-    writer = SplitstreamWriter(state.algorithm, content_type)
-    for key, stream_id in refs:
-        writer.add_named_stream_ref(key, stream_id)
-    stored = objects.ensure_object(state, payload)
-    writer.write_reference(stored.id)
-    writer.add_external_size(stored.size)
-    return objects.ensure_object(state, writer.done()).id
-
-
-def _named_refs(state: RepoState, stream_id: ObjectId) -> dict[str, ObjectId] | None:
-    """None if the stream is damaged, so that it is written again."""
-    try:
-        with streams.open_stream(state, "", stream_id) as reader:
-            return dict(reader.named_refs)
-    except ComposefsError:
-        return None
+    async def _images(self, layers: Sequence[LayerResult], make: bool) -> dict[str, ObjectId]:
+        """EROFS images by the name of their reference; makes those that are missing, or just finds them."""
+        if self._image.config is None:
+            return {}
+        found = await hop(find_images, self._state, self._image.manifest.config.digest)
+        if make:
+            refs = [(layer.diff_id, layer.stream_id) for layer in layers]
+            for made in await write_hop(self._state, make_missing, self._state, refs, found):
+                found[image_ref(made.version)] = made.id
+                self._report(ImageMade(made.version, made.id.hex(), made.size))
+        return found

@@ -294,7 +294,7 @@ async def test_tag_cannot_leave_its_directory(tag: str, case: Case) -> None:
     case.add(case.writer.add_layer(GOOD))
     await pull(case.repo, f"oci:{case.image}", tag=tag, platform=PLATFORM)
     assert len(os.listdir(case.path / "repo/streams/refs/oci")) == 1
-    assert sorted(os.listdir(case.path / "repo")) == ["meta.json", "objects", "streams"]
+    assert sorted(os.listdir(case.path / "repo")) == ["images", "meta.json", "objects", "streams"]
     assert sorted(os.listdir(case.path)) == ["image", "repo"]
 
 

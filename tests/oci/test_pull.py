@@ -19,11 +19,12 @@ from composefs_async.oci.layer_archive import WrittenLayer
 from composefs_async.oci.layers import import_layer
 from composefs_async.oci.layout_writer import OciLayoutWriter
 from composefs_async.oci.limits import Limits
-from composefs_async.oci.names import config_ref
+from composefs_async.oci.names import IMAGE_V1_REF, config_ref
 from composefs_async.oci.platforms import Platform
 from composefs_async.oci.pull import PullResult, pull
 from composefs_async.oci.sources import OciLayoutSource
 from composefs_async.progress import (
+    ImageMade,
     ImageTagged,
     ImportDone,
     ImportStarted,
@@ -123,8 +124,13 @@ async def test_image_is_published_whole(algorithm: Algorithm, image: Image, tmp_
         config, manifest = f"oci-config-{result.config_digest}", f"oci-manifest-{result.manifest_digest}"
 
         def check() -> None:
+            assert result.image_id is not None
             assert links(tmp_path / "repo") == sorted(
-                ["streams/refs/oci/name%2Fof:it", *(f"streams/{name}" for name in [*names, config, manifest])]
+                [
+                    f"images/{result.image_id}",
+                    "streams/refs/oci/name%2Fof:it",
+                    *(f"streams/{name}" for name in [*names, config, manifest]),
+                ]
             )
             for name, layer in zip(names, layers, strict=True):
                 merged = b"".join(repo.merge_splitstream(name, content_type=OCI_LAYER))
@@ -133,7 +139,7 @@ async def test_image_is_published_whole(algorithm: Algorithm, image: Image, tmp_
                 assert sha256_content_digest(b"".join(repo.merge_splitstream(name))) == digest
             with repo.open_stream(config) as reader:
                 refs = {layer.diff_id: layer.stream_id for layer in result.layers}
-                assert dict(reader.named_refs) == refs
+                assert dict(reader.named_refs) == refs | {IMAGE_V1_REF: result.image_id}
             with repo.open_stream("refs/oci/name%2Fof:it") as reader:
                 assert dict(reader.named_refs) == {config_ref(result.config_digest): result.config_id} | refs
 
@@ -187,6 +193,7 @@ async def test_second_pull_reads_no_layer_and_changes_nothing(image: Image, tmp_
     assert again.stats == ImportStats(layers_present=3)
     assert all(layer.present for layer in again.layers)
     assert (again.manifest_id, again.config_id) == (first.manifest_id, first.config_id)
+    assert again.image_id == first.image_id is not None
     assert [type(event) for event in events] == [
         ImportStarted,
         *[LayerSkipped] * 3,
@@ -326,13 +333,16 @@ async def test_events_tell_all_and_large_layers_come_first(image: Image, tmp_pat
     told = finals(events)
     manifest = result.manifest_digest
     assert told[0] == ImportStarted(reference, manifest, 3, sum(layer.descriptor.size for layer in layers))
+    assert result.image_id is not None
+    size = (tmp_path / "repo/objects" / result.image_id.path).stat().st_size
+    assert told[-4] == ImageMade(1, result.image_id.hex(), size)
     assert told[-3:] == [ManifestStored(manifest), ImageTagged("t", manifest), ImportDone(manifest, result.stats)]
     started = [event for event in told if isinstance(event, LayerStarted)]
     by_size = sorted(layers, key=lambda layer: -layer.descriptor.size)
     assert started == [LayerStarted(layer.diff_id, layer.descriptor.digest, layer.descriptor.size) for layer in by_size]
     done = {event.diff_id: event for event in told if isinstance(event, LayerDone)}
     assert done == {layer.diff_id: LayerDone(layer.diff_id, layer.stats) for layer in result.layers}
-    assert len(told) == 1 + 3 + 3 + 3
+    assert len(told) == 1 + 3 + 3 + 1 + 3
     for layer in layers:
         of_layer = [event for event in events if getattr(event, "diff_id", None) == layer.diff_id]
         assert isinstance(of_layer[0], LayerStarted)
@@ -343,7 +353,7 @@ class StopError(Exception):
     pass
 
 
-BEFORE = [ImportStarted, LayerStarted, LayerDone]
+BEFORE = [ImportStarted, LayerStarted, LayerDone, ImageMade]
 AFTER = [ManifestStored, ImageTagged, ImportDone]
 
 

@@ -1,0 +1,267 @@
+"""Real directories as trees.
+
+Owns the walk, metadata, extended attributes and hard links.  Does not own the content of large files
+(`scan_content`), nor what is done to a tree before it becomes an image (`tree.transform`).
+
+Names that change their meaning while they are read are never followed out of the directory: every entry is opened
+without following links, and everything is asked of that descriptor.  One descriptor is open for the directory that
+is read, however deep it lies.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from ..digest import Algorithm
+from ..tree.inodes import NO_XATTRS, Directory, ExternalFile, InlineFile, Inode, Special, Symlink, Xattrs
+from .scan_content import Batches, Contents, FlatState, OpenFile, digest_contents, refuse_changed, store_contents
+from .state import RepoState
+
+__all__ = ["INLINE_MAX", "FlatState", "ScanOptions", "scan_and_store", "scan_directory"]
+
+Path = str | os.PathLike[str]
+
+INLINE_MAX: Final = 64
+"""Files of up to so many bytes lie in the image, as both other programs decide."""
+
+_OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: what was a file a moment ago may be a pipe now.
+_OPEN_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OPEN_OTHER: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOptions:
+    """What of a directory counts."""
+
+    read_xattrs: bool = True
+    keep_xattr: Callable[[bytes], bool] | None = None
+    """By the name; None keeps all that can be read, labels of SELinux too."""
+    devices: bool = True
+    """Whether block and character devices become part of the tree."""
+    use_epoch: bool = False
+    """Every time is 1970-01-01."""
+    hard_links: bool = True
+    """Names of one file share an inode; otherwise each has its own, as with mkcomposefs."""
+    threads: int | None = None
+    """For content; None is the number of processors."""
+
+
+def scan_directory(path: Path, algorithm: Algorithm, options: ScanOptions | None = None) -> Directory:
+    """The tree at *path*, with digests of its files, which are stored nowhere.  Blocks for a read of everything.
+
+    Other file systems that are mounted below are part of it.  Times keep their nanoseconds.
+
+    Raises:
+        IntegrityError: something changed while it was read.
+        OSError: something cannot be read.
+    """
+    return _scan(path, digest_contents(algorithm), options or ScanOptions())
+
+
+def scan_and_store(state: RepoState, path: Path, options: ScanOptions | None = None) -> Directory:
+    """The same, and all files of more than `INLINE_MAX` bytes become objects; not durable before a flush.
+
+    Raises:
+        ReadOnlyRepositoryError, VerityNotSupportedError, and what `scan_directory` does.
+    """
+    state.require_writable()
+    with state.shared():
+        return _scan(path, store_contents(state), options or ScanOptions())
+
+
+def _scan(path: Path, contents: Contents, options: ScanOptions) -> Directory:
+    with Batches(contents, options.threads) as batches:
+        return _Scan(options, batches).run(os.fspath(path))
+
+
+class _Frame:
+    """A directory on the way from the top to the one that is read."""
+
+    __slots__ = ("directory", "key", "name", "parent", "pending")
+
+    def __init__(self, name: str, parent: _Frame | None, directory: Directory, key: tuple[int, int]) -> None:
+        self.name = name
+        self.parent = parent
+        self.directory = directory
+        self.key = key
+        """Device and inode number."""
+        self.pending: list[str] = []
+        """Names of directories in it that are still to be read."""
+
+    def path(self, name: str = "") -> str:
+        names = [name] if name else []
+        frame: _Frame | None = self
+        while frame is not None:
+            names.append(frame.name)
+            frame = frame.parent
+        return "/".join(reversed(names))
+
+
+class _Scan:
+    def __init__(self, options: ScanOptions, batches: Batches) -> None:
+        self._options = options
+        self._batches = batches
+        self._linked: dict[tuple[int, int], Inode] = {}
+        self._xattr_sets: dict[Xattrs, Xattrs] = {}
+
+    def run(self, path: str) -> Directory:
+        """Read everything below *path*."""
+        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            frame = top = self._open(self._fd, path.rstrip("/"), None)
+            while True:
+                if frame.pending:
+                    frame = self._enter(frame, frame.pending.pop())
+                elif frame.parent is None:
+                    return top.directory
+                else:
+                    frame = self._leave(frame.parent)
+        finally:
+            os.close(self._fd)
+
+    # -- directories
+
+    def _enter(self, parent: _Frame, name: str) -> _Frame:
+        """Read the directory *name*; the result is where to go on: there if it has directories, else *parent*."""
+        with _named(partial(parent.path, name)):
+            fd = os.open(name, _OPEN_DIRECTORY, dir_fd=self._fd)
+        frame = parent
+        try:
+            found = self._open(fd, name, parent)
+            parent.directory.children[os.fsencode(name)] = found.directory
+            if found.pending:
+                self._fd, fd, frame = fd, self._fd, found
+        finally:
+            os.close(fd)
+        return frame
+
+    def _leave(self, parent: _Frame) -> _Frame:
+        """Go up by one directory, if what is there still is the *parent* that we came from."""
+        fd = os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+        os.close(self._fd)
+        self._fd = fd
+        status = os.fstat(fd)
+        if (status.st_dev, status.st_ino) != parent.key:
+            refuse_changed(parent.path())
+        return parent
+
+    def _open(self, fd: int, name: str, parent: _Frame | None) -> _Frame:
+        """Read the directory *fd*, all but the directories in it."""
+        status = os.fstat(fd)
+        directory = Directory(status.st_mode, 2, status.st_uid, status.st_gid, self._time(status))
+        frame = _Frame(name, parent, directory, (status.st_dev, status.st_ino))
+        with _named(frame.path):
+            directory.xattrs = self._xattrs(fd)
+            entries = os.scandir(fd)
+        with entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    frame.pending.append(entry.name)
+                else:
+                    self._leaf(fd, frame, entry.name, entry.is_file(follow_symlinks=False))
+        directory.nlink += len(frame.pending)
+        return frame
+
+    # -- everything else
+
+    def _leaf(self, directory: int, frame: _Frame, name: str, regular: bool) -> None:
+        where = partial(frame.path, name)
+        try:
+            fd = os.open(name, _OPEN_FILE if regular else _OPEN_OTHER, dir_fd=directory)
+            try:
+                status = os.fstat(fd)
+                if stat.S_ISREG(status.st_mode) is not regular or stat.S_ISDIR(status.st_mode):
+                    refuse_changed(where())
+                inode, known = self._inode(fd, status, where)
+            except BaseException:
+                os.close(fd)
+                raise
+        except OSError as error:
+            error.filename = where()
+            raise
+        if inode is not None:
+            frame.directory.children[os.fsencode(name)] = inode
+        if isinstance(inode, ExternalFile) and not known:
+            self._batches.add(OpenFile(fd, status, inode, where))
+        else:
+            os.close(fd)
+
+    def _inode(self, fd: int, status: os.stat_result, where: Callable[[], str]) -> tuple[Inode | None, bool]:
+        """What is open, and whether it has been met under another name; None if it is not wanted."""
+        several = status.st_nlink > 1 and self._options.hard_links
+        key = status.st_dev, status.st_ino
+        if several and (known := self._linked.get(key)):
+            known.nlink += 1
+            return known, True
+        if stat.S_ISREG(status.st_mode):
+            inode = self._regular(fd, status, where)
+        elif self._wanted(status):
+            inode = self._other(fd, status)
+        else:
+            return None, False
+        if several:
+            self._linked[key] = inode
+        return inode, False
+
+    def _wanted(self, status: os.stat_result) -> bool:
+        return self._options.devices or not (stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode))
+
+    def _regular(self, fd: int, status: os.stat_result, where: Callable[[], str]) -> Inode:
+        common = status.st_mode, 1, status.st_uid, status.st_gid, self._time(status), self._xattrs(fd)
+        if status.st_size > INLINE_MAX:
+            return ExternalFile(*common, status.st_size, None)
+        content = os.pread(fd, INLINE_MAX + 1, 0)
+        if len(content) != status.st_size or os.fstat(fd).st_ctime_ns != status.st_ctime_ns:
+            refuse_changed(where())
+        return InlineFile(*common, content)
+
+    def _other(self, fd: int, status: os.stat_result) -> Inode:
+        # The link of /proc leads to what is open, and if that is a symbolic link not further.
+        xattrs = self._xattrs(f"/proc/self/fd/{fd}")
+        common = status.st_mode, 1, status.st_uid, status.st_gid, self._time(status), xattrs
+        if stat.S_ISLNK(status.st_mode):
+            return Symlink(*common, os.fsencode(os.readlink("", dir_fd=fd)))
+        device = stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode)
+        return Special(*common, status.st_rdev if device else 0)
+
+    def _time(self, status: os.stat_result) -> int:
+        return 0 if self._options.use_epoch else status.st_mtime_ns
+
+    def _xattrs(self, where: int | str) -> Xattrs:
+        if not self._options.read_xattrs:
+            return NO_XATTRS
+        try:
+            names = os.listxattr(where)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return NO_XATTRS
+            raise
+        if not names:
+            return NO_XATTRS
+        found = tuple(sorted(self._pairs(where, names)))
+        return self._xattr_sets.setdefault(found, found)
+
+    def _pairs(self, where: int | str, names: list[str]) -> Iterator[tuple[bytes, bytes]]:
+        keep = self._options.keep_xattr
+        for name in names:
+            raw = os.fsencode(name)
+            if keep is None or keep(raw):
+                yield raw, os.getxattr(where, name)
+
+
+@contextmanager
+def _named(path: Callable[[], str]) -> Iterator[None]:
+    """Errors within the block are about *path*, whatever descriptor the call was made with."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = path()
+        raise

@@ -1,0 +1,275 @@
+"""The content of scanned files: digests of many at a time, with or without storing them.
+
+Owns batches, the threads they run on, and noticing that a file changed meanwhile.  Does not own walking over
+directories (`scan`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Final, NoReturn, Self, TypeAlias
+
+from .. import fsverity
+from .._sys import files, verity
+from ..digest import Algorithm, ObjectId
+from ..errors import AlgorithmMismatchError, IntegrityError, VerityMissingError, VerityNotSupportedError
+from ..tree.inodes import ExternalFile
+from . import batch, objects
+from .metadata import Metadata
+from .state import RepoState
+
+__all__ = [
+    "Batches",
+    "Contents",
+    "FlatState",
+    "OpenFile",
+    "digest_contents",
+    "measure_file",
+    "refuse_changed",
+    "store_contents",
+]
+
+_MAX_FILES: Final = 64
+"""In a batch; with `_MAX_RUNNING` this bounds the descriptors that are open."""
+_MAX_BYTES: Final = 8 << 20
+_MAX_RUNNING: Final = 8
+_READ_SIZE: Final = 1 << 20
+_NO_COPY_RANGE: Final = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
+"""What copy_file_range(2) answers where it cannot copy between these files."""
+
+if batch.NATIVE:
+    from .._native._core import digest_files as _digest_files
+
+
+class OpenFile:
+    """A regular file to be read, and the inode that gets its digest."""
+
+    __slots__ = ("fd", "inode", "path", "status")
+
+    def __init__(self, fd: int, status: os.stat_result, inode: ExternalFile, path: Callable[[], str]) -> None:
+        self.fd = fd
+        self.status = status
+        """When it was opened."""
+        self.inode = inode
+        self.path = path
+        """For errors."""
+
+    def check_unchanged(self) -> None:
+        """Raise IntegrityError if the file is not as it was when it was opened."""
+        now, then = os.fstat(self.fd), self.status
+        if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (then.st_size, then.st_mtime_ns, then.st_ctime_ns):
+            refuse_changed(self.path())
+
+
+Contents: TypeAlias = Callable[[Sequence[OpenFile]], list[ObjectId]]
+"""Reads files and returns their digests, in their order; called from several threads."""
+
+
+def refuse_changed(path: str) -> NoReturn:
+    raise IntegrityError(f"{path} changed while it was read; scan again when nothing writes there")
+
+
+# -- batches -----------------------------------------------------------------------------------
+
+
+class Batches:
+    """Gives files to worker threads, a batch at a time; leaving the ``with`` block waits for them.
+
+    Owns the descriptors of the files from `add` on.  The first error of a worker is raised from `add`, or at the end
+    of the block.
+    """
+
+    def __init__(self, contents: Contents, threads: int | None = None) -> None:
+        """*threads* is the number of processors unless it is given, and one without the native code."""
+        # Hashing block by block in Python is slower on two threads than on one.
+        threads = threads or (os.cpu_count() or 1 if batch.NATIVE else 1)
+        self._contents = contents
+        self._executor = ThreadPoolExecutor(threads, "composefs-scan")
+        self._limit = min(threads + 1, _MAX_RUNNING)
+        self._running: deque[Future[None]] = deque()
+        self._batch: list[OpenFile] = []
+        self._size = 0
+        self._stopped = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._stopped = error is not None
+            self._submit()
+            while self._running and not self._stopped:
+                self._wait()
+        finally:
+            self._stopped = True
+            self._executor.shutdown()
+
+    def add(self, file: OpenFile) -> None:
+        """Take over *file*; its inode has a digest after the block."""
+        self._batch.append(file)
+        self._size += file.status.st_size
+        if len(self._batch) >= _MAX_FILES or self._size >= _MAX_BYTES:
+            self._submit()
+            if len(self._running) > self._limit:
+                self._wait()
+
+    def _submit(self) -> None:
+        if self._batch:
+            self._running.append(self._executor.submit(self._work, self._batch))
+            self._batch, self._size = [], 0
+
+    def _wait(self) -> None:
+        try:
+            self._running.popleft().result()
+        except BaseException:
+            self._stopped = True
+            raise
+
+    def _work(self, files: list[OpenFile]) -> None:
+        try:
+            if self._stopped:
+                return
+            for file, object_id in zip(files, self._contents(files), strict=True):
+                file.check_unchanged()
+                file.inode.digest = object_id
+        finally:
+            for file in files:
+                os.close(file.fd)
+
+
+# -- what is done with content -----------------------------------------------------------------
+
+
+def digest_contents(algorithm: Algorithm) -> Contents:
+    """Only compute digests."""
+
+    def digest(opened: Sequence[OpenFile]) -> list[ObjectId]:
+        return _digest_native(opened, algorithm) if batch.NATIVE else _digest_python(opened, algorithm)
+
+    return digest
+
+
+def _digest_native(files: Sequence[OpenFile], algorithm: Algorithm) -> list[ObjectId]:
+    found: list[ObjectId] = []
+    for file, outcome in zip(files, _digest_files([file.fd for file in files], algorithm.number), strict=True):
+        if isinstance(outcome, int):
+            raise OSError(outcome, os.strerror(outcome), file.path())
+        found.append(ObjectId(outcome))
+    return found
+
+
+def _digest_python(files: Sequence[OpenFile], algorithm: Algorithm) -> list[ObjectId]:
+    found: list[ObjectId] = []
+    for file in files:
+        hasher = fsverity.Hasher(algorithm)
+        offset = 0
+        while piece := os.pread(file.fd, _READ_SIZE, offset):
+            hasher.update(piece)
+            offset += len(piece)
+        found.append(hasher.id())
+    return found
+
+
+def store_contents(state: RepoState) -> Contents:
+    """Store the files as objects.  Not durable before a flush of the file system."""
+
+    def store(files: Sequence[OpenFile]) -> list[ObjectId]:
+        ids: dict[OpenFile, ObjectId] = {}
+        small = [file for file in files if file.status.st_size <= batch.MAX_BYTES]
+        while small:
+            group, small = _split(small)
+            stored = batch.results(batch.store_batch(state, [_read(file) for file in group]))
+            ids |= {file: each.id for file, each in zip(group, stored, strict=True)}
+        return [ids.get(file) or _store_large(state, file) for file in files]
+
+    return store
+
+
+def _split(files: list[OpenFile]) -> tuple[list[OpenFile], list[OpenFile]]:
+    """As many of the first *files* as one native call should store, and the rest."""
+    size = 0
+    for count, file in enumerate(files):
+        size += file.status.st_size
+        if count and size > batch.MAX_BYTES:
+            return files[:count], files[count:]
+    return files, []
+
+
+def _read(file: OpenFile) -> bytes:
+    size = file.status.st_size
+    pieces: list[bytes] = []
+    while size and (piece := os.pread(file.fd, size, file.status.st_size - size)):
+        pieces.append(piece)
+        size -= len(piece)
+    if size:
+        refuse_changed(file.path())
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _store_large(state: RepoState, file: OpenFile) -> ObjectId:
+    tmpfile = objects.create_object_tmpfile(state)
+    try:
+        size = _copy(file.fd, tmpfile.fd, file.status.st_size)
+    except BaseException:
+        tmpfile.discard()
+        raise
+    if size:
+        tmpfile.discard()
+        refuse_changed(file.path())
+    return objects.finalize_object_tmpfile(state, tmpfile.fd, file.status.st_size).id
+
+
+def _copy(source: int, target: int, size: int) -> int:
+    """Copy *size* bytes from the start, sharing them where the file system can; returns how many are missing."""
+    offset = 0
+    try:
+        while offset < size and (count := os.copy_file_range(source, target, size - offset, offset, offset)):
+            offset += count
+    except OSError as error:
+        if error.errno not in _NO_COPY_RANGE:
+            raise
+    # Also where nothing was copied without an error, as some file systems do.
+    while offset < size and (piece := os.pread(source, min(_READ_SIZE, size - offset), offset)):
+        offset += os.pwrite(target, piece, offset)
+    return size - offset
+
+
+class FlatState(RepoState):
+    """Objects directly below a directory (``XX/REST``), as ``mkcomposefs --digest-store`` keeps them.
+
+    They are protected by fs-verity where the file system can do it.
+    """
+
+    def __init__(self, path: str, algorithm: Algorithm) -> None:
+        """Open the directory *path*, made if it is not there; `close` it."""
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o755)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        super().__init__(path, fd, Metadata.new(algorithm, None), secure=False)
+
+    def _open_objects(self) -> int:
+        return os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+
+
+def measure_file(path: str | os.PathLike[str], algorithm: Algorithm) -> ObjectId:
+    """The digest by which the kernel guards the file at *path*, or if it does not, the computed one."""
+    with files.opened(os.fspath(path), os.O_RDONLY) as fd:
+        with contextlib.suppress(VerityMissingError, VerityNotSupportedError, AlgorithmMismatchError):
+            return verity.measure(fd, algorithm, os.fspath(path))
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        inode = ExternalFile(status.st_mode, 1, 0, 0, 0, (), status.st_size, None)
+        file = OpenFile(fd, status, inode, lambda: os.fspath(path))
+        (found,) = digest_contents(algorithm)([file])
+        file.check_unchanged()
+        return found

@@ -1,0 +1,51 @@
+"""Options as getopt_long(3) takes them: anywhere, shortened, with ``=`` or a space before the value.
+
+For the commands that stand in for C programs; all others use click.
+"""
+
+from __future__ import annotations
+
+import getopt
+import sys
+from typing import NoReturn
+
+import click
+
+from ..digest import Algorithm
+
+__all__ = ["Leave", "complain", "parse", "parse_algorithm"]
+
+
+class Leave(Exception):  # noqa: N818 - the end of the program, not always an error
+    """The end of the program with *code*; what there is to say has been said."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        super().__init__(code)
+
+
+def parse(arguments: list[str], names: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Pairs of option and value, and what is no option; names with ``=`` take a value.
+
+    Raises:
+        getopt.GetoptError
+    """
+    options, rest = getopt.gnu_getopt(arguments, "", names)
+    return [(name.removeprefix("--"), value) for name, value in options], rest
+
+
+def parse_algorithm(text: str) -> Algorithm:
+    """``sha256``, ``sha512``, or as meta.json has it; leaves the program otherwise."""
+    try:
+        return Algorithm(text) if text in {"sha256", "sha512"} else Algorithm.parse(text)
+    except ValueError as error:
+        complain(f"Invalid algorithm {text}: {error}")
+
+
+def complain(text: str, usage: str = "") -> NoReturn:
+    """Print *text* and *usage* to standard error and leave, as the C programs do."""
+    sys.stdout.flush()
+    click.echo(text, err=True)
+    if usage:
+        click.echo(usage, err=True)
+    raise Leave(1)

@@ -1,0 +1,297 @@
+"""Commands on EROFS images, of the repository or from files: to list, to look into, to compare."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from ..digest import Algorithm, ObjectId
+from ..errors import NotFoundError
+from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
+from .context import Settings, as_json, print_bytes, print_json, printable
+from .image_files import repository_image, take
+
+if TYPE_CHECKING:
+    from ..erofs.compare import Change, Value
+    from ..erofs.explain import Explanation
+
+__all__ = ["diff", "dump_files", "explain", "image_objects", "images", "import_image", "ls"]
+
+_READ_SIZE: Final = 1 << 20
+_SHORT: Final = 12  # digits of an id
+_SOURCES: Final = """
+
+    Each is the name of an image in the repository, oci:NAME for the tree of an OCI image, or a path with a slash in
+    it: of an image, a dump file or a directory.
+"""
+
+
+class _FileNotFoundError(NotFoundError):
+    kind = "file"
+
+
+# -- of the repository -------------------------------------------------------------------------
+
+
+@click.command
+@as_json
+@click.option("--no-trunc", is_flag=True, help="Print the whole id.")
+@click.pass_obj
+def images(settings: Settings, json_output: bool, no_trunc: bool) -> None:
+    """List the EROFS images that have a name."""
+    with settings.open() as repo:
+        found = repo.named_images()
+    if json_output:
+        print_json({"images": [{"name": name, "digest": digest} for name, digest in found]})
+        return
+    if not found:
+        click.echo("No images found")
+        return
+    width = max(len(printable(name)) for name, _ in found)
+    click.echo(f"{'NAME':{width}}  DIGEST")
+    for name, digest in found:
+        click.echo(f"{printable(name):{width}}  {printable(digest if no_trunc else digest[:_SHORT])}")
+
+
+@click.command
+@click.argument("name")
+@click.pass_obj
+def import_image(settings: Settings, name: str) -> None:
+    """Store the image on standard input and call it NAME; it is checked first.  Print its id."""
+    if sys.stdin.isatty():
+        raise click.UsageError("there is no image on standard input")
+    with settings.open() as repo:
+        pieces = iter(lambda: sys.stdin.buffer.read(_READ_SIZE), b"")
+        click.echo(repo.import_image(name, pieces).text)
+
+
+@click.command
+@click.argument("name")
+@click.pass_obj
+def image_objects(settings: Settings, name: str) -> None:
+    """Print the ids of the objects that the image NAME refers to."""
+    from .._repo.mounting import image_name
+
+    with settings.open() as repo:
+        found = repo.objects_for_image(image_name(name))
+    print_bytes(f"{object_id.text}\n".encode() for object_id in found)
+
+
+@click.command
+@click.argument("image")
+@click.argument("paths", nargs=-1)
+@click.option("--backing-path-only", is_flag=True, help="Print where the content of files is: inline, or XX/REST.")
+@click.pass_obj
+def dump_files(settings: Settings, image: str, paths: tuple[str, ...], backing_path_only: bool) -> None:
+    """Print the lines of a dump file for each of PATHS in IMAGE, and for everything below those."""
+    from ..erofs.reader import image_to_tree
+    from ..tree.walk import count_links
+
+    with settings.open() as repo:
+        root = image_to_tree(repository_image(repo, image), repo.algorithm)
+    if backing_path_only:
+        print_bytes(_backing(root, path) for path in paths)
+        return
+    counts = count_links(root)
+    for path in paths:
+        print_bytes(_dump_lines(path, _find(root, path), counts))
+
+
+def _find(root: Directory, path: str) -> Inode:
+    from ..tree.walk import find
+
+    found = find(root, os.fsencode(path))
+    if found is None:
+        raise _FileNotFoundError(path)
+    return found
+
+
+def _backing(root: Directory, path: str) -> bytes:
+    found = _find(root, path)
+    if isinstance(found, Directory):
+        raise click.UsageError(f"{path} is a directory")
+    place = found.path if isinstance(found, ExternalFile) else b"inline"
+    return b"%b %b\n" % (os.fsencode(path), place)
+
+
+def _dump_lines(path: str, found: Inode, counts: dict[Inode, int]) -> Iterator[bytes]:
+    from ..tree.dumpwriter import format_entry, format_link
+    from ..tree.walk import walk
+
+    top = os.fsencode(path)
+    entries = walk(found) if isinstance(found, Directory) else iter([(b"/", found)])
+    seen: dict[Inode, bytes] = {}
+    for below, inode in entries:
+        name = top if below == b"/" else top.rstrip(b"/") + below
+        first = seen.setdefault(inode, name)
+        yield format_entry(name, inode, counts[inode]) if first is name else format_link(name, first)
+
+
+# -- for people --------------------------------------------------------------------------------
+
+
+@click.command(help="List the directory PATH, by default the root, of IMAGE." + _SOURCES)
+@click.argument("image")
+@click.argument("path", default="/")
+@click.option("-R", "--recursive", is_flag=True, help="And everything below it.")
+@click.pass_obj
+def ls(settings: Settings, image: str, path: str, recursive: bool) -> None:
+    from ..tree.walk import walk
+
+    found = _find(take(settings, image).tree, path)
+    if not isinstance(found, Directory):
+        click.echo(_row(os.fsencode(path), found))
+    elif recursive:
+        for name, inode in walk(found):
+            click.echo(_row(name[1:] or b".", inode))
+    else:
+        for name, inode in sorted(found.children.items()):
+            click.echo(_row(name, inode))
+
+
+def _row(name: bytes, inode: Inode) -> str:
+    """As ls(1) has it, with times in UTC."""
+    size = ""
+    if isinstance(inode, ExternalFile):
+        size = str(inode.size)
+    elif isinstance(inode, InlineFile):
+        size = str(len(inode.content))
+    elif isinstance(inode, Special) and not stat.S_ISFIFO(inode.mode) and not stat.S_ISSOCK(inode.mode):
+        size = f"{os.major(inode.rdev)},{os.minor(inode.rdev)}"
+    target = f" -> {_text(inode.target)}" if isinstance(inode, Symlink) else ""
+    return (
+        f"{stat.filemode(inode.mode)} {inode.nlink:>3} {inode.uid:>5} {inode.gid:>5} {size:>10} "
+        f"{_time(inode.mtime_ns)} {_text(name)}{target}"
+    )
+
+
+def _time(nanoseconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):  # beyond the year 9999, or before the year 1
+        return f"@{nanoseconds // 1_000_000_000}"
+
+
+def _text(raw: bytes) -> str:
+    return printable(raw.decode("utf-8", "backslashreplace"))
+
+
+# -- comparison --------------------------------------------------------------------------------
+
+
+@click.command(help="Print what is different in the trees BEFORE and AFTER.  Exit code 1 if anything is." + _SOURCES)
+@click.argument("before")
+@click.argument("after")
+@as_json
+@click.pass_obj
+def diff(settings: Settings, before: str, after: str, json_output: bool) -> int:
+    from ..erofs.compare import diff_trees
+
+    changes = diff_trees(take(settings, before).tree, take(settings, after).tree)
+    if json_output:
+        print_json({"changes": [_change_json(change) for change in changes]})
+    else:
+        for change in changes:
+            click.echo(_change_text(change))
+    return 1 if changes else 0
+
+
+def _change_text(change: Change) -> str:
+    sign = {"added": "+", "removed": "-", "changed": "~"}[change.kind.value]
+    fields = [f"{field.name} {_value(field.before)} -> {_value(field.after)}" for field in change.fields]
+    return f"{sign} {_text(change.path)}" + (f": {', '.join(printable(field) for field in fields)}" if fields else "")
+
+
+def _change_json(change: Change) -> dict[str, Any]:
+    return {
+        "path": os.fsdecode(change.path),
+        "kind": change.kind.value,
+        "fields": [
+            {"name": field.name, "before": _json_value(field.name, field.before)}
+            | {"after": _json_value(field.name, field.after)}
+            for field in change.fields
+        ],
+        "sizeBefore": change.size_before,
+        "sizeAfter": change.size_after,
+    }
+
+
+def _value(value: Value) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bytes):
+        return value.hex() if len(value) in (32, 64) and not value.isascii() else repr(value)[1:]
+    return str(value)
+
+
+def _json_value(name: str, value: Value) -> object:
+    if isinstance(value, bytes):
+        return value.hex() if name == "digest" else os.fsdecode(value)
+    return value
+
+
+class _ObjectIdType(click.ParamType[ObjectId]):
+    name = "digest"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ObjectId:
+        from ..errors import FormatError
+
+        try:
+            return value if isinstance(value, ObjectId) else ObjectId.from_hex(str(value))
+        except FormatError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command(
+    help="Say why the image of the tree IMAGE is not that of OTHER, or has not the digest it should have.  "
+    "Exit code 1 if no reason is found." + _SOURCES
+)
+@click.argument("image")
+@click.argument("other", required=False)
+@click.option("--expected-digest", type=_ObjectIdType(), help="What the id of the image should be.")
+@as_json
+@click.pass_obj
+def explain(
+    settings: Settings, image: str, other: str | None, expected_digest: ObjectId | None, json_output: bool
+) -> int:
+    if (other is None) == (expected_digest is None):
+        raise click.UsageError("either OTHER or --expected-digest is needed")
+    found = _explained(settings, image, other, expected_digest)
+    if json_output:
+        print_json(_explanation_json(found))
+    else:
+        click.echo(printable(str(found)))
+    return 1 if found.causes is None else 0
+
+
+def _explained(settings: Settings, image: str, other: str | None, expected: ObjectId | None) -> Explanation:
+    from .. import fsverity
+    from ..erofs import explain as explaining
+    from ..erofs.writer import build_image
+
+    mine = take(settings, image)
+    if expected is not None:
+        return explaining.explain(mine.tree, expected, version=mine.version)
+    theirs = take(settings, other or "")
+    algorithm = mine.algorithm or theirs.algorithm or Algorithm.SHA512
+    content = theirs.image
+    if content is None:
+        content = build_image(theirs.tree, algorithm, theirs.version)
+    wanted = fsverity.digest(content, algorithm)
+    return explaining.explain(mine.tree, wanted, version=mine.version, other=theirs.tree, other_version=theirs.version)
+
+
+def _explanation_json(found: Explanation) -> dict[str, Any]:
+    causes = None if found.causes is None else [{"name": each.name, "summary": each.summary} for each in found.causes]
+    return {
+        "causes": causes,
+        "appliedToOther": found.applied_to_other,
+        "first": _change_json(found.first) if found.first else None,
+        "attempts": found.attempts,
+    }

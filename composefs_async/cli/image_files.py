@@ -1,0 +1,85 @@
+"""Where commands take images and trees from: repositories, files, directories.
+
+A source is the name of an image in the repository (an id, or a reference with or without ``refs/``), ``oci:NAME`` for
+the tree that the layers of an OCI image make, or a path with a slash in it: of an image, a dump file or a directory.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Final
+
+from ..digest import Algorithm
+from ..erofs.reader import IMAGE_LIMIT, image_info, image_to_tree
+from ..errors import ErofsError
+from ..repository import Repository
+from ..tree import Directory
+from .context import Settings
+
+__all__ = ["Source", "read_image", "repository_image", "take"]
+
+_DEFAULT_VERSION: Final = 1
+_DUMP_START: Final = b"/ "
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A tree and how it is written as an image."""
+
+    tree: Directory
+    version: int
+    """Of the layout; of what is no image, the one that its repository, or composefs-rs, prefers."""
+    algorithm: Algorithm | None
+    """None if nothing tells."""
+    image: bytes | None = None
+    """None if it is none."""
+
+
+def read_image(path: str | int) -> bytes:
+    """The content of the file at *path*, or behind a descriptor, which is closed; perhaps it is no image.
+
+    Raises:
+        ErofsError: it is longer than any image may be.
+    """
+    with open(path, "rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > IMAGE_LIMIT:
+            raise ErofsError(f"{size} bytes are more than the limit of {IMAGE_LIMIT}", IMAGE_LIMIT, str(path))
+        return file.read(IMAGE_LIMIT + 1)
+
+
+def repository_image(repo: Repository, name: str) -> bytes:
+    """The image *name* of the repository."""
+    from .._repo.mounting import image_name
+
+    return read_image(repo.open_image(image_name(name)))
+
+
+def take(settings: Settings, source: str) -> Source:
+    """What *source* says; a directory is read as it is."""
+    if not source.startswith("oci:") and "/" in source and not source.startswith("refs/") and os.path.exists(source):
+        return _from_path(settings, source)
+    with settings.open() as repo:
+        if source.startswith("oci:"):
+            from ..oci import catalogue
+            from ..oci.images import image_tree
+
+            tree = image_tree(repo, catalogue.open_image(repo, source.removeprefix("oci:")))
+            return Source(tree, repo.metadata.formats.default, repo.algorithm)
+        image = repository_image(repo, source)
+        return Source(image_to_tree(image, repo.algorithm), image_info(image).version, repo.algorithm, image)
+
+
+def _from_path(settings: Settings, path: str) -> Source:
+    if os.path.isdir(path):
+        from .._repo.scan import scan_directory
+
+        algorithm = settings.algorithm or Algorithm.SHA512
+        return Source(scan_directory(path, algorithm), _DEFAULT_VERSION, algorithm)
+    content = read_image(path)
+    if content.startswith(_DUMP_START):
+        from ..tree.dumpfile import parse_dump
+
+        return Source(parse_dump(content), _DEFAULT_VERSION, settings.algorithm)
+    found = image_info(content)
+    return Source(image_to_tree(content), found.version, found.algorithm or settings.algorithm, content)

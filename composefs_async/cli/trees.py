@@ -1,0 +1,127 @@
+"""Commands on directories: ``create-image``, ``compute-id``, ``create-dumpfile``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from ..digest import Algorithm
+from ..errors import RepositoryNotFoundError
+from ..tree.transform import XattrFilter, transform_for_oci
+from .context import Settings, print_bytes
+
+if TYPE_CHECKING:
+    from ..tree import Directory
+
+__all__ = ["compute_id", "create_dumpfile", "create_image", "image_format", "version_option", "xattrs_option"]
+
+_DEFAULT_VERSION: Final = 1
+
+
+def xattrs_option(function: Any) -> Any:
+    """The option ``--xattrs`` of a command."""
+    return click.option(
+        "--xattrs",
+        type=click.Choice([kind.value for kind in XattrFilter]),
+        default=XattrFilter.ALLOWLIST_ONLY.value,
+        show_default=True,
+        help="Which attributes stay: security.capability only, user.* too, or all (none filtered).",
+    )(function)
+
+
+def version_option(function: Any) -> Any:
+    """The option ``--erofs-version`` of a command."""
+    return click.option(
+        "--erofs-version",
+        "version",
+        type=click.IntRange(0, 2),
+        help="The layout of the image; the default is that of the repository, or 1.",
+    )(function)
+
+
+def _as_is_option(function: Any) -> Any:
+    return click.option(
+        "--no-propagate-usr-to-root",
+        "as_is",
+        is_flag=True,
+        help="Take the directory as it is: keep the root's metadata, the content of /run, and all attributes.",
+    )(function)
+
+
+@click.command
+@click.argument("path", type=click.Path(exists=True, file_okay=False))
+@click.argument("name", required=False)
+@_as_is_option
+@xattrs_option
+@click.pass_obj
+def create_image(settings: Settings, path: str, name: str | None, as_is: bool, xattrs: str) -> None:
+    """Store the files of the directory PATH and an image of it, called NAME; print the id of the image.
+
+    The image is that of an operating system: its root gets the metadata of /usr, and /run is emptied.
+    """
+    from ..erofs.writer import build_image
+
+    with settings.open() as repo:
+        tree = _prepared(repo.scan_directory(path), as_is, xattrs)
+        default, *others = repo.metadata.formats
+        image_id = repo.write_image(build_image(tree, repo.algorithm, default), name)
+        for version in others:
+            repo.write_image(build_image(tree, repo.algorithm, version))
+    click.echo(image_id.text)
+
+
+@click.command
+@click.argument("path", type=click.Path(exists=True, file_okay=False))
+@_as_is_option
+@xattrs_option
+@version_option
+@click.pass_obj
+def compute_id(settings: Settings, path: str, as_is: bool, xattrs: str, version: int | None) -> None:
+    """Print the id that create-image would give the directory PATH, without storing anything.
+
+    It works without a repository, which otherwise says by which algorithm and in which layout.
+    """
+    from .. import fsverity
+    from ..erofs.writer import build_image
+
+    algorithm, version = image_format(settings, version)
+    tree = _prepared(_scanned(path, algorithm), as_is, xattrs)
+    click.echo(fsverity.digest(build_image(tree, algorithm, version), algorithm).hex())
+
+
+@click.command
+@click.argument("path", type=click.Path(exists=True, file_okay=False))
+@_as_is_option
+@xattrs_option
+@click.pass_obj
+def create_dumpfile(settings: Settings, path: str, as_is: bool, xattrs: str) -> None:
+    """Print the tree that create-image would make an image of, as a dump file."""
+    from ..tree.dumpwriter import write_dump
+
+    algorithm, _ = image_format(settings, None)
+    print_bytes(write_dump(_prepared(_scanned(path, algorithm), as_is, xattrs)))
+
+
+def image_format(settings: Settings, version: int | None) -> tuple[Algorithm, int]:
+    """Algorithm and layout for an image that is not stored: of the repository if there is one."""
+    if settings.algorithm is None or settings.chosen:
+        try:
+            with settings.open() as repo:
+                return repo.algorithm, repo.metadata.formats.default if version is None else version
+        except RepositoryNotFoundError:
+            if settings.chosen:
+                raise
+    return settings.algorithm or Algorithm.SHA512, _DEFAULT_VERSION if version is None else version
+
+
+def _scanned(path: str, algorithm: Algorithm) -> Directory:
+    from .._repo.scan import scan_directory
+
+    return scan_directory(path, algorithm)
+
+
+def _prepared(tree: Directory, as_is: bool, xattrs: str) -> Directory:
+    if not as_is:
+        transform_for_oci(tree, XattrFilter(xattrs))
+    return tree

@@ -1,0 +1,245 @@
+"""The tree that the layers of an image make together.
+
+Owns what paths, whiteouts, opaque directories and hard links of a layer mean, and what replaces what.  Does not own
+reading layers (`tarentries`), kinds of inodes nor the transformation before an image is made (`tree`).
+
+The result is that of composefs-rs for every image that it accepts and that follows the OCI specification
+(image-spec, layer.md).  Three things differ.  Whiteouts hide what lower layers brought, wherever in their layer they
+stand, and never an entry of their own layer.  Parent directories that no layer lists are made, with mode 0755, owner
+0:0 and time 0.  A directory entry whose path ends in ``..`` says nothing about the root.
+
+All input is untrusted: nothing recurses, and what is made without having been listed is bounded.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable
+from typing import Final, NoReturn
+
+from ..digest import ObjectId
+from ..errors import OciError
+from ..tree.inodes import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
+from ..tree.transform import XattrFilter, transform_for_oci
+from .tarentries import EntryType, TarEntry
+
+__all__ = ["TreeBuilder", "XattrFilter", "tree_from_layers"]
+
+_WHITEOUT: Final = b".wh."
+_OPAQUE: Final = b".wh..wh..opq"
+_EMPTY_NAMES: Final = frozenset((b"", b"."))
+_NO_NAMES: Final = _EMPTY_NAMES | {b".."}
+_PATH_MAX: Final = 4096  # linux/limits.h; no program could have made a longer path in one piece
+_MAX_UNLISTED: Final = 1 << 18
+"""Directories that are made because something is in them.  An entry of a few kilobytes can ask for 2,000."""
+_SHOWN: Final = 200
+"""Bytes of a path that an error shows."""
+
+_DIRECTORY_MODE: Final = stat.S_IFDIR | 0o755
+_FILE, _DIRECTORY, _SYMLINK, _HARDLINK = (
+    EntryType.FILE,
+    EntryType.DIRECTORY,
+    EntryType.SYMLINK,
+    EntryType.HARDLINK,
+)
+_FILE_BITS, _DIRECTORY_BITS, _SYMLINK_BITS = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
+
+_Place = tuple[Directory, dict[bytes, Inode], set[bytes]]
+"""A directory, its children, and the names in it that the current layer brought."""
+
+
+def tree_from_layers(
+    layers: Iterable[Iterable[TarEntry]], xattrs: XattrFilter | None = XattrFilter.ALLOWLIST_ONLY
+) -> Directory:
+    """The root of the tree that *layers*, the lowest first, make together.  Blocks as reading them does.
+
+    Args:
+        xattrs: which extended attributes stay; None leaves the tree as the layers have it, without
+            `transform_for_oci`.
+
+    Raises:
+        OciError: a layer contradicts itself or those below it; the message names the entry.
+    """
+    builder = TreeBuilder()
+    for layer in layers:
+        builder.add_layer(layer)
+    return builder.finish(xattrs)
+
+
+class TreeBuilder:
+    """Takes one layer after the other.  After an error the tree is of no use."""
+
+    def __init__(self) -> None:
+        self._layer = ""
+        self._root = Directory(_DIRECTORY_MODE, 2, 0, 0, 0)
+        self._own: dict[Directory, set[bytes]] = {}
+        self._places: dict[bytes, _Place] = {}
+        """Parents by their path as entries spell it, as long as no directory goes away."""
+        self._cleared: set[Directory] = set()
+        """What an opaque marker has been applied to; another one of the same layer finds nothing to do."""
+        self._unlisted = 0
+
+    def add_layer(self, entries: Iterable[TarEntry], layer: str = "layer") -> None:
+        """Put *entries* over what is there, in their order.
+
+        Args:
+            layer: its name, for errors.
+
+        Raises:
+            OciError
+        """
+        self._layer, self._own, self._places, self._cleared = layer, {}, {}, set()
+        places = self._places.get
+        for entry in entries:
+            path, kind, mode, uid, gid, size, mtime_ns, _, _, xattrs, content, _ = entry
+            prefix, _, name = path.rpartition(b"/")
+            if name in _NO_NAMES:
+                prefix, name = self._plain_path(entry)
+                if not name:
+                    continue
+            if name[:4] == _WHITEOUT:
+                self._hide(prefix, name, path)
+                continue
+            _, children, own = places(prefix) or self._parent(prefix, path)
+            old = children.get(name)
+            new: Inode
+            if kind is _FILE:
+                if isinstance(content, ObjectId):
+                    new = ExternalFile(_FILE_BITS | mode, 1, uid, gid, mtime_ns, xattrs, size, content)
+                else:
+                    new = InlineFile(_FILE_BITS | mode, 1, uid, gid, mtime_ns, xattrs, content or b"")
+            elif kind is _DIRECTORY:
+                if isinstance(old, Directory):
+                    _restat(old, entry)
+                    own.add(name)
+                    continue
+                new = Directory(_DIRECTORY_BITS | mode, 2, uid, gid, mtime_ns, xattrs)
+            elif kind is _SYMLINK:
+                new = Symlink(_SYMLINK_BITS | mode, 1, uid, gid, mtime_ns, xattrs, entry.link)
+            elif kind is _HARDLINK:
+                new = self._target(entry)
+            else:
+                new = Special(kind.value | mode, 1, uid, gid, mtime_ns, xattrs, entry.rdev)
+            children[name] = new
+            own.add(name)
+            if isinstance(old, Directory):
+                self._places.clear()
+
+    def finish(self, xattrs: XattrFilter | None = XattrFilter.ALLOWLIST_ONLY) -> Directory:
+        """The root of the tree, transformed unless *xattrs* is None; the builder starts anew."""
+        root = self._root
+        self.__init__()  # type: ignore[misc]
+        if xattrs is not None:
+            transform_for_oci(root, xattrs)
+        return root
+
+    # -- where things are ----------------------------------------------------------------------
+
+    def _plain_path(self, entry: TarEntry) -> tuple[bytes, bytes]:
+        """Parent and name of an entry whose path does not end in a name; no name if nothing is left to do."""
+        names = [name for name in entry.path.split(b"/") if name not in _EMPTY_NAMES]
+        if names and names[-1] != b"..":
+            return b"/".join(names[:-1]), names[-1]
+        if entry.type is not _DIRECTORY:
+            self._refuse(entry.path, "only a directory can have this path")
+        if not names:
+            _restat(self._root, entry)
+        return b"", b""
+
+    def _parent(self, prefix: bytes, path: bytes) -> _Place:
+        """The directory *prefix*, made if it is not there, as it has to be for the entry *path*."""
+        place = self._walk(prefix, path, make=True)
+        assert place is not None
+        self._places[prefix] = place
+        return place
+
+    def _walk(self, prefix: bytes, path: bytes, *, make: bool) -> _Place | None:
+        """The directory *prefix*; None if it is not there and is not to be made."""
+        if len(path) > _PATH_MAX:
+            self._refuse(path, f"the path has {len(path)} bytes, more than {_PATH_MAX}")
+        directory = self._root
+        own = self._own.setdefault(directory, set())
+        for name in prefix.split(b"/"):
+            if name in _EMPTY_NAMES:
+                continue
+            if name == b"..":
+                self._refuse(path, "'..' inside a path is not followed")
+            child = directory.children.get(name)
+            if child is None:
+                if not make:
+                    return None
+                child = directory.children[name] = self._unlisted_directory(path)
+            elif not isinstance(child, Directory):
+                what = "a symbolic link, which is not followed" if isinstance(child, Symlink) else "no directory"
+                self._refuse(path, f"{_shown(name)} in it is {what}")
+            if make:
+                own.add(name)
+            directory = child
+            own = self._own.setdefault(directory, set())
+        return directory, directory.children, own
+
+    def _unlisted_directory(self, path: bytes) -> Directory:
+        self._unlisted += 1
+        if self._unlisted > _MAX_UNLISTED:
+            self._refuse(path, f"more than {_MAX_UNLISTED} directories are not listed in any layer")
+        return Directory(_DIRECTORY_MODE, 2, 0, 0, 0)
+
+    # -- hard links and whiteouts --------------------------------------------------------------
+
+    def _target(self, entry: TarEntry) -> Inode:
+        """What a hard link leads to, in this layer or one below."""
+        names = [name for name in entry.link.split(b"/") if name not in _EMPTY_NAMES]
+        name = names.pop() if names else b""
+        prefix = b"/".join(names)
+        place = self._places.get(prefix) or self._walk(prefix, entry.path, make=False)
+        found = place[1].get(name) if place else None
+        if found is None:
+            self._refuse(entry.path, f"it is a hard link to {_shown(entry.link)}, which does not exist")
+        if isinstance(found, Directory):
+            self._refuse(entry.path, f"it is a hard link to {_shown(entry.link)}, which is a directory")
+        return found
+
+    def _hide(self, prefix: bytes, marker: bytes, path: bytes) -> None:
+        """Delete what lower layers brought: one name, or all that is in a directory."""
+        place = self._places.get(prefix) or self._walk(prefix, path, make=False)
+        if place is None:
+            return
+        directory, children, own = place
+        if marker == _OPAQUE:
+            self._clear(directory)
+            return
+        name = marker[len(_WHITEOUT) :]
+        found = children.get(name)
+        if found is not None and name not in own:
+            del children[name]
+            if isinstance(found, Directory):
+                self._places.clear()
+        elif isinstance(found, Directory):
+            self._clear(found)
+
+    def _clear(self, directory: Directory) -> None:
+        pending = [directory]
+        while pending:
+            directory = pending.pop()
+            if directory in self._cleared:
+                continue
+            self._cleared.add(directory)
+            own, children = self._own.get(directory, _NO_NAMES), directory.children
+            for name in [name for name in children if name not in own]:
+                del children[name]
+            pending += [child for child in children.values() if isinstance(child, Directory)]
+        self._places.clear()
+
+    def _refuse(self, path: bytes, reason: str) -> NoReturn:
+        raise OciError(f"{self._layer}, entry {_shown(path)}", reason)
+
+
+def _restat(directory: Directory, entry: TarEntry) -> None:
+    directory.mode = _DIRECTORY_BITS | entry.mode
+    directory.uid, directory.gid = entry.uid, entry.gid
+    directory.mtime_ns, directory.xattrs = entry.mtime_ns, entry.xattrs
+
+
+def _shown(path: bytes) -> str:
+    text = path[:_SHOWN].decode("utf-8", "backslashreplace")
+    return repr(text) + ("…" if len(path) > _SHOWN else "")

@@ -1,0 +1,112 @@
+"""The command line, run inside this process or as a program, and a repository to run it on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from composefs_async.cli.app import run
+from composefs_async.oci import Platform, pull
+from composefs_async.repository import Repository
+
+VECTORS = Path(__file__).parent.parent / "vectors"
+
+
+@dataclass
+class Run:
+    """What a command has printed."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out.decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    def good(self) -> Run:
+        assert self.code == 0, self.err
+        return self
+
+    def failed(self, code: int, *words: str) -> Run:
+        """With this code, nothing on standard output, and one line that has all the words."""
+        assert (self.code, self.out) == (code, b""), self
+        assert self.err.startswith("composefs-async: ")
+        assert self.err.count("\n") == 1, self.err
+        assert [word for word in words if word not in self.err] == [], self.err
+        return self
+
+
+class Cli:
+    """``cli("init", path)`` runs that in this process; ``cli.on(path)`` gives the same for one repository."""
+
+    def __init__(self, captured: pytest.CaptureFixture[bytes], *common: str) -> None:
+        self._captured, self._common = captured, common
+
+    def on(self, repository: Path | str) -> Cli:
+        return Cli(self._captured, *self._common, "--repo", str(repository))
+
+    def __call__(self, *arguments: object) -> Run:
+        self._captured.readouterr()
+        code = run([*self._common, *map(str, arguments)])
+        out, err = self._captured.readouterr()
+        return Run(code, out, err.decode())
+
+
+@pytest.fixture
+def cli(capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.delenv("COMPOSEFS_ASYNC_TRACEBACK", raising=False)
+    return Cli(capsysbinary)
+
+
+@pytest.fixture
+def program() -> Callable[..., Run]:
+    """``program("init", path, input=…)`` runs it as a process; options are those of `subprocess.run`."""
+
+    def call(*arguments: object, **options: Any) -> Run:
+        command = [sys.executable, "-W", "error", "-m", "composefs_async", *map(str, arguments)]
+        options.setdefault("stdout", subprocess.PIPE)
+        if "input" not in options:
+            options.setdefault("stdin", subprocess.DEVNULL)
+        done = subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=60, **options)
+        return Run(done.returncode, done.stdout or b"", done.stderr.decode())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("made") / "repo"
+    with Repository.init(path, insecure=True)[0] as repo:
+        for case in ("basic", "one", "artifact"):
+            anyio.run(
+                partial(pull, repo, f"oci:{VECTORS}/layouts/{case}", tag=case, platform=Platform("linux", "amd64"))
+            )
+    return path
+
+
+@pytest.fixture
+def repo(_made: Path, tmp_path: Path) -> Path:
+    """The path of a repository of its own with the images ``basic``, ``one`` and ``artifact``."""
+    return Path(shutil.copytree(_made, tmp_path / "repo", symlinks=True))
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """The path of an empty insecure repository."""
+    Repository.init(tmp_path / "empty", insecure=True)[0].close()
+    return tmp_path / "empty"

@@ -1,0 +1,396 @@
+"""Global options, help, errors and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from composefs_async import errors
+from composefs_async.cli import app as app_module
+from composefs_async.cli import exit_codes
+from composefs_async.cli.app import app, oci
+from composefs_async.repository import Repository
+
+COMMANDS = [
+    [],
+    *([name] for name in app.list_commands(click.Context(app))),
+    *(["oci", name] for name in oci.list_commands(click.Context(oci))),
+]
+LIKE_THE_C_PROGRAMS = {"mkcomposefs", "composefs-info"}
+"""Commands whose options, help among them, are those of the programs of that name."""
+
+
+# -- help --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if not {*command} & LIKE_THE_C_PROGRAMS], ids=" ".join
+)
+def test_help_is_printed(command: list[str], option: str, cli: Any) -> None:
+    text = cli(*command, option).good().text
+    assert text.startswith(f"Usage: {' '.join(['composefs-async', *command])} ")
+    assert "  -h, --help" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS[1:], ids=" ".join)
+def test_every_command_says_what_it_does(command: list[str], cli: Any) -> None:
+    group = oci if len(command) == 2 else app
+    made = group.get_command(click.Context(group), command[-1])
+    assert made is not None
+    assert made.name == command[-1]
+    assert (made.help or "")[:1].isupper()
+
+
+def test_help_of_the_program_has_all_commands_and_exit_codes(cli: Any) -> None:
+    text = cli("--help").good().text
+    for name in app.list_commands(click.Context(app)):
+        assert re.search(rf"^  {name} +[A-Z]", text, re.MULTILINE)
+    for code, meaning in exit_codes.TABLE:
+        assert f"{code:>3}  {meaning}" in text
+
+
+@pytest.mark.parametrize("command", [[], ["oci"]], ids=["program", "group"])
+def test_no_command_prints_the_help_as_an_error(command: list[str], cli: Any) -> None:
+    found = cli(*command)
+    assert (found.code, found.out) == (2, b"")
+    assert found.err == cli(*command, "--help").text
+
+
+def test_version_is_printed(cli: Any) -> None:
+    assert re.fullmatch(r"composefs-async [0-9.]+\S*\n", cli("--version").good().text)
+
+
+def test_help_imports_little() -> None:
+    """What a shell completion or a usage error costs."""
+    script = "import sys; from composefs_async.cli.app import run; run(['--help']); print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    for heavy in ("anyio", "asyncio", "rich", "composefs_async.repository"):
+        assert f"'{heavy}'" not in done.stdout
+
+
+# -- wrong arguments ---------------------------------------------------------------------------
+
+DIGEST = "sha256:" + "0" * 64
+LAYOUTS = Path(__file__).parent.parent / "vectors" / "layouts"
+BASIC_LAYER = "sha256:58cc8208b729c9aa23e4ffc045b6eb3176d5b01c5fb2b8fe1877cbf311c5a495"
+WRONG: list[tuple[list[str], list[str]]] = [
+    (["nonsense"], ["No such command 'nonsense'", "'composefs-async --help'"]),
+    (["doctro"], ["Did you mean 'doctor'?"]),
+    (["oci", "pul"], ["Did you mean 'pull'?", "'composefs-async oci --help'"]),
+    (["oci", "imagse"], ["'images'"]),
+    (["--rep", "x", "cat", "y"], ["No such option '--rep'", "--repo"]),
+    (["oci", "images", "--jso"], ["--json", "'composefs-async oci images --help'"]),
+    (["--repo"], ["--repo", "requires an argument"]),
+    (["--loop", "curio", "doctor"], ["--loop", "'curio'", "'trio'"]),
+    (["--hash", "md5", "doctor"], ["--hash", "'md5'", "'sha512'"]),
+    (["cat"], ["Missing argument 'NAME'"]),
+    (["cat", "a", "b"], ["unexpected extra argument"]),
+    (["init", "--algorithm", "sha256"], ["--algorithm", "fsverity-"]),
+    (["init", "--erofs-version", "3"], ["--erofs-version", "3"]),
+    (["--repo", "x", "init", "y"], ["PATH excludes --repo"]),
+    (["--hash", "sha256", "init", "--algorithm", "fsverity-sha512-12", "x"], ["--algorithm and --hash"]),
+    (["doctor", "/does/not/exist"], ["/does/not/exist", "does not exist"]),
+    (["doctor", __file__], ["is a file"]),
+    (["oci", "tag", "sha256:12", "x"], ["MANIFEST_DIGEST", "'sha256:12'"]),
+    (["oci", "layer", "nope"], ["DIFF_ID", "'nope'"]),
+    (["oci", "ls-layer", DIGEST.upper()], ["DIFF_ID"]),
+    (["oci", "layer", DIGEST, "--json", "--dumpfile"], ["--dumpfile and --json exclude each other"]),
+    (["oci", "pull", "docker://busybox"], ["docker://busybox", "oci:DIR[:TAG]"]),
+    (["oci", "pull", "oci:"], ["the directory is missing"]),
+    (["oci", "pull", "oci:x@sha256:12"], ["sha256:12"]),
+    (["oci", "pull", "oci:x", "--platform", "linux///"], ["--platform", "OS/ARCHITECTURE"]),
+    (["oci", "pull", "oci:x", "--platform", ""], ["--platform"]),
+    (["oci", "pull", "oci:x", "--progress", "loud"], ["--progress", "'json'"]),
+    (["oci", "pull", "oci:x", "--max-ratio", "0.5"], ["--max-ratio"]),
+    (["oci", "pull", "oci:x", "--max-file-size", "0"], ["--max-file-size"]),
+    (["oci", "import-layer", "x"], ["DIFF_ID"]),
+    *(
+        ([*given, "doctor"], ["--repo, --user and --system exclude each other"])
+        for given in (["--repo", "x", "--user"], ["--repo", "x", "--system"], ["--user", "--system"])
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG, ids=lambda value: " ".join(value)[:50])
+def test_wrong_arguments_are_told_in_one_line(
+    arguments: list[str], words: list[str], cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cli(*arguments).failed(2, " --help'", *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- the choice of repository ------------------------------------------------------------------
+
+
+def test_repository_of_the_user_is_below_home(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cli("--user", "oci", "images").failed(6, f"{tmp_path}/.var/lib/composefs")
+    cli("--user", "init", "--insecure").good()
+    assert cli("--user", "oci", "images").good().text == "No images found\n"
+    assert (tmp_path / ".var/lib/composefs/meta.json").is_file()
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_user_needs_home(value: str | None, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    if value is not None:
+        monkeypatch.setenv("HOME", value)
+    cli("--user", "oci", "images").failed(6, "HOME is not set")
+
+
+@pytest.mark.parametrize(("uid", "place"), [(0, "/sysroot/composefs"), (1000, "/home/me/.var/lib/composefs")])
+def test_default_is_the_system_for_root_and_the_user_for_others(
+    uid: int, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setenv("HOME", "/home/me")
+    seen = []
+
+    @click.command
+    @click.pass_obj
+    def look(settings: Any) -> None:
+        seen.append((settings.chosen, settings.path()))
+
+    monkeypatch.setattr(app, "get_command", lambda ctx, name: look)
+    assert app_module.run(["look"]) == 0
+    assert app_module.run(["--system", "look"]) == 0
+    assert app_module.run(["--repo", "here", "look"]) == 0
+    assert seen == [(False, place), (True, "/sysroot/composefs"), (True, "here")]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, ["no such file"]),
+        (Path.touch, ["not a directory"]),
+        (Path.mkdir, ["there is no meta.json"]),
+    ],
+    ids=["missing", "file", "empty directory"],
+)
+def test_no_repository_is_named(make: Callable[[Path], None], words: list[str], cli: Any, tmp_path: Path) -> None:
+    make(tmp_path / "place")
+    cli.on(tmp_path / "place")("oci", "images").failed(6, f"{tmp_path}/place", *words)
+
+
+def test_broken_metadata_is_named(cli: Any, empty: Path) -> None:
+    (empty / "meta.json").unlink()
+    (empty / "meta.json").write_text("{")
+    cli.on(empty)("oci", "images").failed(6, f"{empty}/meta.json")
+
+
+def test_require_verity_refuses_an_insecure_repository(cli: Any, empty: Path) -> None:
+    cli("--repo", empty, "--require-verity", "oci", "images").failed(4, str(empty))
+    cli("--repo", empty, "--insecure", "oci", "images").good()
+
+
+def test_other_algorithm_is_refused(cli: Any, empty: Path) -> None:
+    cli("--repo", empty, "--hash", "sha512", "oci", "images").good()
+    cli("--repo", empty, "--hash", "sha256", "oci", "images").failed(6, str(empty), "sha256", "sha512")
+
+
+@pytest.mark.parametrize("loop", ["auto", "asyncio", "uvloop", "trio"])
+def test_every_event_loop_imports(loop: str, cli: Any, empty: Path) -> None:
+    if loop in ("uvloop", "trio") and importlib.util.find_spec(loop) is None:
+        pytest.skip(f"{loop} is not installed")
+    cli("--loop", loop, "--repo", empty, "oci", "pull", f"oci:{LAYOUTS}/one", "one").good()
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "trio"])
+def test_event_loop_that_is_not_installed_is_named(
+    loop: str, cli: Any, empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found = cli("--loop", loop, "--repo", empty, "oci", "pull", f"oci:{LAYOUTS}/one")
+    found.failed(2, f"--loop {loop}", "not installed")
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+ERRORS: list[tuple[BaseException, int, str]] = [
+    (errors.InvalidNameError("a/b", "no"), 2, "invalid name 'a/b': no"),
+    (errors.ObjectNotFoundError("ab"), 3, "object not found: ab"),
+    (errors.StreamNotFoundError("ab"), 3, "stream not found: ab"),
+    (errors.ImageNotFoundError("ab"), 3, "image not found: ab"),
+    (errors.DigestMismatchError("x", "a", "b"), 4, "x: expected digest a, found b"),
+    (errors.VerityMissingError("x"), 4, "x is not protected"),
+    (errors.VerityNotSupportedError("x"), 4, "the file system of x"),
+    (errors.SplitstreamError("bad", 7), 5, "bad (splitstream offset 7)"),
+    (errors.OciError("x", "bad"), 5, "x: bad"),
+    (errors.DumpfileError("bad", 3), 5, "line 3: bad"),
+    (errors.RepositoryNotFoundError("/r"), 6, "/r is not a composefs repository"),
+    (errors.MetadataError("/r", "bad"), 6, "/r: bad"),
+    (errors.UnsupportedFeatureError("/r", ("new",)), 6, "/r needs features"),
+    (errors.AlgorithmMismatchError("x", "a", "b"), 6, "x uses b, expected a"),
+    (errors.ReadOnlyRepositoryError("/r", "why"), 7, "/r is read-only: why"),
+    (OSError(errno.EROFS, "Read-only file system", "/r"), 7, "/r: Read-only file system"),
+    (errors.RepositoryInUseError("/r", "gc"), 8, "/r is in use"),
+    (errors.RegistryError("x", 404, "no"), 9, "x: the registry answered 404 no"),
+    (errors.AuthenticationError("refused"), 9, "refused"),
+    (errors.MountError(errno.EPERM, "/x", "said"), 10, "mounting /x: Operation not permitted (said)"),
+    (OSError(errno.ENOSPC, "No space left on device", "/r/objects"), 1, "/r/objects: No space left on device"),
+    (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device"),
+    (PermissionError(errno.EACCES, "Permission denied", b"/\xff"), 1, "/\N{REPLACEMENT CHARACTER}: Permission denied"),
+    (OSError("just words"), 1, "OSError: just words"),
+    (KeyError("x"), 1, "KeyError: 'x'"),
+    (RuntimeError(), 1, "RuntimeError"),
+    (MemoryError(), 1, "MemoryError"),
+    (RecursionError("too deep"), 1, "RecursionError: too deep"),
+    (errors.OciError("x", "two\nlines \x1b[31m\udcff"), 5, "x: two lines \\x1b[31m\\udcff"),
+    (KeyboardInterrupt(), 130, "interrupted"),
+    (click.Abort(), 130, "interrupted"),
+    (click.ClickException("plain"), 1, "plain"),
+    (ExceptionGroup("all", [errors.OciError("x", "bad")]), 5, "x: bad\n"),
+    (ExceptionGroup("all", [errors.OciError("x", "bad"), ValueError("y")]), 5, "x: bad (and 1 more)\n"),
+    (BaseExceptionGroup("all", [BaseExceptionGroup("in", [KeyboardInterrupt()]), ValueError()]), 130, "interrupted"),
+]
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Lets ``oci images`` fail in the way given."""
+
+    def install(error: BaseException) -> None:
+        def fail(*arguments: object, **options: object) -> Any:
+            raise error
+
+        monkeypatch.setattr(Repository, "open_path", fail)
+
+    return install
+
+
+@pytest.mark.parametrize(("error", "code", "text"), ERRORS, ids=lambda value: str(value)[:40])
+def test_every_error_is_one_line_and_has_its_code(
+    error: BaseException, code: int, text: str, cli: Any, failing: Callable[[BaseException], None]
+) -> None:
+    failing(error)
+    cli("oci", "images").failed(code, f"composefs-async: {text}")
+
+
+def test_every_exit_code_is_in_the_table_and_reached() -> None:
+    codes = {code for _, code, _ in ERRORS}
+    assert codes | {0, exit_codes.BROKEN_PIPE} == {code for code, _ in exit_codes.TABLE}
+    assert len(exit_codes.TABLE) == len({code for code, _ in exit_codes.TABLE})
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_every_error_of_the_package_has_a_code_of_its_own_kind(name: str) -> None:
+    kind = getattr(errors, name)
+    if name in ("ComposefsError", "FormatError", "MountError"):
+        return
+    assert exit_codes.exit_code(kind.__new__(kind)) != 1
+
+
+def test_broken_pipe_is_quiet(cli: Any, failing: Callable[[BaseException], None]) -> None:
+    failing(BrokenPipeError(errno.EPIPE, "Broken pipe"))
+    found = cli("oci", "images")
+    assert (found.code, found.out, found.err) == (141, b"", "")
+
+
+def test_traceback_is_given_when_asked_for(
+    cli: Any, failing: Callable[[BaseException], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPOSEFS_ASYNC_TRACEBACK", "1")
+    failing(KeyError("x"))
+    with pytest.raises(KeyError):
+        cli("oci", "images")
+
+
+# -- as a program ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command", [["oci", "layer"], ["oci", "layer", "--dumpfile"], ["oci", "ls-layer", "--json"]], ids=" ".join
+)
+def test_reader_that_leaves_is_no_error(command: list[str], repo: Path) -> None:
+    _read_one_byte(["--repo", str(repo), *command, BASIC_LAYER])
+
+
+def test_reader_that_leaves_before_text_is_no_error(repo: Path) -> None:
+    _read_one_byte(["--repo", str(repo), "oci", "images"], before=True)
+
+
+def _read_one_byte(arguments: list[str], before: bool = False) -> None:
+    reader, writer = os.pipe()
+    if before:
+        os.close(reader)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "composefs_async", *arguments], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    if not before:
+        assert len(os.read(reader, 1)) == 1
+        os.close(reader)
+    _, err = process.communicate(timeout=60)
+    # What fits in the pipe may have been written before the reader left.
+    assert (process.returncode in ((141,) if before else (0, 141)), err) == (True, b"")
+
+
+@pytest.mark.parametrize(
+    "command", [["oci", "images"], ["cat", "refs/oci/basic"], ["doctor"], ["--help"]], ids=" ".join
+)
+def test_full_disk_behind_the_output_is_told_once(command: list[str], repo: Path, program: Callable[..., Any]) -> None:
+    with open("/dev/full", "wb") as full:
+        program("--repo", repo, *command, stdout=full).failed(1, "No space left on device")
+
+
+def test_closed_output_is_told(repo: Path) -> None:
+    script = f'exec "{sys.executable}" -m composefs_async --repo "{repo}" cat refs/oci/basic >&-'
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "composefs-async: standard output: Bad file descriptor\n")
+
+
+def test_module_and_script_are_the_same_program(program: Callable[..., Any]) -> None:
+    assert program("--version").good().out.startswith(b"composefs-async ")
+    assert program("oci", "pul").failed(2, "'pull'")
+
+
+def test_locale_does_not_matter(repo: Path, program: Callable[..., Any]) -> None:
+    environment = {**os.environ, "LC_ALL": "C"}
+    program("--repo", repo, "oci", "tag", _manifest(repo, "basic"), "naïve \U0001f600").good()
+    found = program("--repo", repo, "oci", "images", "--json", env=environment).good().json
+    assert "naïve \U0001f600" in [image["name"] for image in found["images"]]
+    program("--repo", repo, "oci", "images", env=environment).good()
+
+
+def _manifest(repo: Path, tag: str) -> str:
+    return os.readlink(repo / "streams" / "refs" / "oci" / tag).rpartition("oci-manifest-")[2]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
+def test_interrupt_ends_an_import_that_waits_for_input(loop: str, empty: Path) -> None:
+    if loop != "asyncio" and importlib.util.find_spec(loop) is None:
+        pytest.skip(f"{loop} is not installed")
+    command = [sys.executable, "-W", "error", "-m", "composefs_async", "--loop", loop, "--repo", str(empty)]
+    command += ["oci", "import-layer", "--progress", "json", DIGEST]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert json.loads(process.stderr.readline())["event"] == "layer-started"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "composefs-async: interrupted\n"
+        assert process.wait(60) == 130
+
+
+def test_shell_completion_knows_the_commands(program: Callable[..., Any]) -> None:
+    environment = {
+        **os.environ,
+        "_COMPOSEFS_ASYNC_COMPLETE": "bash_complete",
+        "COMP_WORDS": "composefs-async oci i",
+        "COMP_CWORD": "2",
+    }
+    assert program(env=environment).good().text == "plain,images\nplain,inspect\nplain,import-layer\n"
