@@ -455,7 +455,7 @@ class Repository(AsyncContextManagerMixin):
         """A read-only descriptor of the image *name*, which the caller closes; measured like every object.
 
         Raises:
-            ImageNotFoundError, InvalidNameError
+            ImageNotFoundError, ObjectNotFoundError, InvalidNameError
             DigestMismatchError, VerityMissingError: what is there is not, or not safely, that image.
         """
         return images.open_image(self._state, name)

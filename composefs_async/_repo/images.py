@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from ..digest import ObjectId
 from ..erofs.reader import IMAGE_LIMIT
 from ..erofs.references import image_object_ids
-from ..errors import DigestMismatchError, ErofsError, FormatError, ImageNotFoundError, ObjectNotFoundError
+from ..errors import DigestMismatchError, ErofsError, FormatError, ImageNotFoundError
 from . import names, objects
 from .batch import Buffer
 from .names import Link
@@ -85,13 +85,11 @@ def open_image(state: RepoState, name: str) -> int:
 
     Raises:
         ImageNotFoundError
+        ObjectNotFoundError: the name is there, the object is not.
         DigestMismatchError: the name leads to another image, or the object is not what it should be.
         VerityMissingError: the repository is secure and the image is not protected.
     """
-    try:
-        return objects.open_object(state, _resolve(state, name))
-    except ObjectNotFoundError:
-        raise ImageNotFoundError(name) from None
+    return objects.open_object(state, _resolve(state, name))
 
 
 def objects_for_image(state: RepoState, name: str) -> list[ObjectId]:
@@ -101,10 +99,7 @@ def objects_for_image(state: RepoState, name: str) -> list[ObjectId]:
         ErofsError: it is damaged; no list is better than one that lacks objects.
         The errors of `open_image`.
     """
-    try:
-        content = objects.read_object(state, _resolve(state, name), max_size=IMAGE_LIMIT)
-    except ObjectNotFoundError:
-        raise ImageNotFoundError(name) from None
+    content = objects.read_object(state, _resolve(state, name), max_size=IMAGE_LIMIT)
     return image_object_ids(content, state.algorithm)
 
 

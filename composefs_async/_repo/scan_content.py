@@ -44,9 +44,6 @@ _READ_SIZE: Final = 1 << 20
 _NO_COPY_RANGE: Final = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 """What copy_file_range(2) answers where it cannot copy between these files."""
 
-if batch.NATIVE:
-    from .._native._core import digest_files as _digest_files
-
 
 class OpenFile:
     """A regular file to be read, and the inode that gets its digest."""
@@ -159,8 +156,10 @@ def digest_contents(algorithm: Algorithm) -> Contents:
 
 
 def _digest_native(files: Sequence[OpenFile], algorithm: Algorithm) -> list[ObjectId]:
+    from .._native._core import digest_files
+
     found: list[ObjectId] = []
-    for file, outcome in zip(files, _digest_files([file.fd for file in files], algorithm.number), strict=True):
+    for file, outcome in zip(files, digest_files([file.fd for file in files], algorithm.number), strict=True):
         if isinstance(outcome, int):
             raise OSError(outcome, os.strerror(outcome), file.path())
         found.append(ObjectId(outcome))

@@ -32,7 +32,8 @@ unmount = mount_api.unmount
 
 _NO_FILE_BACKING: Final = (errno.ENOTBLK, errno.EOPNOTSUPP, errno.ENOSYS)
 """What a kernel answers that mounts EROFS from block devices only, or not from files of this file system."""
-_NOT_UNDERSTOOD: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+_NOT_UNDERSTOOD: Final = (errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a kernel answers to a form of the layers that is too new for it; EBADF to descriptors made with O_PATH."""
 
 
 class Backing(enum.Enum):

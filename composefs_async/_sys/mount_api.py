@@ -184,4 +184,4 @@ def unmount(path: str, *, lazy: bool = False) -> None:
     function: Any = _libc.umount2
     if function(os.fsencode(path), flags):
         code = ctypes.get_errno()
-        raise refused(OSError(code, ""), path)
+        raise refused(OSError(code, ""), path, "nothing is mounted there" if code == errno.EINVAL else "")

@@ -15,7 +15,7 @@ from ..digest import Algorithm, ObjectId
 from ..errors import NotFoundError
 from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from .context import Settings, as_json, print_bytes, print_json, printable
-from .image_files import repository_image, take
+from .image_files import repository_image, take, take_both
 
 if TYPE_CHECKING:
     from ..erofs.compare import Change, Value
@@ -193,7 +193,8 @@ def _text(raw: bytes) -> str:
 def diff(settings: Settings, before: str, after: str, json_output: bool) -> int:
     from ..erofs.compare import diff_trees
 
-    changes = diff_trees(take(settings, before).tree, take(settings, after).tree)
+    old, new = take_both(settings, before, after)
+    changes = diff_trees(old.tree, new.tree)
     if json_output:
         print_json({"changes": [_change_json(change) for change in changes]})
     else:
@@ -275,10 +276,10 @@ def _explained(settings: Settings, image: str, other: str | None, expected: Obje
     from ..erofs import explain as explaining
     from ..erofs.writer import build_image
 
-    mine = take(settings, image)
     if expected is not None:
+        mine = take(settings, image, expected.algorithm)
         return explaining.explain(mine.tree, expected, version=mine.version)
-    theirs = take(settings, other or "")
+    mine, theirs = take_both(settings, image, other or "")
     algorithm = mine.algorithm or theirs.algorithm or Algorithm.SHA512
     content = theirs.image
     if content is None:

@@ -17,7 +17,7 @@ from ..repository import Repository
 from ..tree import Directory
 from .context import Settings
 
-__all__ = ["Source", "read_image", "repository_image", "take"]
+__all__ = ["Source", "read_image", "repository_image", "take", "take_both"]
 
 _DEFAULT_VERSION: Final = 1
 _DUMP_START: Final = b"/ "
@@ -55,10 +55,19 @@ def repository_image(repo: Repository, name: str) -> bytes:
     return read_image(repo.open_image(image_name(name)))
 
 
-def take(settings: Settings, source: str) -> Source:
-    """What *source* says; a directory is read as it is."""
-    if not source.startswith("oci:") and "/" in source and not source.startswith("refs/") and os.path.exists(source):
-        return _from_path(settings, source)
+def take_both(settings: Settings, first: str, second: str) -> tuple[Source, Source]:
+    """Two sources to be compared; where one is a directory, the other says by which algorithm it is digested."""
+    if _is_directory(first):
+        other = take(settings, second)
+        return take(settings, first, other.algorithm), other
+    found = take(settings, first)
+    return found, take(settings, second, found.algorithm)
+
+
+def take(settings: Settings, source: str, algorithm: Algorithm | None = None) -> Source:
+    """What *source* says; a directory is read as it is, and digested by *algorithm*."""
+    if _is_path(source):
+        return _from_path(source, settings.algorithm or algorithm)
     with settings.open() as repo:
         if source.startswith("oci:"):
             from ..oci import catalogue
@@ -70,16 +79,24 @@ def take(settings: Settings, source: str) -> Source:
         return Source(image_to_tree(image, repo.algorithm), image_info(image).version, repo.algorithm, image)
 
 
-def _from_path(settings: Settings, path: str) -> Source:
+def _is_path(source: str) -> bool:
+    return "/" in source and not source.startswith(("oci:", "refs/")) and os.path.exists(source)
+
+
+def _is_directory(source: str) -> bool:
+    return _is_path(source) and os.path.isdir(source)
+
+
+def _from_path(path: str, algorithm: Algorithm | None) -> Source:
     if os.path.isdir(path):
         from .._repo.scan import scan_directory
 
-        algorithm = settings.algorithm or Algorithm.SHA512
+        algorithm = algorithm or Algorithm.SHA512
         return Source(scan_directory(path, algorithm), _DEFAULT_VERSION, algorithm)
     content = read_image(path)
     if content.startswith(_DUMP_START):
         from ..tree.dumpfile import parse_dump
 
-        return Source(parse_dump(content), _DEFAULT_VERSION, settings.algorithm)
+        return Source(parse_dump(content), _DEFAULT_VERSION, algorithm)
     found = image_info(content)
-    return Source(image_to_tree(content), found.version, found.algorithm or settings.algorithm, content)
+    return Source(image_to_tree(content), found.version, found.algorithm or algorithm, content)

@@ -20,11 +20,12 @@ from typing import Final, NoReturn
 from ..digest import ObjectId
 from ..errors import OciError
 from ..tree.inodes import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
-from ..tree.transform import XattrFilter, transform_for_oci
+from ..tree.transform import XattrFilter, settle_links, transform_for_oci
 from .tarentries import EntryType, TarEntry
 
 __all__ = ["TreeBuilder", "XattrFilter", "tree_from_layers"]
 
+_DOT: Final = ord(".")
 _WHITEOUT: Final = b".wh."
 _OPAQUE: Final = b".wh..wh..opq"
 _EMPTY_NAMES: Final = frozenset((b"", b"."))
@@ -93,13 +94,14 @@ class TreeBuilder:
         for entry in entries:
             path, kind, mode, uid, gid, size, mtime_ns, _, _, xattrs, content, _ = entry
             prefix, _, name = path.rpartition(b"/")
-            if name in _NO_NAMES:
-                prefix, name = self._plain_path(entry)
-                if not name:
+            if not name or name[0] == _DOT:
+                if name in _NO_NAMES:
+                    prefix, name = self._plain_path(entry)
+                    if not name:
+                        continue
+                if name[:4] == _WHITEOUT:
+                    self._hide(prefix, name, path)
                     continue
-            if name[:4] == _WHITEOUT:
-                self._hide(prefix, name, path)
-                continue
             _, children, own = places(prefix) or self._parent(prefix, path)
             old = children.get(name)
             new: Inode
@@ -122,16 +124,16 @@ class TreeBuilder:
                 new = Special(kind.value | mode, 1, uid, gid, mtime_ns, xattrs, entry.rdev)
             children[name] = new
             own.add(name)
-            if isinstance(old, Directory):
+            if old is not None and isinstance(old, Directory):
                 self._places.clear()
 
     def finish(self, xattrs: XattrFilter | None = XattrFilter.ALLOWLIST_ONLY) -> Directory:
-        """The root of the tree, transformed unless *xattrs* is None; the builder starts anew."""
-        root = self._root
-        self.__init__()  # type: ignore[misc]
-        if xattrs is not None:
-            transform_for_oci(root, xattrs)
-        return root
+        """The root of the tree, transformed unless *xattrs* is None; the builder is used up."""
+        if xattrs is None:
+            settle_links(self._root)
+        else:
+            transform_for_oci(self._root, xattrs)
+        return self._root
 
     # -- where things are ----------------------------------------------------------------------
 

@@ -12,14 +12,14 @@ from typing import Final
 from .inodes import NO_XATTRS, Directory, Xattrs
 from .walk import count_links, directories
 
-__all__ = ["XattrFilter", "filter_xattrs", "transform_for_oci"]
+__all__ = ["XattrFilter", "filter_xattrs", "settle_links", "transform_for_oci"]
 
 _CAPABILITY: Final = b"security.capability"
 _USER: Final = b"user."
 
 
 class XattrFilter(enum.Enum):
-    """Which extended attributes stay; the value is how composefs-rs spells it."""
+    """Which extended attributes stay; the values of the first two are how composefs-rs spells them."""
 
     ALLOWLIST_ONLY = "allowlist-only"
     """Only ``security.capability``: the others depend on the machine that packed the layer."""
@@ -46,6 +46,11 @@ def transform_for_oci(root: Directory, xattrs: XattrFilter = XattrFilter.ALLOWLI
         if isinstance(usr, Directory):
             run.mtime_ns = usr.mtime_ns
     filter_xattrs(root, xattrs)
+    settle_links(root)
+
+
+def settle_links(root: Directory) -> None:
+    """Let every inode say how many names it has, in place."""
     for inode, count in count_links(root).items():
         inode.nlink = count
 
@@ -64,7 +69,8 @@ def filter_xattrs(root: Directory, xattrs: XattrFilter) -> None:
     for directory in directories(root):
         for inode in directory.children.values():
             if inode.xattrs:
-                inode.xattrs = filtered.get(inode.xattrs) or pick(inode.xattrs)
+                known = filtered.get(inode.xattrs)
+                inode.xattrs = pick(inode.xattrs) if known is None else known
 
 
 _KEPT: Final[dict[XattrFilter, Callable[[bytes], bool]]] = {

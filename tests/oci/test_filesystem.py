@@ -192,22 +192,18 @@ def test_many_opaque_markers_take_linear_time() -> None:
 
 def test_inodes_have_what_their_entries_say() -> None:
     object_id = ObjectId(bytes(32))
-    common = {"mode": 0o4711, "uid": 70_000, "gid": 3, "mtime_ns": -5, "xattrs": (CAPABILITY,)}
-    root = tree_from_layers(
-        [
-            [
-                entry(b"d", EntryType.DIRECTORY, **common),
-                entry(b"i", EntryType.FILE, b"x", size=1, **common),
-                entry(b"e", EntryType.FILE, object_id, size=65, **common),
-                entry(b"empty", EntryType.FILE, b"", **common),
-                entry(b"l", EntryType.SYMLINK, link=b"t", **common),
-                entry(b"c", EntryType.CHARACTER_DEVICE, rdev=0x103, **common),
-                entry(b"b", EntryType.BLOCK_DEVICE, rdev=0x800, **common),
-                entry(b"p", EntryType.FIFO, **common),
-            ]
-        ],
-        None,
-    )
+    made = [
+        entry(b"d", EntryType.DIRECTORY),
+        entry(b"i", EntryType.FILE, b"x", size=1),
+        entry(b"e", EntryType.FILE, object_id, size=65),
+        entry(b"empty", EntryType.FILE, b""),
+        entry(b"l", EntryType.SYMLINK, link=b"t"),
+        entry(b"c", EntryType.CHARACTER_DEVICE, rdev=0x103),
+        entry(b"b", EntryType.BLOCK_DEVICE, rdev=0x800),
+        entry(b"p", EntryType.FIFO),
+    ]
+    common = [each._replace(mode=0o4711, uid=70_000, gid=3, mtime_ns=-5, xattrs=(CAPABILITY,)) for each in made]
+    root = tree_from_layers([common], None)
     kinds: dict[bytes, tuple[type[Inode], int]] = {
         b"d": (Directory, stat.S_IFDIR),
         b"i": (InlineFile, stat.S_IFREG),
@@ -250,9 +246,10 @@ def test_unlisted_directory_has_plain_metadata() -> None:
     assert metadata(root.children[b"a"]) == (0o755, 0, 0, 0, ())
 
 
-def test_link_counts_are_true_in_the_end() -> None:
+@pytest.mark.parametrize("xattrs", [None, XattrFilter.ALLOWLIST_ONLY])
+def test_link_counts_are_true_in_the_end(xattrs: XattrFilter | None) -> None:
     lines = ["d usr", "d usr/a", "f usr/f x", "h usr/g usr/f", "h usr/a/h usr/f", "f gone x", "h kept gone"]
-    root = tree_from_layers([map(parse, lines), [entry(b".wh.gone")]])
+    root = tree_from_layers([map(parse, lines), [entry(b".wh.gone")]], xattrs)
     found = {path: inode.nlink for path, inode in walk(root)}
     assert found == {b"/": 3, b"/kept": 1, b"/usr": 3, b"/usr/a": 2, b"/usr/a/h": 3, b"/usr/f": 3, b"/usr/g": 3}
 

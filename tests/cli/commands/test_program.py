@@ -210,8 +210,8 @@ def test_every_event_loop_pulls(cli: Cli, empty: Path, loop: str) -> None:
     assert result.output.splitlines() == [
         "manifest sha256:8e66440a93d68590e713aa309c3bc6651670904597e64480b0acccc87cb89f21",
         "config   sha256:f307ac2405c186e69cbfc6bd14e3b10d6c3e9e8c6156e2b9151d541ff2b18d71",
-        "verity   a23199a2a200eecd840574c74476c1f817f709f13ae93cfc6abc950f4903273f"
-        "5ff666bb526ede68cda199c2701a1d0e41bc41a7162b4f3fe9cbd2314a496d78",
+        "verity   ad1aeed6e016f0d2c7d4fff47d251ea53d2b6e7f5791dd9d74d4b8cecfe83140"
+        "f06597f89318da1419c3c0635a11df915812c86a3d5ad7a051fd443cce2e7193",
         f"tagged   {source}",
         "objects  11 new + 0 already present objects; 87.34 KiB stored, 32.66 KiB inlined",
     ]
