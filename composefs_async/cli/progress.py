@@ -16,6 +16,7 @@ import click
 
 from ..progress import (
     BytesRead,
+    ImageMade,
     ImageTagged,
     ImportStarted,
     LayerDone,
@@ -81,6 +82,8 @@ def _plain(event: ProgressEvent) -> None:
                 f"{size_text(stats.bytes_read)} read",
                 err=True,
             )
+        case ImageMade(version, image_id, size):
+            click.echo(f"image {image_id[:12]}: EROFS version {version}, {size_text(size)}", err=True)
         case ImageTagged(tag, _):
             click.echo(f"tagged {printable(tag)}", err=True)
         case Message(text):

@@ -79,6 +79,13 @@ def stats_text(stats: ImportStats) -> str:
 @click.argument("image", type=ImageReference())
 @click.argument("name", required=False)
 @click.option("--platform", type=PlatformType(), help="OS/ARCH[/VARIANT] to take, if it is not this machine's.")
+@click.option(
+    "--image/--no-image",
+    "make_images",
+    default=True,
+    show_default=True,
+    help="Build the EROFS image that can be mounted; without it the layers are kept as they are.",
+)
 @limit_options
 @progress_option
 @as_json
@@ -89,6 +96,7 @@ def pull(
     image: str,
     name: str | None,
     platform: Any,
+    make_images: bool,
     progress: str,
     json_output: bool,
     **limits: Any,
@@ -97,7 +105,8 @@ def pull(
     from .. import oci
 
     with settings.open() as repo, showing(progress) as show:
-        work = partial(oci.pull, repo, image, tag=name, platform=platform, progress=show, limits=limits_of(**limits))
+        options = {"tag": name, "platform": platform, "make_images": make_images}
+        work = partial(oci.pull, repo, image, **options, progress=show, limits=limits_of(**limits))
         result = settings.run(work)
     if json_output:
         print_json(
@@ -106,6 +115,7 @@ def pull(
                 "config": result.config_digest,
                 "verity": result.manifest_id.hex(),
                 "tagged": result.tag,
+                "image": result.image_id.hex() if result.image_id else None,
                 "layers": [{"diffId": layer.diff_id, "verity": layer.stream_id.hex()} for layer in result.layers],
                 "stats": {key: getattr(result.stats, key) for key in result.stats.__dataclass_fields__},
             }

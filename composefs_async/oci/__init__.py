@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from .images import ensure_images, ensure_images_async, image_tree, image_tree_async
 from .layers import LayerResult, import_layer
 from .limits import Limits
 from .platforms import Platform
@@ -21,6 +22,10 @@ __all__ = [
     "Platform",
     "PullResult",
     "StreamedBlob",
+    "ensure_images",
+    "ensure_images_async",
+    "image_tree",
+    "image_tree_async",
     "import_layer",
     "pull",
 ]

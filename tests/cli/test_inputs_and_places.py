@@ -159,7 +159,7 @@ def test_platform_that_is_not_there_is_answered_with_those_that_are(empty: Path,
 @pytest.mark.parametrize("kind", ["auto", "bars", "plain", "json", "none"])
 def test_standard_output_is_the_same_whatever_progress_is_shown(kind: str, empty: Path, cli: Any) -> None:
     found = cli.on(empty)("oci", "pull", f"oci:{LAYOUTS}/one", "x", "--json", "--progress", kind).good()
-    assert list(found.json) == ["manifest", "config", "verity", "tagged", "layers", "stats"]
+    assert list(found.json) == ["manifest", "config", "verity", "tagged", "image", "layers", "stats"]
     assert found.json["tagged"] == "x"
     assert (found.err == "") is (kind == "none")
 
@@ -167,7 +167,8 @@ def test_standard_output_is_the_same_whatever_progress_is_shown(kind: str, empty
 def test_plain_progress_ends_with_the_tag(empty: Path, cli: Any) -> None:
     lines = cli.on(empty)("oci", "pull", f"oci:{LAYOUTS}/basic", "x", "--progress", "plain").good().err.splitlines()
     assert lines[0].startswith(f"oci:{LAYOUTS}/basic: 2 layer")
-    assert sorted(line.split(":")[1][:12] for line in lines[1:-1]) == ["58cc8208b729", "a5fc8bdfb062"]
+    assert sorted(line.split(":")[1][:12] for line in lines[1:-2]) == ["58cc8208b729", "a5fc8bdfb062"]
+    assert lines[-2].startswith("image 71c03a06a5c9: EROFS version 1, ")
     assert lines[-1] == "tagged x"
 
 

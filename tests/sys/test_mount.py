@@ -301,3 +301,40 @@ def test_without_privilege_the_error_says_what_is_missing() -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
     message = "mounting image: Operation not permitted (mounting needs the capability CAP_SYS_ADMIN)"
     assert result.stdout == f"{errno.EPERM} {message}\n"
+
+
+@pytest.fixture
+def user_namespace(may_mount: None) -> Iterator[int]:
+    """In which the users 0 to 9 are 1000 to 1009 outside."""
+    program = "import os, sys; os.unshare(os.CLONE_NEWUSER)" if sys.version_info >= (3, 12) else UNSHARE
+    command = [sys.executable, "-c", f"{program}\nprint(flush=True)\ninput()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            pytest.skip("user namespaces cannot be made here")
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{process.pid}/{name}").write_text("0 1000 10\n")
+        fd = os.open(f"/proc/{process.pid}/ns/user", os.O_RDONLY)
+        yield fd
+        os.close(fd)
+        process.stdin.write("\n")
+
+
+UNSHARE = """
+import ctypes
+CLONE_NEWUSER = 0x10000000  # linux/sched.h
+if ctypes.CDLL(None).unshare(CLONE_NEWUSER):
+    raise SystemExit(1)
+"""
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_owners_are_mapped_as_a_user_namespace_maps_them(parts: Parts, user_namespace: int) -> None:
+    mount = mount_composefs(parts.image, "test", parts.objects, MountOptions(idmap=user_namespace))
+    try:
+        status = os.stat("large", dir_fd=mount)
+        assert (status.st_uid, status.st_gid) == (1003, 1004)
+        assert read(mount, "large") == LARGE
+    finally:
+        os.close(mount)
