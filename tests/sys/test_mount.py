@@ -74,10 +74,17 @@ def read(directory: int, path: str) -> bytes:
         return file.read()
 
 
-def loops() -> list[str]:
-    """Loop devices that are in use."""
-    block = Path("/sys/block")
-    return sorted(path.name for path in block.glob("loop*") if (path / "loop").exists()) if block.exists() else []
+def loops(below: Path) -> list[str]:
+    """Loop devices over files below a directory; others are those of tests that run at the same time."""
+    found = []
+    for device in Path("/sys/block").glob("loop*"):
+        try:
+            backing = (device / "loop/backing_file").read_text()
+        except OSError:  # it is free, or became so meanwhile
+            continue
+        if backing.startswith(f"{below}/"):
+            found.append(device.name)
+    return found
 
 
 def require_way(backing: Backing, layering: Layering) -> None:
@@ -90,16 +97,16 @@ def require_way(backing: Backing, layering: Layering) -> None:
             pytest.skip(f"the kernel is older than {needed[0]}.{needed[1]}")
 
 
-def mounts() -> str:
-    return Path("/proc/self/mountinfo").read_text()
+def mounts(below: Path) -> list[str]:
+    """Lines of the mount table that name something below a directory."""
+    return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{below}/" in line]
 
 
 @pytest.fixture
-def nothing_left(may_mount: None) -> Iterator[None]:
-    """The test must leave the mount table and the loop devices as they were."""
-    before = loops(), mounts()
+def nothing_left(may_mount: None, tmp_path: Path) -> Iterator[None]:
+    """The test must leave no mount and no loop device of its files."""
     yield
-    assert (loops(), mounts()) == before
+    assert (loops(tmp_path), mounts(tmp_path)) == ([], [])
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -203,7 +210,7 @@ def test_an_attached_mount_outlives_its_descriptor_until_it_is_unmounted(parts: 
     mount = mount_composefs(parts.image, "shown-name", parts.objects, MountOptions())
     attach(mount, str(place))
     os.close(mount)
-    assert "composefs:shown-name" in mounts()
+    assert "composefs:shown-name" in mounts(tmp_path)[0]
     with open(place / "large", "rb"):
         with pytest.raises(MountError) as caught:
             unmount(str(place))
@@ -268,17 +275,17 @@ def test_loop_devices_are_free_after_the_block(tmp_path: Path) -> None:
         pytest.skip("there is no /dev/loop-control")
     path = tmp_path / "file"
     path.write_bytes(b"block" * 4096)
-    before = loops()
     fd = os.open(path, os.O_RDONLY)
     try:
         with loop_device(fd, "file") as device:
+            assert len(loops(tmp_path)) == 1
             with open(device, "rb") as file:
                 assert file.read(10) == b"blockblock"
             with pytest.raises(OSError, match=r"permitted|Read-only|denied"), open(device, "r+b", buffering=0) as file:
                 file.write(b"x" * 4096)
     finally:
         os.close(fd)
-    assert loops() == before
+    assert loops(tmp_path) == []
 
 
 WITHOUT_PRIVILEGE = """
