@@ -202,6 +202,8 @@ class Repository(AsyncContextManagerMixin):
     def exclusive(self, operation: str, timeout: float | None = None) -> Iterator[None]:
         """Have the repository alone: no other operation of this handle, no other handle of any process.
 
+        In the block this thread can use the repository as before, by the methods that block; others wait.
+
         Raises:
             RepositoryInUseError: not within *timeout* seconds.
         """

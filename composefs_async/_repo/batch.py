@@ -39,8 +39,9 @@ def store_batch(state: RepoState, items: Sequence[Buffer]) -> list[StoredObject 
     Returns:
         In the order of *items*, what became of each.
     """
-    state.require_writable()
-    return _store_native(state, items) if NATIVE else _store_python(state, items)
+    with state.shared():
+        state.require_writable()
+        return _store_native(state, items) if NATIVE else _store_python(state, items)
 
 
 def _store_native(state: RepoState, items: Sequence[Buffer]) -> list[StoredObject | Exception]:

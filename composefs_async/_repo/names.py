@@ -95,15 +95,16 @@ def publish(state: RepoState, links: Iterable[Link]) -> None:
 
     A crash before the return leaves some of the first of them, each complete with all it reaches.
     """
-    state.require_writable()
-    state.syncs.sync()
-    touched: dict[str, None] = {}
-    for link in links:
-        _make_parents(state, link.path, touched)
-        files.replace_symlink(link.target, link.path, dir_fd=state.fd)
-        touched[os.path.dirname(link.path)] = None
-    for directory in touched:
-        files.fsync_directory(directory or ".", dir_fd=state.fd)
+    with state.shared():
+        state.require_writable()
+        state.syncs.sync()
+        touched: dict[str, None] = {}
+        for link in links:
+            _make_parents(state, link.path, touched)
+            files.replace_symlink(link.target, link.path, dir_fd=state.fd)
+            touched[os.path.dirname(link.path)] = None
+        for directory in touched:
+            files.fsync_directory(directory or ".", dir_fd=state.fd)
 
 
 def _make_parents(state: RepoState, path: str, touched: dict[str, None]) -> None:
@@ -177,11 +178,12 @@ def _is_directory(state: RepoState, path: str) -> bool:
 
 def remove_reference(state: RepoState, category: Category, reference: str) -> bool:
     """Remove a reference durably; False if it was not there."""
-    state.require_writable()
     path = f"{category}/refs/{check_reference(reference)}"
-    try:
-        os.unlink(path, dir_fd=state.fd)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    files.fsync_directory(os.path.dirname(path), dir_fd=state.fd)
-    return True
+    with state.shared():
+        state.require_writable()
+        try:
+            os.unlink(path, dir_fd=state.fd)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        files.fsync_directory(os.path.dirname(path), dir_fd=state.fd)
+        return True

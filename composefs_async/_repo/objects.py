@@ -52,9 +52,10 @@ def object_errors(state: RepoState) -> Iterator[None]:
 
 def ensure_object(state: RepoState, data: bytes | bytearray | memoryview) -> StoredObject:
     """Store *data* unless it is there."""
-    state.require_writable()
-    view = memoryview(data).cast("B")
-    return store_one(state, view, fsverity.digest(view, state.algorithm))
+    with state.shared():
+        state.require_writable()
+        view = memoryview(data).cast("B")
+        return store_one(state, view, fsverity.digest(view, state.algorithm))
 
 
 def store_one(state: RepoState, data: memoryview, object_id: ObjectId) -> StoredObject:
@@ -90,9 +91,10 @@ def finalize_object_tmpfile(state: RepoState, fd: int, size: int) -> StoredObjec
 
 def publish_object_tmpfile(state: RepoState, tmpfile: files.Tmpfile, size: int, object_id: ObjectId) -> StoredObject:
     """Give a filled tmpfile, whose digest the caller has computed, its name; the caller discards it then."""
-    if _is_intact(state, object_id, size):
-        return StoredObject(object_id, size, StoreOutcome.PRESENT)
-    return _publish(state, tmpfile, size, object_id)
+    with state.shared():
+        if _is_intact(state, object_id, size):
+            return StoredObject(object_id, size, StoreOutcome.PRESENT)
+        return _publish(state, tmpfile, size, object_id)
 
 
 def open_object(state: RepoState, object_id: ObjectId) -> int:

@@ -36,7 +36,7 @@ class RepoState:
         self._mutex = threading.Lock()
         self._users = threading.Condition(self._mutex)
         self._shared = 0
-        self._exclusive = False
+        self._exclusive: int | None = None  # the thread that has the repository alone
 
     @property
     def algorithm(self) -> Algorithm:
@@ -94,9 +94,12 @@ class RepoState:
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
-        """For an operation that may run beside others, but not beside an exclusive one of this handle."""
+        """For an operation that may run beside others, but not beside an exclusive one of another thread.
+
+        Another process is kept away by its lock on the repository; this does the same within the handle.
+        """
         with self._users:
-            self._users.wait_for(lambda: not self._exclusive)
+            self._users.wait_for(lambda: self._exclusive in (None, threading.get_ident()))
             self._shared += 1
         try:
             yield
@@ -113,9 +116,9 @@ class RepoState:
             RepositoryInUseError: not within *timeout* seconds; the shared lock is held as before.
         """
         with self._users:
-            if not self._users.wait_for(lambda: not (self._exclusive or self._shared), timeout):
+            if not self._users.wait_for(lambda: self._exclusive is None and not self._shared, timeout):
                 raise RepositoryInUseError(self.path, operation)
-            self._exclusive = True
+            self._exclusive = threading.get_ident()
         try:
             if not files.lock(self.fd, exclusive=True, timeout=timeout):
                 raise RepositoryInUseError(self.path, operation)
@@ -124,5 +127,5 @@ class RepoState:
             # A conversion that failed, or an error inside, must not leave us without the shared lock.
             files.lock(self.fd, exclusive=False)
             with self._users:
-                self._exclusive = False
+                self._exclusive = None
                 self._users.notify_all()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,17 @@ def test_an_error_inside_an_exclusive_block_gives_the_lock_back(tmp_path: Path) 
             raise KeyError
         with repo.exclusive("again", timeout=0):
             pass
+
+
+def test_operations_of_other_threads_wait_for_an_exclusive_block_and_those_of_its_own_do_not(tmp_path: Path) -> None:
+    init(tmp_path / "r")
+    order = []
+    with Repository.open_path(tmp_path / "r") as repo:
+        thread = threading.Thread(target=lambda: order.append(repo.ensure_object(b"other").size))
+        with repo.exclusive("a test"):
+            thread.start()
+            order.append(repo.ensure_object(b"own").size)
+            thread.join(0.05)
+            assert thread.is_alive()
+        thread.join(10)
+    assert order == [3, 5]
