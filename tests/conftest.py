@@ -26,6 +26,11 @@ MORE_BLOCKING: list[tuple[ModuleType, str]] = [
 ]
 
 
+def pytest_configure() -> None:
+    # Programs that tests start must import the package that is tested, not what stands in the working directory.
+    os.environ["PYTHONSAFEPATH"] = "1"
+
+
 def pytest_report_header() -> str:
     native = os.environ.get("COMPOSEFS_ASYNC_NATIVE") or "auto"
     missing = [name for name in TOOLS if not shutil.which(name)]

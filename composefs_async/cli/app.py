@@ -80,6 +80,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         "image-objects": ("image_commands", "List the objects that an image refers to."),
         "dump-files": ("image_commands", "Print files of an image as lines of a dump file."),
         "ls": ("image_commands", "List a directory of an image."),
+        "tree": ("image_commands", "Draw a directory of an image as a tree."),
         "diff": ("image_commands", "Print what is different in two images."),
         "explain": ("image_commands", "Say why an image has not the digest it should have."),
         "mount": ("mounts", "Mount an image."),

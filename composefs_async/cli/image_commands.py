@@ -16,12 +16,13 @@ from ..errors import NotFoundError
 from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from .context import Settings, as_json, print_bytes, print_json, printable
 from .image_files import repository_image, take, take_both
+from .progress import size_text
 
 if TYPE_CHECKING:
     from ..erofs.compare import Change, Value
     from ..erofs.explain import Explanation
 
-__all__ = ["diff", "dump_files", "explain", "image_objects", "images", "import_image", "ls"]
+__all__ = ["diff", "dump_files", "explain", "image_objects", "images", "import_image", "ls", "tree"]
 
 _READ_SIZE: Final = 1 << 20
 _SHORT: Final = 12  # digits of an id
@@ -153,6 +154,46 @@ def ls(settings: Settings, image: str, path: str, recursive: bool) -> None:
     else:
         for name, inode in sorted(found.children.items()):
             click.echo(_row(name, inode))
+
+
+@click.command(help="Draw the directory PATH, by default the root, of IMAGE as a tree." + _SOURCES)
+@click.argument("image")
+@click.argument("path", default="/")
+@click.option("-L", "--level", type=click.IntRange(min=1), help="Descend so many levels only.")
+@click.pass_obj
+def tree(settings: Settings, image: str, path: str, level: int | None) -> None:
+    root = _find(take(settings, image).tree, path)
+    click.echo(path)
+    files = directories = 0
+    pending = _branches(root, "", 1)
+    while pending:
+        lead, name, inode, indent, depth = pending.pop()
+        click.echo(f"{lead}{_text(name)}{_leaf(inode)}")
+        if isinstance(inode, Directory):
+            directories += 1
+            if level is None or depth < level:
+                pending += _branches(inode, indent, depth + 1)
+        else:
+            files += 1
+    click.echo(f"\n{directories} directories, {files} files")
+
+
+def _branches(inode: Inode, indent: str, depth: int) -> list[tuple[str, bytes, Inode, str, int]]:
+    """The children of *inode*, the last one first: lines begin with the first member, what is below with the fourth."""
+    children = sorted(inode.children.items(), reverse=True) if isinstance(inode, Directory) else []
+    return [
+        (f"{indent}{'├── ' if at else '└── '}", name, child, f"{indent}{'│   ' if at else '    '}", depth)
+        for at, (name, child) in enumerate(children)
+    ]
+
+
+def _leaf(inode: Inode) -> str:
+    """What is said of an inode behind its name."""
+    if isinstance(inode, Symlink):
+        return f" -> {_text(inode.target)}"
+    if isinstance(inode, ExternalFile | InlineFile):
+        return f" ({size_text(inode.size if isinstance(inode, ExternalFile) else len(inode.content))})"
+    return "/" if isinstance(inode, Directory) else ""
 
 
 def _row(name: bytes, inode: Inode) -> str:

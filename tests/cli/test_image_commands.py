@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -180,6 +181,27 @@ def test_ls_lists_directories_and_files(call: Run) -> None:
     ]
     names = [line.partition(f"{time} ")[2].partition(" -> ")[0] for line in call("ls", "-R", "name")[1].splitlines()]
     assert names == [".", "run", "small", "usr", "usr/bin", "usr/bin/again", "usr/bin/large", "usr/link"]
+
+
+def test_tree_draws_what_ls_lists(call: Run) -> None:
+    call("create-image", "source", "name")
+    code, output, error = call("tree", "name")
+    large = re.sub(r".*large", "", next(line for line in output.splitlines() if "large (" in line))
+    assert (code, error) == (0, "")
+    assert output.splitlines() == [
+        "/",
+        "├── run/",
+        "├── small (5 B)",
+        "└── usr/",
+        "    ├── bin/",
+        f"    │   ├── again{large}",
+        f"    │   └── large{large}",
+        "    └── link -> bin/large",
+        "",
+        "3 directories, 4 files",
+    ]
+    assert "again" not in call("tree", "name", "-L", "2")[1]
+    assert call("tree", "name", "usr/bin")[1].splitlines()[0] == "usr/bin"
 
 
 @pytest.mark.parametrize(
