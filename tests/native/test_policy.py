@@ -17,7 +17,7 @@ WITHOUT = "import sys; sys.modules['composefs_async._native._core'] = None; "
 def python(code: str, policy: str | None, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {} if policy is None else {"COMPOSEFS_ASYNC_NATIVE": policy}
     return subprocess.run(
-        [sys.executable, "-c", code], env=variables | environment, capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-c", code], env=variables | environment, capture_output=True, text=True, check=False
     )
 
 

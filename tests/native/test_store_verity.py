@@ -69,7 +69,7 @@ def store(core: ModuleType, fake: Path, objects: Path) -> Store:
     def run(*batches: tuple[list[str], int, bool], **settings: str) -> list[Any]:
         environment = {"LD_PRELOAD": str(fake), **settings}
         done = subprocess.run(
-            [sys.executable, "-c", RUN, json.dumps([str(objects), *batches])],
+            [sys.executable, "-P", "-c", RUN, json.dumps([str(objects), *batches])],
             env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
