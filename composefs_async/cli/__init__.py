@@ -6,6 +6,7 @@ called ``mkcomposefs`` or ``composefs-info`` to the program is that program.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import NoReturn
@@ -15,6 +16,8 @@ __all__ = ["main"]
 
 def main() -> NoReturn:
     """Run the command in `sys.argv` and leave with its exit code."""
+    # Trees and layers are many small objects without cycles: look for cycles more rarely than after each 700.
+    gc.set_threshold(50_000, 20, 20)
     arguments = sys.argv[1:]
     match os.path.basename(sys.argv[0]):
         case "mkcomposefs":
