@@ -62,7 +62,7 @@ PACKED = {
     "gzip with an empty member": (GZIP, pack(GZIP) + pack(GZIP, b"") + pack(GZIP), CONTENT * 2),
     "gzip and zeros": (GZIP, pack(GZIP) + bytes(1000), CONTENT),
     "gzip of a MiB of zeros": (GZIP, pack(GZIP, bytes(1 << 20)), bytes(1 << 20)),
-    "gzip stored": (GZIP, gzip.compress(CONTENT, 0), CONTENT),
+    "gzip stored": (GZIP, gzip.compress(CONTENT, 0, mtime=0), CONTENT),
     "zstd": (ZSTD, pack(ZSTD), CONTENT),
     "zstd frames": (ZSTD, pack(ZSTD) * 3, CONTENT * 3),
     "zstd of many small frames": (ZSTD, pack(ZSTD, b"x") * 3000, b"x" * 3000),

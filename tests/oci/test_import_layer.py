@@ -316,7 +316,11 @@ async def test_archive_may_have_exactly_the_size_of_chunks(size: int, repo: Repo
     assert result.stats.bytes_inline == size - 1000
 
 
-@pytest.mark.parametrize("packed", [b"", gzip.compress(b""), zstd.compress(b""), bytes(1024)])
+@pytest.mark.parametrize(
+    "packed",
+    [b"", gzip.compress(b"", mtime=0), zstd.compress(b""), bytes(1024)],
+    ids=["plain", "gzip", "zstd", "zeros"],
+)
 async def test_layer_may_be_empty(packed: bytes, repo: Repository) -> None:
     diff_id = digest(packed if not any(packed[:1]) else b"")
     with repo:
@@ -534,7 +538,7 @@ async def test_error_of_the_callback_ends_the_import_cleanly(
 
 # -- what is refused ---------------------------------------------------------------------------
 
-GZIPPED = gzip.compress(TAR, 1)
+GZIPPED = gzip.compress(TAR, 1, mtime=0)
 ZSTD = zstd.compress(TAR)
 
 
