@@ -158,14 +158,22 @@ async def store_blob(run: ImportRun, descriptor: Descriptor, unpacker: Unpacker)
 async def _once(
     run: ImportRun, kind: str, name: str, work: Callable[[], Awaitable[tuple[StoredObject, ImportStats]]]
 ) -> LayerResult:
+    async def unless_published() -> tuple[ObjectId, ImportStats | None]:
+        # Another import may have published it, and let go of it, since the caller looked.
+        found = await find_layer(run.state, name, tar=kind == "layer")
+        if found is not None:
+            return found, None
+        stored, stats = await work()
+        return stored.id, stats
+
     status = await hop(os.fstat, run.state.fd)
-    (stored, stats), ran_here = await fly((status.st_dev, status.st_ino, kind, name), work, run.holder)
-    if not ran_here:
+    (stream_id, stats), ran_here = await fly((status.st_dev, status.st_ino, kind, name), unless_published, run.holder)
+    if not ran_here or stats is None:
         run.report(LayerSkipped(name))
-        return LayerResult(name, stored.id, True, ImportStats(layers_present=1))
+        return LayerResult(name, stream_id, True, ImportStats(layers_present=1))
     stats += ImportStats(layers_imported=1)
     run.report(LayerDone(name, stats))
-    return LayerResult(name, stored.id, False, stats)
+    return LayerResult(name, stream_id, False, stats)
 
 
 async def find_layer(state: RepoState, name: str, *, tar: bool = True) -> ObjectId | None:
