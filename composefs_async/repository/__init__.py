@@ -1,0 +1,27 @@
+"""`Repository`: one open repository, each operation in two forms.
+
+``x()`` blocks, ``x_async()`` runs the same function in a worker thread; what exists only as async has no suffix.
+Use it with ``with`` or ``async with``, which closes it.  The functions themselves are in `composefs_async._repo`; here
+they are methods, in one module for each kind of thing.
+"""
+
+from __future__ import annotations
+
+from .._repo.state import RepoState
+from .images import ImageOperations
+from .streams import StreamOperations
+
+__all__ = ["Repository"]
+
+
+class Repository(StreamOperations, ImageOperations):
+    """An open repository; holds a shared lock, which keeps garbage collectors of all processes away.
+
+    Safe for use from several threads and event loops.  Nothing that is stored survives a power loss before
+    `sync`, or before a publishing operation (`write_stream`, `register_stream`, `name_stream`) returns.
+    """
+
+
+def state_of(repository: Repository) -> RepoState:
+    """What the functions of `composefs_async._repo` work on; for the modules of this package."""
+    return repository._state

@@ -1,0 +1,204 @@
+"""An open repository: opening, closing, its lock, and what it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Self
+
+from anyio import AsyncContextManagerMixin, CapacityLimiter
+
+from .._aio import hops
+from .._aio.handles import HandleGroup
+from .._aio.hops import hop
+from .._repo import opening
+from .._repo.metadata import ErofsFormats, Metadata
+from .._repo.state import RepoState
+from ..digest import Algorithm
+from ..errors import VerityMissingError
+
+__all__ = ["OpenRepository", "Path"]
+
+Path = str | os.PathLike[str]
+
+
+class OpenRepository(AsyncContextManagerMixin):
+    """What all groups of operations stand on."""
+
+    def __init__(self, state: RepoState) -> None:
+        self._state = state
+        self._handles: HandleGroup | None = None
+
+    # -- opening and closing -------------------------------------------------------------------
+
+    @classmethod
+    def open_path(cls, path: Path, *, algorithm: Algorithm | None = None, timeout: float | None = None) -> Self:
+        """Open the repository at *path*, with its own algorithm and security mode.
+
+        Args:
+            algorithm: refuse any other.
+            timeout: how many seconds to wait for somebody who holds the repository exclusively.
+
+        Raises:
+            RepositoryNotFoundError, MetadataError, AlgorithmMismatchError, UnsupportedFeatureError
+            RepositoryInUseError: the time is over.
+        """
+        return cls(opening.open_path(path, algorithm=algorithm, timeout=timeout))
+
+    @classmethod
+    async def open_path_async(
+        cls, path: Path, *, algorithm: Algorithm | None = None, timeout: float | None = None
+    ) -> Self:
+        return await hop(cls.open_path, path, algorithm=algorithm, timeout=timeout)
+
+    @classmethod
+    def open_user(cls, *, algorithm: Algorithm | None = None, timeout: float | None = None) -> Self:
+        """Open the calling user's repository, ``~/.var/lib/composefs``."""
+        return cls.open_path(opening.user_path(), algorithm=algorithm, timeout=timeout)
+
+    @classmethod
+    async def open_user_async(cls, *, algorithm: Algorithm | None = None, timeout: float | None = None) -> Self:
+        return await hop(cls.open_user, algorithm=algorithm, timeout=timeout)
+
+    @classmethod
+    def open_system(cls, *, algorithm: Algorithm | None = None, timeout: float | None = None) -> Self:
+        """Open the system's repository, ``/sysroot/composefs``."""
+        return cls.open_path(opening.system_path(), algorithm=algorithm, timeout=timeout)
+
+    @classmethod
+    async def open_system_async(cls, *, algorithm: Algorithm | None = None, timeout: float | None = None) -> Self:
+        return await hop(cls.open_system, algorithm=algorithm, timeout=timeout)
+
+    @classmethod
+    def init(
+        cls,
+        path: Path,
+        *,
+        algorithm: Algorithm = Algorithm.SHA512,
+        erofs_version: int | ErofsFormats | None = 1,
+        insecure: bool = False,
+        ensure: bool = False,
+    ) -> tuple[Self, bool]:
+        """Create a repository and open it; the flag tells whether it is new.  Durable when this returns.
+
+        Args:
+            erofs_version: the layout of its images, 0, 1 or 2, or several of them.  None writes the form of
+                meta.json from before there was a choice, which means 2.
+            insecure: do without fs-verity where the file system cannot do it.
+            ensure: take an existing repository of the same algorithm as it is.
+
+        Raises:
+            MetadataError: a different repository is there.
+            VerityNotSupportedError: fs-verity cannot be had and *insecure* is not set.
+        """
+        formats = ErofsFormats(erofs_version) if isinstance(erofs_version, int) else erofs_version
+        state, created = opening.init(
+            path, algorithm=algorithm, erofs_formats=formats, insecure=insecure, ensure=ensure
+        )
+        return cls(state), created
+
+    @classmethod
+    async def init_async(
+        cls,
+        path: Path,
+        *,
+        algorithm: Algorithm = Algorithm.SHA512,
+        erofs_version: int | ErofsFormats | None = 1,
+        insecure: bool = False,
+        ensure: bool = False,
+    ) -> tuple[Self, bool]:
+        return await hop(
+            cls.init, path, algorithm=algorithm, erofs_version=erofs_version, insecure=insecure, ensure=ensure
+        )
+
+    def close(self) -> None:
+        """Release the lock and all descriptors; a second call does nothing."""
+        self._state.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        # The block owns what was spawned in it: it ends when all of that has, and then closes.
+        try:
+            async with HandleGroup.open() as group:
+                self._handles = group
+                try:
+                    yield self
+                finally:
+                    self._handles = None
+        finally:
+            self.close()
+
+    # -- what it is ----------------------------------------------------------------------------
+
+    @property
+    def path(self) -> str:
+        return self._state.path
+
+    @property
+    def algorithm(self) -> Algorithm:
+        return self._state.algorithm
+
+    @property
+    def metadata(self) -> Metadata:
+        return self._state.metadata
+
+    @property
+    def secure(self) -> bool:
+        """Whether every object must be protected by fs-verity, and is measured whenever it is opened."""
+        return self._state.secure
+
+    def set_insecure(self) -> None:
+        """Tolerate objects without fs-verity from now on, in this handle only."""
+        self._state.secure = False
+        self._state.verity_works = None
+
+    def require_verity(self) -> None:
+        """Refuse to go on with an insecure repository.
+
+        Raises:
+            VerityMissingError: it is insecure.
+        """
+        if not self.secure:
+            raise VerityMissingError(f"{self.path}/meta.json")
+
+    def objects_dir(self) -> int:
+        """A descriptor (O_PATH) of ``objects/``, which stays the repository's: do not close it."""
+        return self._state.objects_fd
+
+    def write_semaphore(self) -> CapacityLimiter:
+        """Bounds the storing threads to the number of processors; one per event loop, so ask where you run.
+
+        It is not meant to be held while awaiting something of the repository, which takes it itself.
+        """
+        return hops.resources(self._state).write_semaphore
+
+    @contextmanager
+    def exclusive(self, operation: str, timeout: float | None = None) -> Iterator[None]:
+        """Have the repository alone: no other operation of this handle, no other handle of any process.
+
+        In the block this thread can use the repository as before, by the methods that block; others wait.
+
+        Raises:
+            RepositoryInUseError: not within *timeout* seconds.
+        """
+        with self._state.exclusive(operation, timeout):
+            yield
+
+    # -- durability ----------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Make everything stored before the call durable.  Calls at the same time share one syncfs."""
+        self._state.syncs.sync()
+
+    async def sync_async(self) -> None:
+        await hop(self.sync)

@@ -1,0 +1,126 @@
+"""Storing and opening objects."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from functools import partial
+
+from .._aio import bulk, hops
+from .._aio.handles import Handle
+from .._aio.hops import hop, write_hop
+from .._repo import batch, objects, scan
+from .._repo.batch import Buffer
+from .._repo.scan import ScanOptions
+from .._sys.files import Tmpfile
+from ..digest import ObjectId
+from ..results import StoredObject
+from ..tree import Directory
+from .base import OpenRepository, Path
+
+__all__ = ["ObjectOperations"]
+
+
+class ObjectOperations(OpenRepository):
+    """Objects, and directories whose files become objects."""
+
+    def ensure_object(self, data: Buffer) -> StoredObject:
+        """Store *data* unless it is there.  Not durable before `sync`.
+
+        Raises:
+            ReadOnlyRepositoryError
+            VerityNotSupportedError: the repository is secure and the file system cannot do fs-verity.
+        """
+        return objects.ensure_object(self._state, data)
+
+    async def ensure_object_async(self, data: Buffer) -> StoredObject:
+        """The same; many calls at a time share their way to a worker thread.  *data* must not change meanwhile."""
+        return await hops.resources(self._state).coalescer.submit(data)
+
+    def ensure_objects(self, contents: Iterable[Buffer]) -> list[StoredObject]:
+        """Store many objects; returns them in the order of *contents*, which is taken lazily.
+
+        Raises:
+            the first error; the other objects are stored all the same.
+        """
+        return batch.store_all(self._state, contents)
+
+    async def ensure_objects_async(self, contents: Iterable[Buffer] | AsyncIterable[Buffer]) -> list[StoredObject]:
+        """The same on all processors; the fastest way to store many."""
+        return await bulk.store_all(self._state, contents)
+
+    def create_object_tmpfile(self) -> int:
+        """A file without a name to be filled through its descriptor and given to `finalize_object_tmpfile`."""
+        return objects.create_object_tmpfile(self._state).fd
+
+    async def create_object_tmpfile_async(self) -> int:
+        return await write_hop(self._state, self.create_object_tmpfile)
+
+    def finalize_object_tmpfile(self, tmpfile: int, size: int) -> StoredObject:
+        """Turn a filled tmpfile into an object and close it.  Blocks for one read of the file.
+
+        The object is in place when this returns but survives a power loss only after `sync`.
+        An equal object already present wins, and *tmpfile* vanishes.
+
+        Args:
+            size: what was written, in bytes; a shorter or longer file is an error.
+
+        Raises:
+            VerityNotSupportedError: the file system cannot do fs-verity and the repository is not insecure.
+        """
+        return objects.finalize_object_tmpfile(self._state, tmpfile, size)
+
+    async def finalize_object_tmpfile_async(self, tmpfile: int, size: int) -> StoredObject:
+        return await write_hop(self._state, self.finalize_object_tmpfile, tmpfile, size)
+
+    def spawn_finalize_object_tmpfile(self, tmpfile: int, size: int) -> Handle[StoredObject]:
+        """Do the same in the background of the ``async with`` block of this repository; await the handle.
+
+        A failed object does not disturb the others.  Errors of handles that nobody awaited leave the block as
+        an ExceptionGroup.  *tmpfile* belongs to the repository from the call on.
+
+        Raises:
+            RuntimeError: there is no such block.
+        """
+        if self._handles is None:
+            Tmpfile.adopt(tmpfile).discard()
+            raise RuntimeError("spawn_finalize_object_tmpfile needs `async with repository:` around it")
+        work = partial(objects.finalize_object_tmpfile, self._state, tmpfile, size)
+        run: Callable[[Callable[[], StoredObject]], Awaitable[StoredObject]] = partial(write_hop, self._state)
+        return self._handles.spawn(work, run, Tmpfile.adopt(tmpfile).discard)
+
+    def open_object(self, object_id: ObjectId) -> int:
+        """A read-only descriptor, which the caller closes.
+
+        Raises:
+            ObjectNotFoundError
+            DigestMismatchError, VerityMissingError: what stands there is not, or not safely, that object.
+        """
+        return objects.open_object(self._state, object_id)
+
+    async def open_object_async(self, object_id: ObjectId) -> int:
+        return await hop(self.open_object, object_id)
+
+    def read_object(self, object_id: ObjectId, *, max_size: int | None = None) -> bytes:
+        """The whole content, checked against the id.
+
+        Raises:
+            ObjectNotFoundError
+            IntegrityError: it is corrupt, or larger than *max_size* bytes.
+        """
+        return objects.read_object(self._state, object_id, max_size=max_size)
+
+    async def read_object_async(self, object_id: ObjectId, *, max_size: int | None = None) -> bytes:
+        return await hop(self.read_object, object_id, max_size=max_size)
+
+    def scan_directory(self, path: Path, options: ScanOptions | None = None) -> Directory:
+        """The tree at *path*, whose files of more than 64 bytes become objects; not durable before `sync`.
+
+        Raises:
+            IntegrityError: something changed while it was read.
+            ReadOnlyRepositoryError, VerityNotSupportedError
+        """
+        return scan.scan_and_store(self._state, path, options)
+
+    async def scan_directory_async(self, path: Path, options: ScanOptions | None = None) -> Directory:
+        """The same; cannot be cancelled before its end."""
+        return await hop(self.scan_directory, path, options)

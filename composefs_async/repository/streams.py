@@ -1,0 +1,137 @@
+"""Writing, naming and reading streams."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+
+from .._aio import bulk
+from .._aio.hops import hop
+from .._repo import names, streams
+from .._repo.streams import OpenStream
+from ..digest import ObjectId
+from ..splitstream import SplitstreamWriter
+from .objects import ObjectOperations
+
+__all__ = ["StreamOperations"]
+
+
+class StreamOperations(ObjectOperations):
+    """Splitstreams and their references."""
+
+    def create_stream(self, content_type: int) -> SplitstreamWriter:
+        """A writer that stores external content here; give it to `write_stream`."""
+        return SplitstreamWriter(self, content_type)
+
+    def has_stream(self, name: str) -> ObjectId | None:
+        """The id of the stream *name* (or ``refs/…``) if it is there with its object."""
+        return streams.has_stream(self._state, name)
+
+    async def has_stream_async(self, name: str) -> ObjectId | None:
+        return await hop(self.has_stream, name)
+
+    def write_stream(self, writer: SplitstreamWriter, name: str, reference: str | None = None) -> ObjectId:
+        """Finish *writer*, store the stream and publish it under *name* and *reference*.  Durable on return."""
+        return streams.write_stream(self._state, writer, name, reference)
+
+    async def write_stream_async(self, writer: SplitstreamWriter, name: str, reference: str | None = None) -> ObjectId:
+        """The same; first stores what `SplitstreamWriter.write_external_parallel` left pending."""
+        await bulk.resolve_pending(self._state, writer)
+        return await hop(self.write_stream, writer, name, reference)
+
+    def register_stream(self, object_id: ObjectId, name: str, reference: str | None = None) -> None:
+        """Publish a stored splitstream: syncfs, then the name, then the reference, then both made durable.
+
+        A crash leaves none, the first, or both of the names, each complete with all it reaches.
+
+        Raises:
+            ObjectNotFoundError, InvalidNameError
+        """
+        streams.register_stream(self._state, object_id, name, reference)
+
+    async def register_stream_async(self, object_id: ObjectId, name: str, reference: str | None = None) -> None:
+        await hop(self.register_stream, object_id, name, reference)
+
+    def ensure_stream(
+        self,
+        name: str,
+        content_type: int,
+        fill: Callable[[SplitstreamWriter], object],
+        reference: str | None = None,
+    ) -> ObjectId:
+        """The stream *name*, written by *fill* unless it is there, and its *reference*.  Durable on return."""
+        make = partial(self.create_stream, content_type)
+        return streams.ensure_stream(self._state, make, name, fill, reference)
+
+    async def ensure_stream_async(
+        self,
+        name: str,
+        content_type: int,
+        fill: Callable[[SplitstreamWriter], object],
+        reference: str | None = None,
+    ) -> ObjectId:
+        """The same; *fill* runs in a worker thread."""
+        return await hop(self.ensure_stream, name, content_type, fill, reference)
+
+    def has_named_stream(self, reference: str) -> bool:
+        """Whether *reference* leads to a stream that is there."""
+        return streams.has_named_stream(self._state, reference)
+
+    async def has_named_stream_async(self, reference: str) -> bool:
+        return await hop(self.has_named_stream, reference)
+
+    def name_stream(self, name: str, reference: str) -> None:
+        """Let *reference* lead to the stream *name*.  Durable on return.
+
+        Raises:
+            StreamNotFoundError, InvalidNameError
+        """
+        streams.name_stream(self._state, name, reference)
+
+    async def name_stream_async(self, name: str, reference: str) -> None:
+        await hop(self.name_stream, name, reference)
+
+    def unname_stream(self, reference: str) -> bool:
+        """Remove *reference*, durably; False if it was not there."""
+        return names.remove_reference(self._state, "streams", reference)
+
+    async def unname_stream_async(self, reference: str) -> bool:
+        return await hop(self.unname_stream, reference)
+
+    def named_streams(self, below: str = "") -> list[tuple[str, str]]:
+        """Sorted pairs of a reference, without *below*, and the name of the stream it leads to."""
+        return list(names.references(self._state, "streams", below))
+
+    async def named_streams_async(self, below: str = "") -> list[tuple[str, str]]:
+        return await hop(self.named_streams, below)
+
+    def open_stream(self, name: str, object_id: ObjectId | None = None, content_type: int | None = None) -> OpenStream:
+        """A reader of the stream *name* (or ``refs/…``), or of *object_id*, which then counts alone.
+
+        The caller closes it, or uses it in a ``with`` block.
+
+        Raises:
+            StreamNotFoundError, ObjectNotFoundError, SplitstreamError, IntegrityError
+        """
+        return streams.open_stream(self._state, name, object_id, content_type)
+
+    async def open_stream_async(
+        self, name: str, object_id: ObjectId | None = None, content_type: int | None = None
+    ) -> OpenStream:
+        """The same; its methods that read the body block."""
+        return await hop(self.open_stream, name, object_id, content_type)
+
+    def merge_splitstream(
+        self, name: str, object_id: ObjectId | None = None, content_type: int | None = None
+    ) -> Iterator[bytes]:
+        """The content of a stream as it came in, in pieces of at most 1 MiB.
+
+        Each object is checked when its last piece has been given out, so a consumer publishes what it got
+        only after the end.
+        """
+        return streams.merge_splitstream(self._state, name, object_id, content_type)
+
+    def merge_splitstream_async(
+        self, name: str, object_id: ObjectId | None = None, content_type: int | None = None
+    ) -> AsyncIterator[bytes]:
+        return bulk.iterate(partial(self.merge_splitstream, name, object_id, content_type))
