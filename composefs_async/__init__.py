@@ -14,6 +14,7 @@ bottom to the top; imports only go down, which a test enforces:
 `tree`, `erofs`
 `_sys`                the machine: temporary files, links, flushes, locks, fs-verity ioctls, mounts
 `_repo`               the blocking repository: plain functions over one `RepoState`
+`_upkeep`             looking after it: garbage collection, checking, repair, usage, upgrades
 `_aio`                the only place that knows there is an event loop: thread hops, coalescing, handles
 `repository`          `Repository`: each operation as ``x()`` and ``x_async()``, a few lines each
 `oci`                 layers, images, tags; sources of images; parsers that know no I/O

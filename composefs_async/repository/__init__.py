@@ -10,11 +10,12 @@ from __future__ import annotations
 from .._repo.state import RepoState
 from .images import ImageOperations
 from .streams import StreamOperations
+from .upkeep import UpkeepOperations
 
 __all__ = ["Repository"]
 
 
-class Repository(StreamOperations, ImageOperations):
+class Repository(StreamOperations, ImageOperations, UpkeepOperations):
     """An open repository; holds a shared lock, which keeps garbage collectors of all processes away.
 
     Safe for use from several threads and event loops.  Nothing that is stored survives a power loss before
