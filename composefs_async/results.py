@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from .digest import ObjectId
+from .findings import KINDS
 
-__all__ = ["ImportStats", "StoreOutcome", "StoredObject"]
+__all__ = ["Finding", "FsckResult", "ImportStats", "StoreOutcome", "StoredObject"]
 
 
 class StoreOutcome(enum.IntEnum):
@@ -68,3 +70,66 @@ class ImportStats:
             self.bytes_read + other.bytes_read,
             stages,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a check found wrong; which of the optional fields are set follows from *kind*."""
+
+    kind: str
+    """A name in `composefs_async.findings.KINDS`."""
+    path: str
+    """Relative to the repository: ``objects/xx/rest``, ``streams/NAME``, ``images/refs/a/b``, ``meta.json``."""
+    object_id: str = ""
+    """In hexadecimal: of the object that is missing, or that a name leads to."""
+    name: str = ""
+    """Of a named reference of the stream at *path*, or an OCI tag."""
+    digest: str = ""
+    """The content digest of a config or layer: of a layer its diff_id."""
+    expected: str = ""
+    measured: str = ""
+    detail: str = ""
+
+    @property
+    def is_notice(self) -> bool:
+        """Whether nothing is damaged."""
+        return KINDS[self.kind].notice
+
+    @property
+    def text(self) -> str:
+        """One line for people, ``fsck: <kind>: …``; of the kinds that composefs-rs knows exactly its own."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return f"fsck: {self.kind}: {KINDS[self.kind].text.format_map(values)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: ``type``, ``path``, the optional fields that are set, and ``notice`` if it is one."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "kind"}
+        set_values = {name: value for name, value in values.items() if value}
+        return {"type": self.kind, **set_values, **({"notice": True} if self.is_notice else {})}
+
+
+@dataclass(frozen=True, slots=True)
+class FsckResult:
+    """What a check of a repository looked at and found; the counters are those of composefs-rs."""
+
+    has_metadata: bool = True
+    objects_checked: int = 0
+    objects_corrupted: int = 0
+    streams_checked: int = 0
+    streams_corrupted: int = 0
+    images_checked: int = 0
+    images_corrupted: int = 0
+    broken_links: int = 0
+    missing_objects: int = 0
+    findings: tuple[Finding, ...] = ()
+    """What is wrong with meta.json, objects, streams, images and the rest, in this order, each sorted by path."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged; notices do not count."""
+        return not self.errors
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that are more than notices."""
+        return tuple(finding for finding in self.findings if not finding.is_notice)

@@ -17,6 +17,7 @@ PACKAGE = Path(composefs_async.__file__).parent
 LAYERS = [
     ["errors"],
     ["digest"],
+    ["findings"],
     ["results"],
     ["progress", "_native", "_zstd"],
     ["fsverity", "splitstream", "tree", "erofs"],

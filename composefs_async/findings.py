@@ -1,0 +1,96 @@
+"""The kinds of damage that a check can find: one table of names, texts and counters; no I/O.
+
+Owns what each kind is called and how it reads.  Does not own the findings themselves (`composefs_async.results`), nor
+what leads to them (`composefs_async._upkeep`, `composefs_async.oci.check`).
+
+The kinds that are not below a comment "ours" are those of composefs-rs, with exactly its names and texts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["KINDS", "Kind"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How findings of one kind read and count."""
+
+    text: str
+    """What follows ``fsck: <kind>: ``, made of the fields of a `Finding`."""
+    corrupts: bool = False
+    """The object, stream or image at its path counts as corrupted, once however much is wrong with it."""
+    counter: str = ""
+    """A counter of `FsckResult` that each finding raises: ``broken_links`` or ``missing_objects``."""
+    notice: bool = False
+    """Nothing is damaged: the repository stays ok."""
+
+
+_DETAIL = "{path}: {detail}"
+_MISSING = "missing_objects"
+
+KINDS: dict[str, Kind] = {
+    # -- meta.json
+    "metadata-parse-failed": Kind(_DETAIL),
+    "metadata-algorithm-mismatch": Kind("{path}: expected {expected}, repository opened as {measured}"),
+    # -- objects
+    "object-invalid-name": Kind(_DETAIL, corrupts=True),
+    "object-open-failed": Kind(_DETAIL, corrupts=True),
+    "object-digest-mismatch": Kind("{path}: measured {measured}", corrupts=True),
+    "object-verity-failed": Kind(_DETAIL, corrupts=True),
+    "object-verity-missing": Kind("{path}", corrupts=True),
+    # -- names
+    "entry-not-symlink": Kind("{path}", corrupts=True),
+    "broken-symlink": Kind("{path}", corrupts=True, counter="broken_links"),
+    "stat-failed": Kind(_DETAIL),
+    "unexpected-file-type": Kind(_DETAIL),
+    # ours: composefs-rs goes by the end of a target alone, whatever stands before it
+    "link-target-invalid": Kind("{path}: leads to {detail}, expected {expected}", corrupts=True),
+    # -- streams
+    "stream-open-failed": Kind(_DETAIL, corrupts=True),
+    "stream-read-failed": Kind(_DETAIL, corrupts=True),
+    "missing-object-ref": Kind("{path}: {object_id}", counter=_MISSING),
+    "missing-named-ref": Kind("{path}: ref {name}: {object_id}", counter=_MISSING),
+    "object-check-failed": Kind("{path}: {object_id}: {detail}"),
+    # ours: composefs-rs does not unpack streams
+    "stream-content-invalid": Kind(_DETAIL, corrupts=True),
+    "stream-size-mismatch": Kind("{path}: the stream claims {expected} bytes, but has {measured}", corrupts=True),
+    "stream-digest-mismatch": Kind("{path}: the content has the digest {measured}", corrupts=True),
+    "stream-tail-missing": Kind("{path}: the last {detail} bytes of the tar, all zeros, were not kept", corrupts=True),
+    # ours: gc of composefs-rs follows names, and deletes what a stream without one needs
+    "named-ref-unlinked": Kind("{path}: ref {name}: {object_id} has no name of its own in {expected}"),
+    "named-image-invalid": Kind("{path}: ref {name}: image {object_id}: {detail}"),
+    # -- images
+    "image-open-failed": Kind(_DETAIL, corrupts=True),
+    "image-read-failed": Kind(_DETAIL, corrupts=True),
+    "image-invalid": Kind(_DETAIL, corrupts=True),
+    "image-missing-object": Kind("{path}: {object_id}", counter=_MISSING),
+    # ours: an image is mounted and checked by its name
+    "image-name-mismatch": Kind("{path}: leads to image {object_id}", corrupts=True),
+    # ours: not in the way, and not removed by gc of composefs-rs
+    "leftover": Kind("{path}: of an interrupted operation, or of one that is running", notice=True),
+    "stray-entry": Kind(_DETAIL, notice=True),
+    # -- images of OCI; *name* is the tag
+    "manifest-read-failed": Kind("{name}: {detail}"),
+    "manifest-digest-mismatch": Kind("{name}: expected {expected}, got {measured}"),
+    "manifest-parse-failed": Kind("{name}: {detail}"),
+    "config-ref-missing": Kind("{name}: {digest}"),
+    "config-read-failed": Kind("{name}: {detail}"),
+    "config-digest-mismatch": Kind("{name}: expected {expected}, got {measured}"),
+    "config-parse-failed": Kind("{name}: {detail}"),
+    "layer-ref-missing": Kind("{name}: {digest}"),
+    "layer-stream-missing": Kind("{name}: {digest}"),
+    "layer-check-failed": Kind("{name}: {digest}: {detail}"),
+    "layer-object-missing": Kind("{name}: {digest}: {detail}"),
+    "seal-image-missing": Kind("{name}: {digest}: {detail}"),
+    "artifact-layer-ref-missing": Kind("{name}: {digest}"),
+    "artifact-layer-object-missing": Kind("{name}: {digest}: {detail}"),
+    "ref-resolve-failed": Kind("{name}: {detail}"),
+    "invalid-ref-name": Kind("{name}: leading '@' is reserved for digest references"),
+    # ours
+    "layer-digest-mismatch": Kind("{name}: {digest}: {detail}"),
+    "layer-tail-missing": Kind("{name}: {digest}: {detail}"),
+    "image-missing": Kind("{name}: {detail}"),
+}
+"""By name, in the order of a check."""
