@@ -9,7 +9,7 @@ from typing import Any
 from .digest import ObjectId
 from .findings import KINDS
 
-__all__ = ["Finding", "FsckResult", "ImportStats", "StoreOutcome", "StoredObject"]
+__all__ = ["Finding", "FsckResult", "ImportStats", "NameUsage", "Space", "StoreOutcome", "StoredObject", "Usage"]
 
 
 class StoreOutcome(enum.IntEnum):
@@ -133,3 +133,50 @@ class FsckResult:
     def errors(self) -> tuple[Finding, ...]:
         """The findings that are more than notices."""
         return tuple(finding for finding in self.findings if not finding.is_notice)
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What some objects take."""
+
+    objects: int = 0
+    size: int = 0
+    """Of their content, in bytes: what gc counts."""
+    disk: int = 0
+    """What the file system allotted to them, in bytes, shared extents counted each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class NameUsage:
+    """What one reference keeps.  ``total`` is what is `exclusive` and `shared` together."""
+
+    category: str
+    """``streams`` or ``images``."""
+    reference: str
+    """Below ``refs/``: ``oci/…`` for a tag, in the form of its file name."""
+    name: str
+    """Of the stream or image that it leads to; two references can lead to the same."""
+    exclusive: Space
+    """What nothing else that has a name needs, however many references lead to this one."""
+    shared: Space
+    """What others need, too."""
+    frees: Space
+    """What a gc would delete beyond the garbage there is, if this reference alone were removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a repository holds, and for whom."""
+
+    names: tuple[NameUsage, ...]
+    """Sorted by category and reference."""
+    objects: Space
+    """All."""
+    garbage: Space
+    """Those that a gc would delete now."""
+    leased: Space
+    """Those that only a lease keeps: of an import that was interrupted, or is running."""
+    leftovers: Space
+    """Temporary files that interrupted operations left among the objects, or that running ones have."""
+    quarantine: Space
+    """What repairs have put aside."""
