@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .._sys import files
-from ..digest import ObjectId
+from ..digest import ObjectId, check_content_digest
 from ..errors import FormatError, InvalidNameError
 from .state import DIRECTORY_MODE, RepoState
 
@@ -23,6 +23,7 @@ __all__ = [
     "Link",
     "check_name",
     "check_reference",
+    "entry_of",
     "object_of",
     "publish",
     "references",
@@ -128,6 +129,28 @@ def target_of(state: RepoState, path: str) -> str | None:
         raise
 
 
+def entry_of(state: RepoState, category: Category, target: str) -> str:
+    """The first-level name that a reference with this *target* means, whether it is there or not.
+
+    That is the last part of the target, except for what composefs-rs wrote in January 2026: its pulls made references
+    to the bare digest of a config.  They dangle, and mean the stream of that config.
+    """
+    name = os.path.basename(target)
+    if category == "streams" and _is_digest(name) and target_of(state, f"streams/{name}") is None:
+        config = f"oci-config-{name}"
+        if target_of(state, f"streams/{config}") is not None:
+            return config
+    return name
+
+
+def _is_digest(name: str) -> bool:
+    try:
+        check_content_digest(name)
+    except FormatError:
+        return False
+    return True
+
+
 def object_of(state: RepoState, category: Category, name: str) -> ObjectId | None:
     """The object that a name, or a reference given as ``refs/…``, leads to; None if it leads nowhere."""
     if name.startswith("refs/"):
@@ -135,8 +158,10 @@ def object_of(state: RepoState, category: Category, name: str) -> ObjectId | Non
         target = target_of(state, f"{category}/{name}")
         if target is None:
             return None
-        name = os.path.basename(target)
-    target = target_of(state, f"{category}/{check_name(name)}")
+        name = entry_of(state, category, target)
+    else:
+        check_name(name)
+    target = target_of(state, f"{category}/{name}")
     if target is None:
         return None
     try:
@@ -146,7 +171,7 @@ def object_of(state: RepoState, category: Category, name: str) -> ObjectId | Non
 
 
 def references(state: RepoState, category: Category, below: str = "") -> Iterator[tuple[str, str]]:
-    """Pairs of a reference (without *below*) and the first-level name it points at, sorted; no recursion."""
+    """Pairs of a reference (without *below*) and the first-level name it means (`entry_of`), sorted; no recursion."""
     top = f"{category}/refs/{below}".rstrip("/")
     pending = [(top, "", 0)]
     found: list[tuple[str, str]] = []
@@ -156,7 +181,7 @@ def references(state: RepoState, category: Category, below: str = "") -> Iterato
             path = f"{directory}/{name}"
             target = target_of(state, path)
             if target is not None:
-                found.append((prefix + name, os.path.basename(target)))
+                found.append((prefix + name, entry_of(state, category, target)))
             elif depth < _MAX_DEPTH and _is_directory(state, path):
                 pending.append((path, f"{prefix}{name}/", depth + 1))
     yield from sorted(found)
