@@ -13,7 +13,8 @@
     ├── IntegrityError                   content is not what its name says
     │   ├── DigestMismatchError
     │   ├── VerityMissingError
-    │   └── VerityNotSupportedError
+    │   ├── VerityNotSupportedError
+    │   └── ReachUnknownError
     ├── NotFoundError (LookupError)
     │   ├── ObjectNotFoundError
     │   ├── StreamNotFoundError
@@ -58,6 +59,7 @@ __all__ = [
     "ObjectNotFoundError",
     "OciError",
     "ProxyError",
+    "ReachUnknownError",
     "ReadOnlyRepositoryError",
     "RegistryError",
     "RepositoryError",
@@ -171,6 +173,18 @@ class VerityNotSupportedError(IntegrityError):
         self.what = what
         super().__init__(
             f"the file system of {what} does not support fs-verity; use another one, or an insecure repository"
+        )
+
+
+class ReachUnknownError(IntegrityError):
+    """What names keep cannot be told, because *what*, which they lead to, cannot be understood."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
+        self.reason = reason
+        super().__init__(
+            f"nothing is deleted, as names lead to {what}, which cannot be understood: {reason}; "
+            "repair it with fsck --repair, or remove the names that lead to it"
         )
 
 

@@ -52,6 +52,9 @@ class ObjectIds(Sequence[ObjectId]):
         raw, width = self._raw, self._width
         return (ObjectId(raw[at : at + width]) for at in range(0, len(raw), width))
 
+    def __bytes__(self) -> bytes:
+        return self._raw
+
     def __eq__(self, other: object) -> bool:
         if isinstance(other, ObjectIds):
             return self._raw == other._raw and self._width == other._width

@@ -1,0 +1,317 @@
+"""What names keep: which objects are reached, from which streams and images.
+
+Owns the roots, the reading of one node, and the walk.  Does not own deleting (`collect`), nor where answers are kept
+(`reach_cache`).  Whatever is decided here follows the ids of objects and their content, never names: a layer without
+a name of its own lives as long as its config does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import os
+import stat
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .._repo import objects
+from .._repo.names import Category
+from .._repo.state import RepoState
+from ..digest import ObjectId, check_content_digest
+from ..erofs.format import EROFS_MAGIC, SUPERBLOCK_OFFSET
+from ..erofs.references import image_object_ids
+from ..errors import (
+    AlgorithmMismatchError,
+    FormatError,
+    IntegrityError,
+    ObjectNotFoundError,
+    ReachUnknownError,
+)
+from ..results import Finding
+from ..splitstream import BytesSource, SplitstreamReader
+from ..splitstream.format import MAGIC
+
+__all__ = [
+    "CATEGORIES",
+    "Cache",
+    "Kind",
+    "Node",
+    "Reached",
+    "Reference",
+    "Roots",
+    "read_node",
+    "roots",
+    "visit",
+    "walk",
+]
+
+CATEGORIES: tuple[Category, ...] = ("streams", "images")
+
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+"""What streams from before 2026-01 begin with."""
+_JANUARY_MAGIC = slice(18, 18 + len(MAGIC))
+_MAX_DEPTH = 256
+"""Of directories below ``refs/``; what is deeper must not be overlooked, so it is an error."""
+
+
+class Kind(enum.Enum):
+    """What an object is, told by its content."""
+
+    STREAM = "stream"
+    IMAGE = "image"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What one object refers to."""
+
+    kind: Kind
+    objects: bytes
+    """The ids of plain objects, one after the other: of a stream's contents, or of an image's files."""
+    named: tuple[tuple[str, ObjectId], ...] = ()
+    """A stream's named references, which lead to streams or images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A link below ``refs/``."""
+
+    category: Category
+    path: str
+    """Relative to the repository."""
+    name: str
+    """At the first level, that it means; not always there."""
+    object_id: ObjectId | None
+    """That this name leads to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """The names of a repository, and which of them keep what they reach."""
+
+    links: dict[Category, dict[str, ObjectId]]
+    """All first-level names that lead to objects, whether these are there or not."""
+    references: tuple[Reference, ...]
+    """Sorted by their path."""
+    additional: tuple[tuple[Category, str], ...]
+    """First-level names that are roots because the caller said so."""
+    notes: tuple[Finding, ...]
+    """Names that lead nowhere, and what is no link."""
+
+    @property
+    def names(self) -> set[tuple[Category, str]]:
+        """First-level names that are roots and are there."""
+        return {(each.category, each.name) for each in self.references if each.object_id} | set(self.additional)
+
+    @property
+    def ids(self) -> dict[ObjectId, str]:
+        """What all roots lead to, each with the path of a name that does."""
+        found = {self.links[category][name]: f"{category}/{name}" for category, name in self.additional}
+        found.update((each.object_id, each.path) for each in self.references if each.object_id)
+        return found
+
+
+@dataclass(slots=True)
+class Reached:
+    """What a walk found."""
+
+    nodes: dict[ObjectId, Node] = field(default_factory=dict[ObjectId, Node])
+    """Everything that was followed and is there, roots first."""
+    notes: list[Finding] = field(default_factory=list[Finding])
+    """Streams and images that are missing."""
+    missing: set[ObjectId] = field(default_factory=set[ObjectId])
+    """The same as ids."""
+
+
+class Cache(Protocol):
+    """Remembers nodes, which never change: an id has one content."""
+
+    def get(self, object_id: ObjectId, /) -> Node | None: ...
+    def put(self, object_id: ObjectId, node: Node, /) -> None: ...
+
+
+# -- one object --------------------------------------------------------------------------------
+
+
+def read_node(state: RepoState, object_id: ObjectId) -> Node:
+    """Read an object whole, check its digest, and take from it what it refers to.  Safe for untrusted input.
+
+    What is neither a stream nor an image refers to nothing.  A corrupt table must never decide what is deleted, so
+    that nothing is believed that the digest does not cover.
+
+    Raises:
+        ObjectNotFoundError, IntegrityError, SplitstreamError, ErofsError, AlgorithmMismatchError
+    """
+    content = objects.read_object(state, object_id)
+    kind = _kind_of(content)
+    if kind is Kind.STREAM:
+        reader = SplitstreamReader(BytesSource(content), state.algorithm, name=object_id.hex())
+        return Node(kind, bytes(reader.object_refs), tuple(reader.named_refs.items()))
+    if kind is Kind.IMAGE:
+        return Node(kind, b"".join(image_object_ids(content, state.algorithm)))
+    return Node(kind, b"")
+
+
+def _kind_of(content: bytes) -> Kind:
+    if content.startswith((MAGIC, _ZSTD_MAGIC)) or content[_JANUARY_MAGIC] == MAGIC:
+        return Kind.STREAM
+    if content[SUPERBLOCK_OFFSET : SUPERBLOCK_OFFSET + 4] == struct.pack("<I", EROFS_MAGIC):
+        return Kind.IMAGE
+    return Kind.OTHER
+
+
+# -- names -------------------------------------------------------------------------------------
+
+
+def roots(state: RepoState, additional: Iterable[str] = ()) -> Roots:
+    """The names there are, and those that keep something: references, and *additional* first-level names.
+
+    Names that lead nowhere, and what is no link, become notes.  A directory that cannot be read is an error.
+
+    Args:
+        additional: matched exactly with the names of both categories; others are ignored, as cfsctl does.
+    """
+    wanted = set(additional)
+    notes: list[Finding] = []
+    links: dict[Category, dict[str, ObjectId]] = {}
+    references: list[Reference] = []
+    for category in CATEGORIES:
+        links[category] = _first_level(state, category, notes)
+        for path, target in _below_refs(state, category, notes):
+            name = _entry_of(category, os.path.basename(target), links[category])
+            reference = Reference(category, path, name, links[category].get(name))
+            if reference.object_id is None:
+                notes.append(Finding("broken-symlink", path))
+            references.append(reference)
+    extra = tuple((category, name) for category in CATEGORIES for name in sorted(wanted & links[category].keys()))
+    references.sort(key=lambda each: each.path)
+    return Roots(links, tuple(references), extra, tuple(notes))
+
+
+def _entry_of(category: Category, name: str, links: dict[str, ObjectId]) -> str:
+    """As `names.entry_of`: pulls of January 2026 left references to the bare digest of a config."""
+    config = f"oci-config-{name}"
+    if category == "streams" and name not in links and config in links:
+        with contextlib.suppress(FormatError):
+            check_content_digest(name)
+            return config
+    return name
+
+
+def _first_level(state: RepoState, category: Category, notes: list[Finding]) -> dict[str, ObjectId]:
+    found: dict[str, ObjectId] = {}
+    for name, target in _links_in(state, category, notes, skip="refs"):
+        if target is None:
+            notes.append(Finding("entry-not-symlink", f"{category}/{name}"))
+            continue
+        try:
+            found[name] = ObjectId.from_path(target).require(state.algorithm)
+        except (FormatError, AlgorithmMismatchError):
+            expected = "../objects/XX/REST"
+            notes.append(Finding("link-target-invalid", f"{category}/{name}", detail=target, expected=expected))
+    return found
+
+
+def _below_refs(state: RepoState, category: Category, notes: list[Finding]) -> Iterator[tuple[str, str]]:
+    pending = [f"{category}/refs"]
+    while pending:
+        directory = pending.pop()
+        if directory.count("/") > _MAX_DEPTH:
+            raise ReachUnknownError(directory, f"its directories are more than {_MAX_DEPTH} deep")
+        for name, target in _links_in(state, directory, notes):
+            path = f"{directory}/{name}"
+            if target is not None:
+                yield path, target
+            elif stat.S_ISDIR(os.stat(path, dir_fd=state.fd, follow_symlinks=False).st_mode):
+                pending.append(path)
+            else:
+                notes.append(Finding("entry-not-symlink", path))
+
+
+def _links_in(
+    state: RepoState, directory: str, notes: list[Finding], *, skip: str | None = None
+) -> Iterator[tuple[str, str | None]]:
+    """Sorted names and targets of what is in a directory; None for what is no link.  Blocks."""
+    try:
+        opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=state.fd)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        notes.append(Finding("unexpected-file-type", directory, detail="it is no directory"))
+        return
+    try:
+        for name in sorted(os.listdir(opened)):
+            if name != skip:
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    yield name, _target(name, opened)
+    finally:
+        os.close(opened)
+
+
+def _target(name: str, fd: int) -> str | None:
+    try:
+        return os.readlink(name, dir_fd=fd)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None
+        raise
+
+
+# -- the walk ----------------------------------------------------------------------------------
+
+
+def walk(state: RepoState, ids: Iterable[ObjectId], cache: Cache | None = None) -> Reached:
+    """Everything that is reached from *ids*, which lead to streams or images; the nodes stay in memory.  Blocks.
+
+    Raises:
+        ReachUnknownError: what is reached cannot be told, because something that is needed for it is damaged.
+    """
+    reached = Reached()
+    for object_id, node in visit(state, ids, cache, reached):
+        reached.nodes[object_id] = node
+    return reached
+
+
+def visit(
+    state: RepoState, ids: Iterable[ObjectId], cache: Cache | None, reached: Reached
+) -> Iterator[tuple[ObjectId, Node]]:
+    """The same one node at a time, so that not all need be kept.
+
+    Args:
+        reached: takes the notes; what it already has as nodes or as missing is not visited again.
+    """
+    pending = list(dict.fromkeys(ids))
+    pending.reverse()
+    seen = set(reached.nodes) | reached.missing
+    while pending:
+        object_id = pending.pop()
+        if object_id in seen:
+            continue
+        seen.add(object_id)
+        node = cache.get(object_id) if cache else None
+        if node is None:
+            node = _read(state, object_id, reached)
+            if node is None:
+                continue
+            if cache:
+                cache.put(object_id, node)
+        yield object_id, node
+        pending.extend(target for _, target in reversed(node.named))
+
+
+def _read(state: RepoState, object_id: ObjectId, reached: Reached) -> Node | None:
+    path = f"objects/{object_id.path}"
+    try:
+        return read_node(state, object_id)
+    except ObjectNotFoundError:
+        reached.missing.add(object_id)
+        reached.notes.append(Finding("missing-object-ref", path, object_id=object_id.hex()))
+        return None
+    except (IntegrityError, FormatError, AlgorithmMismatchError) as error:
+        raise ReachUnknownError(path, str(error)) from error
