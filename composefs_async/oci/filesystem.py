@@ -89,7 +89,19 @@ class TreeBuilder:
         Raises:
             OciError
         """
+        self.begin_layer(layer)
+        self.add(entries)
+
+    def begin_layer(self, layer: str) -> None:
+        """What `add` brings from now on belongs to the next layer."""
         self._layer, self._own, self._places, self._cleared = layer, {}, {}, set()
+
+    def add(self, entries: Iterable[TarEntry]) -> None:
+        """Put the next *entries* of the current layer over what is there.
+
+        Raises:
+            OciError
+        """
         places = self._places.get
         for entry in entries:
             path, kind, mode, uid, gid, size, mtime_ns, _, _, xattrs, content, _ = entry

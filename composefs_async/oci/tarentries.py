@@ -21,7 +21,7 @@ from ..digest import ObjectId
 from ..errors import TarError
 from .tarheader import BLOCK, INLINE_MAX, USTAR_MAGIC, EntryType, HeaderParser, Member
 
-__all__ = ["EntryType", "TarEntry", "read_entries"]
+__all__ = ["EntryReader", "EntryType", "TarEntry", "read_entries"]
 
 # Name, 24 bytes of mode, uid and gid, size, mtime, checksum, type, link, magic and version, and the first byte
 # of what is the prefix in ustar.
@@ -72,7 +72,7 @@ def read_entries(chunks: Iterable[bytes | ObjectId]) -> Iterator[TarEntry]:
     Raises:
         TarError: the archive is damaged or refused, or content is stored in the wrong place.
     """
-    reader = _Reader()
+    reader = EntryReader()
     for chunk in chunks:
         if isinstance(chunk, ObjectId):
             yield reader.external(chunk)
@@ -87,8 +87,11 @@ _Fields = tuple[bytes, EntryType, int, int, int, int, int, int, bytes, tuple[tup
 _entry, _adler32 = TarEntry._make, zlib_ng.adler32
 
 
-class _Reader:
-    """Between two chunks it holds back what is not enough to go on with, and knows what it waits for."""
+class EntryReader:
+    """The same, driven by whoever has the chunks.  Of no use after it raised.
+
+    Between two chunks it holds back what is not enough to go on with, and knows what it waits for.
+    """
 
     def __init__(self) -> None:
         # No limit of its own: nothing is allocated by a size, and a stream that is there should be readable.
@@ -102,8 +105,10 @@ class _Reader:
         self._waiting: tuple[_Fields, int] | None = None  # a file whose content must come as an object, offset
         self._zero_block = False
         self.ended = False
+        """The archive's trailer has been read; what follows must not be given."""
 
     def inline(self, chunk: bytes) -> list[TarEntry]:
+        """What the next inline bytes complete."""
         entries: list[TarEntry] = []
         if self._held:
             self._held.append(chunk)
@@ -126,6 +131,7 @@ class _Reader:
         return entries
 
     def external(self, content: ObjectId) -> TarEntry:
+        """The file whose content is the object that comes next."""
         if self._waiting is None:
             raise TarError("an object stands where there is no content of a file larger than 64 bytes", self._offset)
         member, offset = self._waiting
