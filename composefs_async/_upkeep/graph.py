@@ -20,11 +20,12 @@ from typing import Protocol
 from .._repo import objects
 from .._repo.names import Category
 from .._repo.state import RepoState
-from ..digest import ObjectId, check_content_digest
+from ..digest import Algorithm, ObjectId, check_content_digest
 from ..erofs.format import EROFS_MAGIC, SUPERBLOCK_OFFSET
-from ..erofs.references import image_object_ids
+from ..erofs.references import image_object_ids, possible_object_ids
 from ..errors import (
     AlgorithmMismatchError,
+    ErofsError,
     FormatError,
     IntegrityError,
     ObjectNotFoundError,
@@ -141,10 +142,11 @@ def read_node(state: RepoState, object_id: ObjectId) -> Node:
     """Read an object whole, check its digest, and take from it what it refers to.  Safe for untrusted input.
 
     What is neither a stream nor an image refers to nothing.  A corrupt table must never decide what is deleted, so
-    that nothing is believed that the digest does not cover.
+    nothing is believed that the digest does not cover.  Of an image that is intact and malformed, everything counts
+    that looks like a reference.
 
     Raises:
-        ObjectNotFoundError, IntegrityError, SplitstreamError, ErofsError, AlgorithmMismatchError
+        ObjectNotFoundError, IntegrityError, SplitstreamError, AlgorithmMismatchError
     """
     content = objects.read_object(state, object_id)
     kind = _kind_of(content)
@@ -152,8 +154,15 @@ def read_node(state: RepoState, object_id: ObjectId) -> Node:
         reader = SplitstreamReader(BytesSource(content), state.algorithm, name=object_id.hex())
         return Node(kind, bytes(reader.object_refs), tuple(reader.named_refs.items()))
     if kind is Kind.IMAGE:
-        return Node(kind, b"".join(image_object_ids(content, state.algorithm)))
+        return Node(kind, b"".join(_image_objects(content, state.algorithm)))
     return Node(kind, b"")
+
+
+def _image_objects(content: bytes, algorithm: Algorithm) -> list[ObjectId]:
+    try:
+        return image_object_ids(content, algorithm)
+    except ErofsError:
+        return possible_object_ids(content, algorithm)
 
 
 def _kind_of(content: bytes) -> Kind:

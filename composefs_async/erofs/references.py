@@ -15,7 +15,7 @@ from .reader_directory import Listing
 from .reader_superblock import IMAGE_LIMIT, Image
 from .reader_walk import REGULAR_TYPE, ImageWalk, OpenDirectory
 
-__all__ = ["ReferenceWalk", "image_object_ids"]
+__all__ = ["ReferenceWalk", "image_object_ids", "possible_object_ids"]
 
 
 def image_object_ids(image: Image, algorithm: Algorithm | None = None, *, limit: int = IMAGE_LIMIT) -> list[ObjectId]:
@@ -35,6 +35,22 @@ def image_object_ids(image: Image, algorithm: Algorithm | None = None, *, limit:
     walk = ReferenceWalk(image, algorithm, limit)
     walk.run()
     return [ObjectId(digest) for digest in walk.found]
+
+
+def possible_object_ids(image: Image, algorithm: Algorithm) -> list[ObjectId]:
+    """Everything in *image* that looks like a reference to an object, each once: all of them, and seldom more.
+
+    For images that `image_object_ids` refuses, such as those that composefs-rs makes of names that are too long.
+    Linear in the image, whatever is in it; what it takes for a reference may stand in somebody's attribute.
+    """
+    size = algorithm.digest_size
+    # Looking ahead, because a digest may hold what looks like the beginning of another.
+    metacopy = re.compile(b"(?=%b(.{%d}))" % (re.escape(bytes([0, size + 4, 0, algorithm.number])), size), re.DOTALL)
+    redirect = re.compile(rb"(?=([0-9a-f]{2})/+([0-9a-f]{%d}))" % (2 * size - 2))
+    found = dict.fromkeys(ObjectId(match[1]) for match in metacopy.finditer(image))
+    for match in redirect.finditer(image):
+        found[ObjectId(bytes.fromhex((match[1] + match[2]).decode()))] = None
+    return list(found)
 
 
 class ReferenceWalk(ImageWalk):
