@@ -6,23 +6,15 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from .._sys import files, verity
+from .._sys import files
 from ..digest import Algorithm
-from ..errors import (
-    AlgorithmMismatchError,
-    ComposefsError,
-    MetadataError,
-    RepositoryInUseError,
-    RepositoryNotFoundError,
-    VerityMissingError,
-    VerityNotSupportedError,
-)
-from .metadata import MAX_SIZE, ErofsFormats, Metadata
-from .state import FILE_MODE, RepoState
+from ..errors import MetadataError, RepositoryInUseError, RepositoryNotFoundError
+from . import evidence, meta_file
+from .metadata import ErofsFormats, Metadata
+from .state import RepoState
 
-__all__ = ["init", "open_path", "system_path", "user_path"]
+__all__ = ["init", "load", "locked_directory", "open_path", "system_path", "user_path"]
 
-_META = "meta.json"
 _REPOSITORY_MODE = 0o700
 
 
@@ -49,47 +41,47 @@ def open_path(
         RepositoryInUseError: somebody holds it exclusively for longer than *timeout* seconds.
     """
     name = os.fspath(path)
+    with locked_directory(name, "opening it", timeout=timeout) as fd:
+        return load(fd, name, algorithm)
+
+
+@contextlib.contextmanager
+def locked_directory(
+    path: str, operation: str, *, exclusive: bool = False, timeout: float | None = None
+) -> Iterator[int]:
+    """A descriptor of the directory *path* with its lock; `load` takes it over, an error closes it.
+
+    Raises:
+        RepositoryNotFoundError: there is no such directory.
+        RepositoryInUseError: the lock is not to be had within *timeout* seconds.
+    """
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise RepositoryNotFoundError(name, (error.strerror or "").lower()) from None
+        raise RepositoryNotFoundError(path, (error.strerror or "").lower()) from None
     try:
-        if not files.lock(fd, exclusive=False, timeout=timeout):
-            raise RepositoryInUseError(name, "opening it")
-        content, guarded = _read_metadata(fd, name)
-        metadata = Metadata.decode(content, f"{name}/{_META}")
-        metadata.check(name, algorithm)
-        if guarded not in (None, metadata.algorithm):
-            assert guarded is not None
-            raise AlgorithmMismatchError(
-                f"the fs-verity protection of {name}/{_META}", metadata.algorithm.value, guarded.value
-            )
-        return RepoState(name, fd, metadata, secure=guarded is not None)
+        if not files.lock(fd, exclusive=exclusive, timeout=timeout):
+            raise RepositoryInUseError(path, operation)
+        yield fd
     except BaseException:
         os.close(fd)
         raise
 
 
-def _read_metadata(fd: int, path: str) -> tuple[bytes, Algorithm | None]:
-    """The bytes of meta.json, and the algorithm that fs-verity guards it with, if any."""
+def load(fd: int, path: str, algorithm: Algorithm | None = None) -> RepoState:
+    """Open what *fd*, which has the shared lock, stands for; the state owns it when this returns."""
     try:
-        opened = files.opened(_META, os.O_RDONLY, dir_fd=fd)
-        with opened as file:
-            content = os.read(file, MAX_SIZE + 1)
-            return content, _guard(file, f"{path}/{_META}")
+        metadata, guard = meta_file.read(fd, path)
     except FileNotFoundError:
         reason = "there is no meta.json"
         if os.access("objects", os.F_OK, dir_fd=fd):
-            reason += ", though objects are there: it was made before meta.json existed and needs an upgrade"
+            reason += (
+                ", though objects are there: it was made before meta.json existed and needs an upgrade "
+                "(composefs-async upgrade)"
+            )
         raise RepositoryNotFoundError(path, reason) from None
-
-
-def _guard(fd: int, what: str) -> Algorithm | None:
-    for algorithm in Algorithm:
-        with contextlib.suppress(VerityMissingError, VerityNotSupportedError, ComposefsError):
-            verity.measure(fd, algorithm, what)
-            return algorithm
-    return None
+    metadata.check(path, algorithm)
+    return RepoState(path, fd, metadata, secure=guard is not None)
 
 
 def init(
@@ -99,6 +91,7 @@ def init(
     erofs_formats: ErofsFormats | None,
     insecure: bool = False,
     ensure: bool = False,
+    timeout: float | None = None,
 ) -> tuple[RepoState, bool]:
     """Create and open a repository; the flag tells whether it is new.
 
@@ -108,21 +101,21 @@ def init(
     Raises:
         MetadataError: another repository, or objects of another algorithm, are there.
         VerityNotSupportedError: the file system cannot guard meta.json and *insecure* is not set.
+        VerityMissingError: it would be secure, but objects are there that are not protected.
+        RepositoryInUseError: somebody holds it exclusively for longer than *timeout* seconds.
     """
     name = os.fspath(path)
     made = _make_directory(name)
     wanted = Metadata.new(algorithm, erofs_formats)
     try:
-        with files.opened(name, os.O_RDONLY | os.O_DIRECTORY) as fd:
-            created = not os.access(_META, os.F_OK, dir_fd=fd) and _write_metadata(
-                fd, name, wanted, secure=not insecure
-            )
+        with locked_directory(name, "initializing it", timeout=timeout) as fd:
+            created = not meta_file.exists(fd) and _write_first(fd, name, wanted, secure=not insecure)
+            state = load(fd, name, algorithm if ensure else None)
     except BaseException:
         if made:
             with contextlib.suppress(OSError):  # not empty: somebody else uses it by now
                 os.rmdir(name)
         raise
-    state = open_path(name, algorithm=algorithm if ensure else None)
     if not (created or ensure):
         with _closing_on_error(state):
             _require_same(state, wanted, secure=not insecure)
@@ -162,42 +155,13 @@ def _describe(metadata: Metadata) -> str:
     return f"algorithm: {metadata.algorithm.text}, erofs_version: V{metadata.formats.default}"
 
 
-def _write_metadata(fd: int, path: str, metadata: Metadata, *, secure: bool) -> bool:
-    """Publish meta.json; False if somebody else was first."""
-    _refuse_foreign_objects(fd, path, metadata.algorithm)
-    what = f"{path}/{_META}"
-    tmpfile = files.Tmpfile.create(".", FILE_MODE, dir_fd=fd)
-    try:
-        files.write_all(tmpfile.fd, metadata.encode())
-        os.fsync(tmpfile.fd)
-        if secure:
-            tmpfile.make_read_only()
-            verity.enable(tmpfile.fd, metadata.algorithm, what)
-        try:
-            tmpfile.link(_META, dir_fd=fd)
-        except FileExistsError:
-            return False
-        os.fsync(fd)
-    finally:
-        tmpfile.discard()
-    return True
-
-
-def _refuse_foreign_objects(fd: int, path: str, algorithm: Algorithm) -> None:
-    """An old repository without meta.json must not get one that makes all its objects' names invalid."""
-    found = _objects_algorithm(fd)
-    if found not in (None, algorithm):
-        assert found is not None
-        raise MetadataError(path, f"its objects are named by {found.value}; initialize it with {found.text}")
-
-
-def _objects_algorithm(fd: int) -> Algorithm | None:
-    lengths = {2 * known.digest_size - 2: known for known in Algorithm}
-    with contextlib.suppress(FileNotFoundError), files.opened("objects", os.O_RDONLY, dir_fd=fd) as objects:
-        for shard in os.listdir(objects):
-            if len(shard) == 2:
-                with files.opened(shard, os.O_RDONLY, dir_fd=objects) as directory:
-                    for name in os.listdir(directory):
-                        if len(name) in lengths:
-                            return lengths[len(name)]
-    return None
+def _write_first(fd: int, path: str, metadata: Metadata, *, secure: bool) -> bool:
+    """Write meta.json; False if somebody else was first."""
+    if evidence.has_names(fd) and not meta_file.exists(fd):
+        raise MetadataError(
+            path,
+            "it was made before meta.json existed; 'composefs-async upgrade' keeps its streams and images, "
+            "'init --reset-metadata' forgets them",
+        )
+    evidence.require_fitting(fd, path, metadata.algorithm, secure=secure)
+    return meta_file.write(fd, path, metadata, secure=secure)
