@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from .._sys import files
 from ..digest import Algorithm
@@ -36,6 +38,7 @@ class RepoState:
         self._mutex = threading.Lock()
         self._users = threading.Condition(self._mutex)
         self._shared = 0
+        self._waiting = 0  # for the end of an exclusive operation
         self._exclusive: int | None = None  # the thread that has the repository alone
 
     @property
@@ -99,7 +102,11 @@ class RepoState:
         Another process is kept away by its lock on the repository; this does the same within the handle.
         """
         with self._users:
-            self._users.wait_for(lambda: self._exclusive in (None, threading.get_ident()))
+            self._waiting += 1
+            try:
+                self._users.wait_for(lambda: self._exclusive in (None, threading.get_ident()))
+            finally:
+                self._waiting -= 1
             self._shared += 1
         try:
             yield
@@ -109,23 +116,55 @@ class RepoState:
                 self._users.notify_all()
 
     @contextlib.contextmanager
-    def exclusive(self, operation: str, timeout: float | None = None) -> Iterator[None]:
+    def exclusive(
+        self, operation: str, timeout: float | None = None, check: Callable[[], object] | None = None
+    ) -> Iterator[None]:
         """For an operation that needs the repository alone: no other in this handle, no other handle anywhere.
 
+        Whoever waits holds no lock meanwhile, so that two who wait do not keep each other out; operations of this
+        handle go on.  The shared lock is held as before when this ends in any way, which may mean waiting for somebody
+        else's exclusive operation.
+
+        Args:
+            timeout: in seconds; 0 waits for nobody.
+            check: called now and then while waiting; what it raises ends the wait.
+
         Raises:
-            RepositoryInUseError: not within *timeout* seconds; the shared lock is held as before.
+            RepositoryInUseError: not within *timeout* seconds.
         """
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            self._exclude_users(operation, end, check)
+            try:
+                if self._lock_alone(operation, end, check):
+                    yield
+                    return
+            finally:
+                # A conversion that failed, or an error inside, must not leave us without the shared lock.
+                files.lock(self.fd, exclusive=False)
+                with self._users:
+                    self._exclusive = None
+                    self._users.notify_all()
+
+    def _exclude_users(self, operation: str, end: float, check: Callable[[], object] | None) -> None:
         with self._users:
-            if not self._users.wait_for(lambda: self._exclusive is None and not self._shared, timeout):
-                raise RepositoryInUseError(self.path, operation)
+            while self._exclusive is not None or self._shared or self._waiting:
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise RepositoryInUseError(self.path, operation)
+                self._users.wait(min(left, files.LOCK_POLL if check else threading.TIMEOUT_MAX))
+                if check is not None:
+                    check()
             self._exclusive = threading.get_ident()
-        try:
-            if not files.lock(self.fd, exclusive=True, timeout=timeout):
+
+    def _lock_alone(self, operation: str, end: float, check: Callable[[], object] | None) -> bool:
+        """Exchange the shared lock; False, without any lock, as soon as this handle is needed by others."""
+        while not files.lock(self.fd, exclusive=True, timeout=0):
+            if time.monotonic() >= end:
                 raise RepositoryInUseError(self.path, operation)
-            yield
-        finally:
-            # A conversion that failed, or an error inside, must not leave us without the shared lock.
-            files.lock(self.fd, exclusive=False)
-            with self._users:
-                self._exclusive = None
-                self._users.notify_all()
+            if check is not None:
+                check()
+            if self._waiting:
+                return False
+            time.sleep(min(files.LOCK_POLL, max(0.0, end - time.monotonic())))
+        return True

@@ -9,11 +9,14 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 __all__ = [
+    "LOCK_POLL",
+    "SYMLINK_PREFIX",
     "TMPFILE_PREFIX",
     "Tmpfile",
+    "copy_content",
     "fsync_directory",
     "lock",
     "make_directory",
@@ -26,11 +29,17 @@ __all__ = [
 TMPFILE_PREFIX = ".tmp-object-"
 """What temporary files are called where O_TMPFILE is refused; composefs-rs uses the same name."""
 
-_SYMLINK_PREFIX = ".symlink-"
+SYMLINK_PREFIX = ".symlink-"
+"""What links are called, in the root of the repository, until they are renamed; composefs-rs uses the same name."""
 _ATTEMPTS = 16
-_LOCK_POLL = 0.02  # seconds
+LOCK_POLL = 0.02
+"""Seconds between two tries to take a lock: whoever wants others to get in gives it up for longer."""
 _REFUSED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EISDIR, errno.EINVAL)
 """What kernels and file systems without O_TMPFILE answer (open(2))."""
+
+_READ_SIZE = 1 << 20
+_NO_COPY_RANGE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
+"""What copy_file_range(2) answers where it cannot copy between two files."""
 
 _tmpfile_refused: set[int] = set()
 """Devices (st_dev) that refused O_TMPFILE."""
@@ -57,6 +66,21 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
     view = memoryview(data).cast("B")
     while view:
         view = view[os.write(fd, view) :]
+
+
+def copy_content(source: int, target: int) -> int:
+    """Copy a file from its start to its end, sharing the content where the file system can; returns its size."""
+    size = 0
+    try:
+        while count := os.copy_file_range(source, target, 1 << 30, size, size):
+            size += count
+    except OSError as error:
+        if error.errno not in _NO_COPY_RANGE:
+            raise
+    # Also where nothing was copied without an error, as some file systems do.
+    while piece := os.pread(source, _READ_SIZE, size):
+        size += os.pwrite(target, piece, size)
+    return size
 
 
 # -- temporary files ---------------------------------------------------------------------------
@@ -162,7 +186,7 @@ def replace_symlink(target: str, name: str, *, dir_fd: int) -> None:
         if os.readlink(name, dir_fd=dir_fd) == target:
             return
     for _ in range(_ATTEMPTS):
-        temporary = f"{_SYMLINK_PREFIX}{secrets.token_hex(6)}"
+        temporary = f"{SYMLINK_PREFIX}{secrets.token_hex(6)}"
         with contextlib.suppress(FileExistsError):
             os.symlink(target, temporary, dir_fd=dir_fd)
             break
@@ -196,11 +220,14 @@ def fsync_directory(path: str, *, dir_fd: int) -> None:
 # -- locks -------------------------------------------------------------------------------------
 
 
-def lock(fd: int, *, exclusive: bool, timeout: float | None = None) -> bool:
+def lock(fd: int, *, exclusive: bool, timeout: float | None = None, check: Callable[[], object] | None = None) -> bool:
     """Take the flock(2) of the open file *fd*, or change the one it holds; False after *timeout* seconds.
 
     Changing is not atomic in the kernel: a try that fails has lost the lock held before, and the caller
     must take it again.
+
+    Args:
+        check: called now and then while waiting; what it raises ends the wait.
     """
     operation = (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB
     end = None if timeout is None else time.monotonic() + timeout
@@ -210,6 +237,8 @@ def lock(fd: int, *, exclusive: bool, timeout: float | None = None) -> bool:
         except BlockingIOError:
             if end is not None and time.monotonic() >= end:
                 return False
-            time.sleep(_LOCK_POLL)
+            if check is not None:
+                check()
+            time.sleep(LOCK_POLL)
         else:
             return True

@@ -121,7 +121,9 @@ class Reached:
     """What a walk found."""
 
     nodes: dict[ObjectId, Node] = field(default_factory=dict[ObjectId, Node])
-    """Everything that was followed and is there, roots first."""
+    """Everything that was followed and is there, roots first; `visit` leaves it empty."""
+    seen: set[ObjectId] = field(default_factory=set[ObjectId])
+    """Everything that was followed, whether it is there or not."""
     notes: list[Finding] = field(default_factory=list[Finding])
     """Streams and images that are missing."""
     missing: set[ObjectId] = field(default_factory=set[ObjectId])
@@ -293,11 +295,11 @@ def visit(
     """The same one node at a time, so that not all need be kept.
 
     Args:
-        reached: takes the notes; what it already has as nodes or as missing is not visited again.
+        reached: takes the notes; what it has seen is not visited again.
     """
     pending = list(dict.fromkeys(ids))
     pending.reverse()
-    seen = set(reached.nodes) | reached.missing
+    seen = reached.seen
     while pending:
         object_id = pending.pop()
         if object_id in seen:

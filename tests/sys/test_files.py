@@ -388,7 +388,7 @@ def test_lock_waits_for_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
         monkeypatch.setattr(files.time, "sleep", wait)
         assert files.lock(other, exclusive=True)
-        assert waits == [files._LOCK_POLL]
+        assert waits == [files.LOCK_POLL]
 
 
 def test_waiting_ends_with_the_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,7 +406,7 @@ def test_waiting_ends_with_the_timeout(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(files.time, "sleep", wait)
         monkeypatch.setattr(files.time, "monotonic", lambda: now)
         assert files.lock(other, exclusive=True, timeout=1) is False
-        assert 101 <= now < 101 + 2 * files._LOCK_POLL
+        assert 101 <= now < 101 + 2 * files.LOCK_POLL
 
 
 # -- descriptors -------------------------------------------------------------------------------

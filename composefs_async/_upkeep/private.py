@@ -1,0 +1,66 @@
+"""``.composefs-async/``: what upkeep remembers in a repository, beside what composefs-rs knows.
+
+Owns how files there are read and written.  Does not own what is in them.  composefs-rs never looks into it, and all of
+it can be deleted at any time: that costs time, or the leases of imports that were interrupted, but no content.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from .._repo.state import DIRECTORY_MODE, FILE_MODE, RepoState
+from .._sys import files
+
+__all__ = ["DIRECTORY", "listing", "read", "remove", "write"]
+
+DIRECTORY = ".composefs-async"
+
+
+def read(state: RepoState, name: str, limit: int) -> bytes | None:
+    """The content of a file; None if it is not there, is no regular file, or is longer than *limit* bytes."""
+    try:
+        with files.opened(f"{DIRECTORY}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=state.fd) as fd:
+            content = os.read(fd, limit + 1)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    return content if len(content) <= limit else None
+
+
+def write(state: RepoState, name: str, fill: Callable[[int], object]) -> None:
+    """Put a file in the place of *name*, atomically; not durable.
+
+    A crash leaves the old file, the new one, or after a power loss perhaps one that is cut: whoever reads it checks.
+
+    Args:
+        name: may stand in a directory below, which is made.
+        fill: is given the descriptor to write to.
+    """
+    path = f"{DIRECTORY}/{name}"
+    parent = os.path.dirname(path)
+    for directory in (DIRECTORY, parent):
+        files.make_directory(directory, DIRECTORY_MODE, dir_fd=state.fd)
+    tmpfile = files.Tmpfile.create(parent, FILE_MODE, dir_fd=state.fd)
+    try:
+        fill(tmpfile.fd)
+        tmpfile.replace(path, dir_fd=state.fd)
+    finally:
+        tmpfile.discard()
+
+
+def remove(state: RepoState, name: str) -> bool:
+    """False if it was not there."""
+    try:
+        os.unlink(f"{DIRECTORY}/{name}", dir_fd=state.fd)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def listing(state: RepoState, directory: str) -> list[str]:
+    """Sorted names of what is in a directory below, without those that begin with a dot."""
+    try:
+        with files.opened(f"{DIRECTORY}/{directory}", os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.fd) as fd:
+            return sorted(name for name in os.listdir(fd) if not name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -1,0 +1,139 @@
+"""Remembers on disk what streams and images refer to, so that the next walk reads only those that are new.
+
+Owns the file ``.composefs-async/reach``.  An entry is known by the id of the object that it was read from, which has
+one content for ever, so it cannot become false; whether an entry is what was written is told by a checksum of its own.
+A file that is cut, damaged or gone costs the time to read the objects again.
+
+The file is a sequence of entries: the header below, the named references as ``ID name NUL …``, and the ids of objects.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from typing import Self
+
+from .._repo.state import RepoState
+from .._sys import files
+from ..digest import ObjectId
+from . import private
+from .graph import Kind, Node
+
+__all__ = ["NAME", "ReachCache"]
+
+NAME = "reach"
+
+_MAGIC = b"reach\x001\n"
+_ENTRY = struct.Struct("<16sBBxxII64s")
+"""Checksum of all that follows in the entry; number of the kind; size of an id; sizes of the two parts; the id."""
+_CHECKSUM = 16
+_KINDS = dict(enumerate(Kind))
+_NUMBERS = {kind: number for number, kind in _KINDS.items()}
+
+
+class ReachCache:
+    """Entries of the file, which stays mapped until `close`, and new ones; `save` writes those that were used."""
+
+    def __init__(self, content: mmap.mmap | bytes = b"") -> None:
+        self._content = content
+        self._places = _scan(content)
+        self._used: dict[ObjectId, tuple[int, int] | bytes] = {}
+        self._changed = False
+
+    @classmethod
+    def open(cls, state: RepoState) -> Self:
+        """That of a repository; an empty one if there is none, or none that can be read."""
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            with files.opened(f"{private.DIRECTORY}/{NAME}", flags, dir_fd=state.fd) as fd:
+                # The file is never changed in place, so the map stays what was opened.
+                return cls(mmap.mmap(fd, 0, prot=mmap.PROT_READ))
+        except (OSError, ValueError):
+            return cls()
+
+    def close(self) -> None:
+        if isinstance(self._content, mmap.mmap):
+            self._content.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def get(self, object_id: ObjectId, /) -> Node | None:
+        """What was remembered of an object, checked."""
+        place = self._places.get(object_id)
+        if place is None:
+            return None
+        node = _unpack(self._content[place[0] : place[1]])
+        if node is not None:
+            self._used[object_id] = place
+        return node
+
+    def put(self, object_id: ObjectId, node: Node, /) -> None:
+        self._used[object_id] = _pack(object_id, node)
+        self._changed = True
+
+    def save(self, state: RepoState) -> None:
+        """Replace the file by one with what was got or put, if that is something else.  Not durable."""
+        if not self._changed and len(self._used) == len(self._places):
+            return
+        entries = (
+            entry if isinstance(entry, bytes) else self._content[entry[0] : entry[1]] for entry in self._used.values()
+        )
+        private.write(state, NAME, _writer(entries))
+
+
+def _writer(entries: Iterable[bytes]) -> Callable[[int], None]:
+    def fill(fd: int) -> None:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(_MAGIC)
+            file.writelines(entries)
+
+    return fill
+
+
+def _scan(content: mmap.mmap | bytes) -> dict[ObjectId, tuple[int, int]]:
+    """Where each entry is, as far as the headers make sense."""
+    places: dict[ObjectId, tuple[int, int]] = {}
+    if content[: len(_MAGIC)] != _MAGIC:
+        return places
+    at = len(_MAGIC)
+    while at + _ENTRY.size <= len(content):
+        _, kind, width, named, objects, object_id = _ENTRY.unpack_from(content, at)
+        end = at + _ENTRY.size + named + objects
+        if kind not in _KINDS or width not in (32, 64) or objects % width or end > len(content):
+            break
+        places[ObjectId(object_id[:width])] = (at, end)
+        at = end
+    return places
+
+
+def _pack(object_id: ObjectId, node: Node) -> bytes:
+    named = b"".join(target + name.encode() + b"\0" for name, target in node.named)
+    lengths = (_NUMBERS[node.kind], len(object_id), len(named), len(node.objects), object_id)
+    entry = _ENTRY.pack(b"", *lengths)[_CHECKSUM:] + named + node.objects
+    return _digest(entry) + entry
+
+
+def _unpack(entry: bytes) -> Node | None:
+    """None if it is not what was written."""
+    if _digest(memoryview(entry)[_CHECKSUM:]) != entry[:_CHECKSUM]:
+        return None
+    _, kind, width, named, _, _ = _ENTRY.unpack_from(entry)
+    end = _ENTRY.size + named
+    refs: list[tuple[str, ObjectId]] = []
+    at = _ENTRY.size
+    while at < end:
+        stop = entry.index(0, at + width)
+        refs.append((entry[at + width : stop].decode(), ObjectId(entry[at : at + width])))
+        at = stop + 1
+    return Node(_KINDS[kind], entry[end:], tuple(refs))
+
+
+def _digest(content: bytes | memoryview) -> bytes:
+    return blake2b(content, digest_size=_CHECKSUM).digest()
