@@ -6,10 +6,20 @@ import enum
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .digest import ObjectId
+from .digest import Algorithm, ObjectId
 from .findings import KINDS
 
-__all__ = ["Finding", "FsckResult", "ImportStats", "NameUsage", "Space", "StoreOutcome", "StoredObject", "Usage"]
+__all__ = [
+    "Finding",
+    "FsckResult",
+    "ImportStats",
+    "NameUsage",
+    "Space",
+    "StoreOutcome",
+    "StoredObject",
+    "UpgradeResult",
+    "Usage",
+]
 
 
 class StoreOutcome(enum.IntEnum):
@@ -174,9 +184,26 @@ class Usage:
     """All."""
     garbage: Space
     """Those that a gc would delete now."""
-    leased: Space
-    """Those that only a lease keeps: of an import that was interrupted, or is running."""
     leftovers: Space
     """Temporary files that interrupted operations left among the objects, or that running ones have."""
     quarantine: Space
     """What repairs have put aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeResult:
+    """What an upgrade has written, or would write."""
+
+    upgraded: bool
+    """False if there is a meta.json, perhaps since another process was faster; the rest tells what it says."""
+    meta_json: bytes
+    """The whole file; empty if nothing has been written."""
+    algorithm: Algorithm
+    secure: bool
+    """Every object must be protected by fs-verity."""
+    erofs_versions: tuple[int, ...]
+    """The layouts of its images, the default first."""
+    streams: dict[str, int]
+    """How many there are of each form, by the month that it came up in; some may be too old, or damaged."""
+    hidden_images: int
+    """OCI images that have EROFS images, but none of the default layout: `composefs_async.oci.ensure_images`."""

@@ -34,6 +34,7 @@ __all__ = [
     "open_object",
     "publish_object_tmpfile",
     "read_object",
+    "replace_object",
     "store_one",
 ]
 
@@ -95,6 +96,20 @@ def publish_object_tmpfile(state: RepoState, tmpfile: files.Tmpfile, size: int, 
         if _is_intact(state, object_id, size):
             return StoredObject(object_id, size, StoreOutcome.PRESENT)
         return _publish(state, tmpfile, size, object_id)
+
+
+def replace_object(state: RepoState, tmpfile: files.Tmpfile, object_id: ObjectId) -> None:
+    """Put a filled tmpfile, whose digest the caller has computed, at its path, atomically and whatever stands there.
+
+    The caller discards it then, and has flushed it before: names that lead there may exist.
+    """
+    with state.shared(), object_errors(state):
+        if state.verity_works is not False:
+            _protect(state, tmpfile, object_id)
+        try:
+            _link(state, tmpfile, object_id)
+        except FileExistsError:
+            tmpfile.replace(object_id.path, dir_fd=state.objects_fd)
 
 
 def open_object(state: RepoState, object_id: ObjectId) -> int:

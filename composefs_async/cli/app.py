@@ -87,6 +87,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         "umount": ("mounts", "Remove a mount."),
         "mkcomposefs": ("mkcomposefs", "Make an image file as the C program of this name does."),
         "composefs-info": ("composefs_info", "Look into image files as the C program of this name does."),
+        "du": ("usage", "What tags and images cost, and what removing them would free."),
         "demo": ("demo", "Import an image made of this machine's files, and verify it."),
         "doctor": ("doctor", "What this directory, file system and kernel can do."),
     },

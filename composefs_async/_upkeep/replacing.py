@@ -1,0 +1,163 @@
+"""Verified content in the place of objects that are missing or corrupt, and a place for what stood there.
+
+Owns the order in which that is safe: copy, compare with the id, flush, keep what is there, replace atomically.  Does
+not own where content comes from (`repair_sources`) nor what needs it (`repair`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
+
+from .. import fsverity
+from .._repo import batch, objects
+from .._repo.state import DIRECTORY_MODE, RepoState
+from .._sys import files
+from ..digest import Algorithm, ObjectId
+
+__all__ = ["QUARANTINE", "Quarantine", "digest_descriptors", "replace"]
+
+QUARANTINE = ".composefs-async/quarantine"
+"""Holds a directory for each repair that removed something.  Nothing reads it; composefs-rs ignores it."""
+
+_MAX_FILES = 128
+_MAX_BYTES = 64 << 20
+"""In a batch, which costs one flush and holds so many descriptors."""
+_READ_SIZE = 1 << 20
+_UNLINKABLE = (errno.EPERM, errno.EMLINK, errno.EACCES)
+"""What link(2) answers for a directory, or where fs.protected_hardlinks forbids it."""
+
+
+class Quarantine:
+    """The directory of one repair, made when something is put into it; files keep their paths below it."""
+
+    def __init__(self, state: RepoState) -> None:
+        self._state = state
+        self.path: str = ""
+        """Relative to the repository; empty as long as there is nothing."""
+
+    def keep(self, path: str) -> None:
+        """Give what stands at *path*, if anything does, a second name, so that replacing it loses nothing."""
+        place = self._place(path)
+        try:
+            os.link(path, place, src_dir_fd=self._state.fd, dst_dir_fd=self._state.fd, follow_symlinks=False)
+        except (FileNotFoundError, FileExistsError):  # nothing there; kept already
+            return
+        except OSError as error:
+            if error.errno not in _UNLINKABLE:
+                raise
+            os.rename(path, place, src_dir_fd=self._state.fd, dst_dir_fd=self._state.fd)
+
+    def take(self, path: str) -> None:
+        """Move what stands at *path* here; a crash leaves it in one place."""
+        os.rename(path, self._place(path), src_dir_fd=self._state.fd, dst_dir_fd=self._state.fd)
+
+    def _place(self, path: str) -> str:
+        if not self.path:
+            self.path = self._make()
+        place = f"{self.path}/{path}"
+        directory = os.path.dirname(place)
+        if not os.access(directory, os.F_OK, dir_fd=self._state.fd):
+            _make_directories(self._state, directory)
+        return place
+
+    def _make(self) -> str:
+        """A new one: repairs can be at work at the same time."""
+        _make_directories(self._state, QUARANTINE)
+        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        for number in count(1):
+            path = f"{QUARANTINE}/{now}" + (f"-{number}" if number > 1 else "")
+            try:
+                os.mkdir(path, DIRECTORY_MODE, dir_fd=self._state.fd)
+            except FileExistsError:
+                continue
+            return path
+        raise AssertionError
+
+
+def _make_directories(state: RepoState, path: str) -> None:
+    for end in (at for at, char in enumerate(f"{path}/") if char == "/"):
+        files.make_directory(path[:end], DIRECTORY_MODE, dir_fd=state.fd)
+
+
+# -- replacing ---------------------------------------------------------------------------------
+
+
+def replace(
+    state: RepoState, candidates: Iterable[tuple[ObjectId, int]], quarantine: Quarantine | None
+) -> Iterator[ObjectId]:
+    """Put each file that is what its id says into the place of that object; yields the ids, as batches are done.
+
+    A file that is something else is passed over.  Each object is flushed before it is in place, so that a crash leaves
+    what was there or the whole object; what was there is in *quarantine* then, too.
+
+    Args:
+        candidates: ids, and descriptors of files that may have their content; the descriptors are closed.
+        quarantine: for what is replaced; None replaces nothing and only tells what would be.
+    """
+    pending: list[tuple[ObjectId, int]] = []
+    size = 0
+    try:
+        for object_id, fd in candidates:
+            pending.append((object_id, fd))
+            size += os.fstat(fd).st_size
+            if len(pending) >= _MAX_FILES or size >= _MAX_BYTES:
+                yield from _replace_batch(state, pending, quarantine)
+                size = 0
+        yield from _replace_batch(state, pending, quarantine)
+    finally:
+        for _, fd in pending:
+            os.close(fd)
+
+
+def _replace_batch(
+    state: RepoState, pending: list[tuple[ObjectId, int]], quarantine: Quarantine | None
+) -> list[ObjectId]:
+    """Empties *pending*."""
+    copies: list[tuple[ObjectId, files.Tmpfile]] = []
+    try:
+        if quarantine is None:
+            digests = digest_descriptors([fd for _, fd in pending], state.algorithm)
+            return [wanted for (wanted, _), found in zip(pending, digests, strict=True) if found == wanted]
+        for object_id, fd in pending:
+            copies.append((object_id, objects.create_object_tmpfile(state)))
+            files.copy_content(fd, copies[-1][1].fd)
+        # Not the digest of the source, which may change meanwhile.
+        digests = digest_descriptors([tmpfile.fd for _, tmpfile in copies], state.algorithm)
+        good = [copy for copy, found in zip(copies, digests, strict=True) if found == copy[0]]
+        if good:
+            state.syncs.sync()
+        for object_id, tmpfile in good:
+            quarantine.keep(f"objects/{object_id.path}")
+            objects.replace_object(state, tmpfile, object_id)
+        return [object_id for object_id, _ in good]
+    finally:
+        for _, tmpfile in copies:
+            tmpfile.discard()
+        while pending:
+            os.close(pending.pop()[1])
+
+
+def digest_descriptors(fds: Sequence[int], algorithm: Algorithm) -> list[ObjectId | None]:
+    """The digest of each file, None of one that cannot be read to its end; natively where that is built."""
+    if batch.NATIVE:
+        from .._native._core import digest_files
+
+        outcomes = digest_files(fds, algorithm.number)
+        return [None if isinstance(outcome, int) else ObjectId(outcome) for outcome in outcomes]
+    return [_digest(fd, algorithm) for fd in fds]
+
+
+def _digest(fd: int, algorithm: Algorithm) -> ObjectId | None:
+    hasher = fsverity.Hasher(algorithm)
+    offset = 0
+    try:
+        while piece := os.pread(fd, _READ_SIZE, offset):
+            hasher.update(piece)
+            offset += len(piece)
+    except OSError:
+        return None
+    return hasher.id()

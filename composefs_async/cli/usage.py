@@ -1,0 +1,110 @@
+"""The command ``du``: what each tag and image costs, and what would be won by removing it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .context import Settings, as_json, print_json, printable
+from .progress import size_text
+
+if TYPE_CHECKING:
+    from ..results import NameUsage, Space, Usage
+
+__all__ = ["du"]
+
+_SORTS = ("name", "frees", "exclusive", "shared", "objects")
+_TOTALS = (
+    ("all", "objects"),
+    ("garbage", "garbage"),
+    ("leftovers", "leftovers"),
+    ("quarantine", "quarantine"),
+)
+
+
+@click.command
+@as_json
+@click.option("--sort", type=click.Choice(_SORTS), default="frees", show_default=True, help="Largest first.")
+@click.option("--bytes", "in_bytes", is_flag=True, help="Print sizes in bytes.")
+@click.option("--disk", is_flag=True, help="What files take on the disk instead of how long they are.")
+@click.pass_obj
+def du(settings: Settings, json_output: bool, sort: str, in_bytes: bool, disk: bool) -> None:
+    """Print what each tag and image keeps alone (exclusive) or with others, and what removing it would free.
+
+    With two tags of one image nothing is freed by removing one of them.  Then come all objects, those that gc would
+    delete now, temporary files that were left, and what repairs have put aside.
+    """
+    with settings.open() as repo:
+        usage = repo.usage()
+
+    def size(space: Space) -> int:
+        return space.disk if disk else space.size
+
+    names = sorted(usage.names, key=lambda each: _sort_key(each, sort, disk))
+    if json_output:
+        totals = {key: asdict(getattr(usage, name)) for key, name in _TOTALS}
+        print_json({"names": [_to_json(each) for each in names], **totals})
+        return
+    text = str if in_bytes else size_text
+    rows = [_row(each, [text(size(space)) for space in (each.exclusive, each.shared, each.frees)]) for each in names]
+    _print(("NAME", "KIND", "EXCLUSIVE", "SHARED", "FREES", "OBJECTS"), rows)
+    if rows:
+        click.echo()
+    _print(("TOTAL", "", "SIZE", "OBJECTS"), [_total(usage, key, name, text, size) for key, name in _TOTALS])
+
+
+def _sort_key(each: NameUsage, sort: str, disk: bool) -> tuple[int, str, str]:
+    value = 0
+    if sort == "objects":
+        value = each.exclusive.objects + each.shared.objects
+    elif sort != "name":
+        space: Space = getattr(each, sort)
+        value = space.disk if disk else space.size
+    return -value, _name(each), each.category
+
+
+def _kind(each: NameUsage) -> str:
+    from ..oci.names import TAGS
+
+    if each.category == "images":
+        return "image"
+    directory, _, rest = each.reference.partition("/")
+    return "tag" if directory == TAGS and rest and "/" not in rest else "stream"
+
+
+def _name(each: NameUsage) -> str:
+    from ..oci.names import TAGS, decode_tag
+
+    return decode_tag(each.reference.removeprefix(f"{TAGS}/")) if _kind(each) == "tag" else each.reference
+
+
+def _row(each: NameUsage, sizes: list[str]) -> tuple[str, ...]:
+    objects = each.exclusive.objects + each.shared.objects
+    return (printable(_name(each)), _kind(each), *sizes, str(objects))
+
+
+def _total(usage: Usage, key: str, name: str, text: Any, size: Any) -> tuple[str, ...]:
+    space: Space = getattr(usage, name)
+    return key, "", text(size(space)), str(space.objects)
+
+
+def _print(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Columns: two of text, then numbers."""
+    from rich.cells import cell_len
+
+    if not rows:
+        return
+    lines = [titles, *rows]
+    widths = [max(cell_len(line[column]) for line in lines) for column in range(len(titles))]
+    for line in lines:
+        gaps = [" " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)]
+        cells = [cell + gap if at < 2 else gap + cell for at, (cell, gap) in enumerate(zip(line, gaps, strict=True))]
+        click.echo("  ".join(cell for cell, width in zip(cells, widths, strict=True) if width))
+
+
+def _to_json(each: NameUsage) -> dict[str, Any]:
+    spaces = {key: asdict(getattr(each, key)) for key in ("exclusive", "shared", "frees")}
+    reference = f"{each.category}/refs/{each.reference}"
+    return {"name": _name(each), "kind": _kind(each), "reference": reference, "target": each.name, **spaces}
