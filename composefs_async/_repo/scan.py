@@ -173,63 +173,53 @@ class _Scan:
     # -- everything else
 
     def _leaf(self, directory: int, frame: _Frame, name: str, regular: bool) -> None:
-        where = partial(frame.path, name)
+        fd = -1
         try:
             fd = os.open(name, _OPEN_FILE if regular else _OPEN_OTHER, dir_fd=directory)
-            try:
-                status = os.fstat(fd)
-                if stat.S_ISREG(status.st_mode) is not regular or stat.S_ISDIR(status.st_mode):
-                    refuse_changed(where())
-                inode, known = self._inode(fd, status, where)
-            except BaseException:
-                os.close(fd)
-                raise
+            status = os.fstat(fd)
+            mode = status.st_mode
+            if stat.S_ISREG(mode) is not regular or stat.S_ISDIR(mode):
+                refuse_changed(frame.path(name))
+            inode = self._linked.get((status.st_dev, status.st_ino)) if status.st_nlink > 1 else None
+            if inode is not None:
+                inode.nlink += 1
+            else:
+                inode = self._regular(fd, status, frame, name) if regular else self._other(fd, status)
+                if status.st_nlink > 1 and inode is not None and self._options.hard_links:
+                    self._linked[status.st_dev, status.st_ino] = inode
+                if type(inode) is ExternalFile:
+                    file, fd = OpenFile(fd, status, inode, partial(frame.path, name)), -1
+                    self._batches.add(file)
         except OSError as error:
-            error.filename = where()
+            if error.filename is None or error.filename == name:
+                error.filename = frame.path(name)
             raise
+        finally:
+            if fd >= 0:
+                os.close(fd)
         if inode is not None:
             frame.directory.children[os.fsencode(name)] = inode
-        if isinstance(inode, ExternalFile) and not known:
-            self._batches.add(OpenFile(fd, status, inode, where))
-        else:
-            os.close(fd)
 
-    def _inode(self, fd: int, status: os.stat_result, where: Callable[[], str]) -> tuple[Inode | None, bool]:
-        """What is open, and whether it has been met under another name; None if it is not wanted."""
-        several = status.st_nlink > 1 and self._options.hard_links
-        key = status.st_dev, status.st_ino
-        if several and (known := self._linked.get(key)):
-            known.nlink += 1
-            return known, True
-        if stat.S_ISREG(status.st_mode):
-            inode = self._regular(fd, status, where)
-        elif self._wanted(status):
-            inode = self._other(fd, status)
-        else:
-            return None, False
-        if several:
-            self._linked[key] = inode
-        return inode, False
-
-    def _wanted(self, status: os.stat_result) -> bool:
-        return self._options.devices or not (stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode))
-
-    def _regular(self, fd: int, status: os.stat_result, where: Callable[[], str]) -> Inode:
-        common = status.st_mode, 1, status.st_uid, status.st_gid, self._time(status), self._xattrs(fd)
-        if status.st_size > INLINE_MAX:
-            return ExternalFile(*common, status.st_size, None)
+    def _regular(self, fd: int, status: os.stat_result, frame: _Frame, name: str) -> Inode:
+        size, mtime_ns = status.st_size, 0 if self._options.use_epoch else status.st_mtime_ns
+        if size > INLINE_MAX:
+            return ExternalFile(status.st_mode, 1, status.st_uid, status.st_gid, mtime_ns, self._xattrs(fd), size, None)
         content = os.pread(fd, INLINE_MAX + 1, 0)
-        if len(content) != status.st_size or os.fstat(fd).st_ctime_ns != status.st_ctime_ns:
-            refuse_changed(where())
-        return InlineFile(*common, content)
+        xattrs = self._xattrs(fd)
+        if len(content) != size or os.fstat(fd).st_ctime_ns != status.st_ctime_ns:
+            refuse_changed(frame.path(name))
+        return InlineFile(status.st_mode, 1, status.st_uid, status.st_gid, mtime_ns, xattrs, content)
 
-    def _other(self, fd: int, status: os.stat_result) -> Inode:
+    def _other(self, fd: int, status: os.stat_result) -> Inode | None:
+        """What is no regular file; None if it is not wanted."""
+        device = stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode)
+        if device and not self._options.devices:
+            return None
         # The link of /proc leads to what is open, and if that is a symbolic link not further.
         xattrs = self._xattrs(f"/proc/self/fd/{fd}")
         common = status.st_mode, 1, status.st_uid, status.st_gid, self._time(status), xattrs
         if stat.S_ISLNK(status.st_mode):
             return Symlink(*common, os.fsencode(os.readlink("", dir_fd=fd)))
-        device = stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode)
         return Special(*common, status.st_rdev if device else 0)
 
     def _time(self, status: os.stat_result) -> int:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Final, NoReturn, Self, TypeAlias
+from typing import Final, NamedTuple, NoReturn, Self
 
 from .. import fsverity
 from .._sys import files, verity
@@ -48,7 +48,7 @@ _NO_COPY_RANGE: Final = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSU
 class OpenFile:
     """A regular file to be read, and the inode that gets its digest."""
 
-    __slots__ = ("fd", "inode", "path", "status")
+    __slots__ = ("content", "fd", "inode", "path", "status")
 
     def __init__(self, fd: int, status: os.stat_result, inode: ExternalFile, path: Callable[[], str]) -> None:
         self.fd = fd
@@ -57,6 +57,8 @@ class OpenFile:
         self.inode = inode
         self.path = path
         """For errors."""
+        self.content: bytes | None = None
+        """If it has been read already."""
 
     def check_unchanged(self) -> None:
         """Raise IntegrityError if the file is not as it was when it was opened."""
@@ -65,8 +67,13 @@ class OpenFile:
             refuse_changed(self.path())
 
 
-Contents: TypeAlias = Callable[[Sequence[OpenFile]], list[ObjectId]]
-"""Reads files and returns their digests, in their order; called from several threads."""
+class Contents(NamedTuple):
+    """What is done with the content of files."""
+
+    work: Callable[[Sequence[OpenFile]], list[ObjectId]]
+    """Returns the digests of files in their order; called from several threads."""
+    read_max: int = 0
+    """Files of up to so many bytes have been read before."""
 
 
 def refuse_changed(path: str) -> NoReturn:
@@ -81,6 +88,9 @@ class Batches:
 
     Owns the descriptors of the files from `add` on.  The first error of a worker is raised from `add`, or at the end
     of the block.
+
+    Workers do what needs no interpreter lock, all else is done here, on the thread of the walk: a small read or an
+    fstat on another thread waits for the lock ten times longer than it takes.
     """
 
     def __init__(self, contents: Contents, threads: int | None = None) -> None:
@@ -90,10 +100,9 @@ class Batches:
         self._contents = contents
         self._executor = ThreadPoolExecutor(threads, "composefs-scan")
         self._limit = min(threads + 1, _MAX_RUNNING)
-        self._running: deque[Future[None]] = deque()
+        self._running: deque[tuple[list[OpenFile], Future[list[ObjectId]]]] = deque()
         self._batch: list[OpenFile] = []
         self._size = 0
-        self._stopped = False
 
     def __enter__(self) -> Self:
         return self
@@ -102,45 +111,45 @@ class Batches:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._stopped = error is not None
-            self._submit()
-            while self._running and not self._stopped:
-                self._wait()
+            if error is None:
+                self._submit()
+                while self._running:
+                    self._finish()
         finally:
-            self._stopped = True
-            self._executor.shutdown()
+            self._executor.shutdown(cancel_futures=True)
+            for files in (self._batch, *(files for files, _ in self._running)):
+                _close(files)
 
     def add(self, file: OpenFile) -> None:
         """Take over *file*; its inode has a digest after the block."""
         self._batch.append(file)
-        self._size += file.status.st_size
+        size = file.status.st_size
+        if size <= self._contents.read_max:
+            file.content = _read(file)
+        self._size += size
         if len(self._batch) >= _MAX_FILES or self._size >= _MAX_BYTES:
             self._submit()
             if len(self._running) > self._limit:
-                self._wait()
+                self._finish()
 
     def _submit(self) -> None:
         if self._batch:
-            self._running.append(self._executor.submit(self._work, self._batch))
+            self._running.append((self._batch, self._executor.submit(self._contents.work, self._batch)))
             self._batch, self._size = [], 0
 
-    def _wait(self) -> None:
+    def _finish(self) -> None:
+        files, future = self._running.popleft()
         try:
-            self._running.popleft().result()
-        except BaseException:
-            self._stopped = True
-            raise
-
-    def _work(self, files: list[OpenFile]) -> None:
-        try:
-            if self._stopped:
-                return
-            for file, object_id in zip(files, self._contents(files), strict=True):
+            for file, object_id in zip(files, future.result(), strict=True):
                 file.check_unchanged()
                 file.inode.digest = object_id
         finally:
-            for file in files:
-                os.close(file.fd)
+            _close(files)
+
+
+def _close(files: list[OpenFile]) -> None:
+    for file in files:
+        os.close(file.fd)
 
 
 # -- what is done with content -----------------------------------------------------------------
@@ -152,7 +161,7 @@ def digest_contents(algorithm: Algorithm) -> Contents:
     def digest(opened: Sequence[OpenFile]) -> list[ObjectId]:
         return _digest_native(opened, algorithm) if batch.NATIVE else _digest_python(opened, algorithm)
 
-    return digest
+    return Contents(digest)
 
 
 def _digest_native(files: Sequence[OpenFile], algorithm: Algorithm) -> list[ObjectId]:
@@ -182,42 +191,30 @@ def store_contents(state: RepoState) -> Contents:
     """Store the files as objects.  Not durable before a flush of the file system."""
 
     def store(files: Sequence[OpenFile]) -> list[ObjectId]:
-        ids: dict[OpenFile, ObjectId] = {}
-        small = [file for file in files if file.status.st_size <= batch.MAX_BYTES]
-        while small:
-            group, small = _split(small)
-            stored = batch.results(batch.store_batch(state, [_read(file) for file in group]))
-            ids |= {file: each.id for file, each in zip(group, stored, strict=True)}
+        read = [file for file in files if file.content is not None]
+        stored = batch.results(batch.store_batch(state, [file.content for file in read if file.content is not None]))
+        ids = {file: each.id for file, each in zip(read, stored, strict=True)}
+        for file in read:
+            file.content = None
         return [ids.get(file) or _store_large(state, file) for file in files]
 
-    return store
-
-
-def _split(files: list[OpenFile]) -> tuple[list[OpenFile], list[OpenFile]]:
-    """As many of the first *files* as one native call should store, and the rest."""
-    size = 0
-    for count, file in enumerate(files):
-        size += file.status.st_size
-        if count and size > batch.MAX_BYTES:
-            return files[:count], files[count:]
-    return files, []
+    return Contents(store, batch.MAX_BYTES)
 
 
 def _read(file: OpenFile) -> bytes:
     size = file.status.st_size
-    pieces: list[bytes] = []
-    while size and (piece := os.pread(file.fd, size, file.status.st_size - size)):
-        pieces.append(piece)
-        size -= len(piece)
-    if size:
+    content = os.pread(file.fd, size + 1, 0)
+    while content and len(content) < size and (piece := os.pread(file.fd, size + 1 - len(content), len(content))):
+        content += piece
+    if len(content) != size:
         refuse_changed(file.path())
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return content
 
 
 def _store_large(state: RepoState, file: OpenFile) -> ObjectId:
     tmpfile = objects.create_object_tmpfile(state)
     try:
-        size = _copy(file.fd, tmpfile.fd, file.status.st_size)
+        size = copy_content(file.fd, tmpfile.fd, file.status.st_size)
     except BaseException:
         tmpfile.discard()
         raise
@@ -227,7 +224,7 @@ def _store_large(state: RepoState, file: OpenFile) -> ObjectId:
     return objects.finalize_object_tmpfile(state, tmpfile.fd, file.status.st_size).id
 
 
-def _copy(source: int, target: int, size: int) -> int:
+def copy_content(source: int, target: int, size: int) -> int:
     """Copy *size* bytes from the start, sharing them where the file system can; returns how many are missing."""
     offset = 0
     try:
@@ -269,6 +266,6 @@ def measure_file(path: str | os.PathLike[str], algorithm: Algorithm) -> ObjectId
             raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
         inode = ExternalFile(status.st_mode, 1, 0, 0, 0, (), status.st_size, None)
         file = OpenFile(fd, status, inode, lambda: os.fspath(path))
-        (found,) = digest_contents(algorithm)([file])
+        (found,) = digest_contents(algorithm).work([file])
         file.check_unchanged()
         return found
