@@ -16,12 +16,21 @@ from .._aio.hops import hop
 from .._repo import opening
 from .._repo.metadata import ErofsFormats, Metadata
 from .._repo.state import RepoState
+from .._upkeep import reset, upgrade
 from ..digest import Algorithm
 from ..errors import VerityMissingError
+from ..results import UpgradeResult
 
 __all__ = ["OpenRepository", "Path"]
 
 Path = str | os.PathLike[str]
+
+RESET_TIMEOUT = 10.0
+"""Seconds.  Whoever resets a repository that he has open himself should hear of it."""
+
+
+def _formats(version: int | ErofsFormats | None) -> ErofsFormats | None:
+    return ErofsFormats(version) if isinstance(version, int) else version
 
 
 class OpenRepository(AsyncContextManagerMixin):
@@ -80,6 +89,7 @@ class OpenRepository(AsyncContextManagerMixin):
         erofs_version: int | ErofsFormats | None = 1,
         insecure: bool = False,
         ensure: bool = False,
+        timeout: float | None = None,
     ) -> tuple[Self, bool]:
         """Create a repository and open it; the flag tells whether it is new.  Durable when this returns.
 
@@ -87,15 +97,25 @@ class OpenRepository(AsyncContextManagerMixin):
             erofs_version: the layout of its images, 0, 1 or 2, or several of them.  None writes the form of
                 meta.json from before there was a choice, which means 2.
             insecure: do without fs-verity where the file system cannot do it.
-            ensure: take an existing repository of the same algorithm as it is.
+            ensure: take an existing repository of the same algorithm as it is; one from before meta.json existed
+                is upgraded, and is not new.
+            timeout: how many seconds to wait for somebody who holds the repository exclusively.
 
         Raises:
             MetadataError: a different repository is there.
-            VerityNotSupportedError: fs-verity cannot be had and *insecure* is not set.
+            VerityNotSupportedError, VerityMissingError: fs-verity cannot be had, or objects are there that it does
+                not protect, and *insecure* is not set.
+            RepositoryInUseError: the time is over.
         """
-        formats = ErofsFormats(erofs_version) if isinstance(erofs_version, int) else erofs_version
+        if ensure and upgrade.is_old(path, timeout=timeout):
+            upgrade.upgrade(path, algorithm=algorithm, timeout=timeout)
         state, created = opening.init(
-            path, algorithm=algorithm, erofs_formats=formats, insecure=insecure, ensure=ensure
+            path,
+            algorithm=algorithm,
+            erofs_formats=_formats(erofs_version),
+            insecure=insecure,
+            ensure=ensure,
+            timeout=timeout,
         )
         return cls(state), created
 
@@ -108,9 +128,111 @@ class OpenRepository(AsyncContextManagerMixin):
         erofs_version: int | ErofsFormats | None = 1,
         insecure: bool = False,
         ensure: bool = False,
+        timeout: float | None = None,
     ) -> tuple[Self, bool]:
         return await hop(
-            cls.init, path, algorithm=algorithm, erofs_version=erofs_version, insecure=insecure, ensure=ensure
+            cls.init,
+            path,
+            algorithm=algorithm,
+            erofs_version=erofs_version,
+            insecure=insecure,
+            ensure=ensure,
+            timeout=timeout,
+        )
+
+    @classmethod
+    def reset_metadata(
+        cls,
+        path: Path,
+        *,
+        algorithm: Algorithm = Algorithm.SHA512,
+        erofs_version: int | ErofsFormats | None = 1,
+        insecure: bool = False,
+        timeout: float | None = RESET_TIMEOUT,
+    ) -> Self:
+        """Forget all streams, images and references of a repository, keep its objects, and open it.  Durable.
+
+        What is imported again stores only what is missing.  A crash leaves some of the names, each complete, and
+        meta.json as it was or as it will be.
+
+        Args:
+            erofs_version, insecure: of the new meta.json, as for `init`.
+            timeout: how many seconds to wait for others to close the repository; a handle of the same process
+                counts as another.
+
+        Raises:
+            RepositoryNotFoundError, RepositoryInUseError
+            MetadataError: its objects are of another algorithm; nothing has been removed.
+            VerityMissingError: it cannot be secure; nothing has been removed.
+        """
+        formats = _formats(erofs_version)
+        return cls(
+            reset.reset_metadata(path, algorithm=algorithm, erofs_formats=formats, insecure=insecure, timeout=timeout)
+        )
+
+    @classmethod
+    async def reset_metadata_async(
+        cls,
+        path: Path,
+        *,
+        algorithm: Algorithm = Algorithm.SHA512,
+        erofs_version: int | ErofsFormats | None = 1,
+        insecure: bool = False,
+        timeout: float | None = RESET_TIMEOUT,
+    ) -> Self:
+        return await hop(
+            cls.reset_metadata,
+            path,
+            algorithm=algorithm,
+            erofs_version=erofs_version,
+            insecure=insecure,
+            timeout=timeout,
+        )
+
+    @staticmethod
+    def upgrade(
+        path: Path,
+        *,
+        algorithm: Algorithm | None = None,
+        require_verity: bool = False,
+        dry_run: bool = False,
+        timeout: float | None = None,
+    ) -> UpgradeResult:
+        """Give a repository from before meta.json existed one that fits it, unless it has one.  Durable.
+
+        Nothing else is written; several may do it at once.  It is secure only if fs-verity protects every object,
+        and keeps the layouts of the EROFS images that its OCI images have.
+
+        Args:
+            algorithm: refuse any other.
+            require_verity: refuse what would be insecure.
+            dry_run: only tell what would be written.
+
+        Raises:
+            RepositoryNotFoundError, AlgorithmMismatchError, ReadOnlyRepositoryError, RepositoryInUseError
+            MetadataError: objects are of both algorithms, or nothing is there that can still be read.
+            VerityMissingError: against *require_verity*.
+        """
+        return upgrade.upgrade(
+            path, algorithm=algorithm, require_verity=require_verity, dry_run=dry_run, timeout=timeout
+        )
+
+    @staticmethod
+    async def upgrade_async(
+        path: Path,
+        *,
+        algorithm: Algorithm | None = None,
+        require_verity: bool = False,
+        dry_run: bool = False,
+        timeout: float | None = None,
+    ) -> UpgradeResult:
+        return await hop(
+            OpenRepository.upgrade,
+            path,
+            algorithm=algorithm,
+            require_verity=require_verity,
+            dry_run=dry_run,
+            timeout=timeout,
         )
 
     def close(self) -> None:
