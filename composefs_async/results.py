@@ -12,7 +12,9 @@ from .findings import KINDS
 __all__ = [
     "Finding",
     "FsckResult",
+    "GcResult",
     "ImportStats",
+    "Lease",
     "NameUsage",
     "Space",
     "StoreOutcome",
@@ -143,6 +145,44 @@ class FsckResult:
     def errors(self) -> tuple[Finding, ...]:
         """The findings that are more than notices."""
         return tuple(finding for finding in self.findings if not finding.is_notice)
+
+
+@dataclass(frozen=True, slots=True)
+class GcResult:
+    """What garbage collection has removed, or would remove; the counters are those of composefs-rs."""
+
+    objects_removed: int = 0
+    objects_bytes: int = 0
+    """Of their content."""
+    images_pruned: int = 0
+    """Names below ``images/``, whose object is not there, or goes."""
+    streams_pruned: int = 0
+    pruned: tuple[str, ...] = ()
+    """The same names, ``streams/…`` and ``images/…``, sorted."""
+    leftovers: tuple[str, ...] = ()
+    """Temporary files and links of interrupted operations, sorted; not among the other counters."""
+    objects_leased: int = 0
+    """Nothing has a name that needs them, but an import that was interrupted stored them (`Lease`)."""
+    objects_missing: int = 0
+    """Names need them, and they are not there: fsck tells more."""
+    notes: tuple[Finding, ...] = ()
+    """What is strange and has been left alone: references that lead nowhere, files that are no objects, and streams
+    and images that are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Keeps what an import that was interrupted, or runs, has stored and not yet named."""
+
+    manifest_digest: str
+    reference: str
+    """Where the image comes from."""
+    started: int
+    """Objects that were stored since then are kept; in nanoseconds since 1970, by the clock of the file system."""
+    expires: float
+    """In seconds since 1970."""
+    layers: dict[str, ObjectId]
+    """Layers that are whole, by diff_id, and their streams."""
 
 
 @dataclass(frozen=True, slots=True)

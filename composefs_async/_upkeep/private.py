@@ -12,7 +12,7 @@ from collections.abc import Callable
 from .._repo.state import DIRECTORY_MODE, FILE_MODE, RepoState
 from .._sys import files
 
-__all__ = ["DIRECTORY", "listing", "read", "remove", "write"]
+__all__ = ["DIRECTORY", "listing", "read", "remove", "timestamp", "write"]
 
 DIRECTORY = ".composefs-async"
 
@@ -27,14 +27,14 @@ def read(state: RepoState, name: str, limit: int) -> bytes | None:
     return content if len(content) <= limit else None
 
 
-def write(state: RepoState, name: str, fill: Callable[[int], object]) -> None:
+def write(state: RepoState, name: str, content: bytes | Callable[[int], object]) -> None:
     """Put a file in the place of *name*, atomically; not durable.
 
     A crash leaves the old file, the new one, or after a power loss perhaps one that is cut: whoever reads it checks.
 
     Args:
         name: may stand in a directory below, which is made.
-        fill: is given the descriptor to write to.
+        content: or what writes it to the descriptor that it is given.
     """
     path = f"{DIRECTORY}/{name}"
     parent = os.path.dirname(path)
@@ -42,8 +42,21 @@ def write(state: RepoState, name: str, fill: Callable[[int], object]) -> None:
         files.make_directory(directory, DIRECTORY_MODE, dir_fd=state.fd)
     tmpfile = files.Tmpfile.create(parent, FILE_MODE, dir_fd=state.fd)
     try:
-        fill(tmpfile.fd)
+        if callable(content):
+            content(tmpfile.fd)
+        else:
+            files.write_all(tmpfile.fd, content)
         tmpfile.replace(path, dir_fd=state.fd)
+    finally:
+        tmpfile.discard()
+
+
+def timestamp(state: RepoState) -> int:
+    """Now, in nanoseconds, by the clock that gives files their times, which may be another machine's."""
+    files.make_directory(DIRECTORY, DIRECTORY_MODE, dir_fd=state.fd)
+    tmpfile = files.Tmpfile.create(DIRECTORY, FILE_MODE, dir_fd=state.fd)
+    try:
+        return os.fstat(tmpfile.fd).st_ctime_ns
     finally:
         tmpfile.discard()
 

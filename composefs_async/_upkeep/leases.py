@@ -1,0 +1,184 @@
+"""Leases: what an interrupted import has stored, and not yet named, stays for the next try.
+
+Owns the files ``.composefs-async/leases/DIGEST.json``, one for each manifest whose import has begun and not ended.
+Does not own importing (`composefs_async.oci.pull`), nor deleting (`collect`), which keeps every object that was stored
+since the start of a lease, and everything that its finished layers need.
+
+Nothing of a lease is flushed, and neither is what it speaks of: after a crash of the machine, which the boot's id
+tells, its layers are not believed.  A file that cannot be understood is no lease.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .._repo.state import RepoState
+from ..digest import ObjectId, check_content_digest
+from ..errors import ComposefsError, FormatError
+from ..results import Lease
+from . import graph, private
+
+__all__ = ["DURATION", "LeaseHolder", "all_leases", "begin", "drop", "expire", "is_whole"]
+
+DURATION = 24 * 3600.0
+"""Seconds that a lease holds after the last step of its import, unless told otherwise."""
+
+_DIRECTORY = "leases"
+_LIMIT = 16 << 20
+_SUFFIX = ".json"
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What a file says."""
+
+    manifest_digest: str
+    reference: str
+    started: int
+    """In nanoseconds, by the clock of the file system."""
+    expires: float
+    boot: str
+    layers: dict[str, ObjectId]
+
+    @property
+    def expired(self) -> bool:
+        return self.expires <= time.time()
+
+    @property
+    def believed(self) -> dict[str, ObjectId]:
+        return self.layers if self.boot == _boot_id() else {}
+
+    def encode(self) -> bytes:
+        layers = {diff_id: stream_id.hex() for diff_id, stream_id in self.layers.items()}
+        values = {
+            "version": _VERSION,
+            "manifest": self.manifest_digest,
+            "reference": self.reference,
+            "started": self.started,
+            "expires": self.expires,
+            "boot": self.boot,
+            "layers": layers,
+        }
+        return json.dumps(values, indent=1).encode()
+
+    @classmethod
+    def decode(cls, content: bytes, digest: str) -> _Record | None:
+        try:
+            values: dict[str, Any] = json.loads(content)
+            if values["version"] != _VERSION or values["manifest"] != digest:
+                return None
+            layers = {str(diff_id): ObjectId.from_hex(text) for diff_id, text in values["layers"].items()}
+            started, expires = int(values["started"]), float(values["expires"])
+            return cls(digest, str(values["reference"]), started, expires, str(values["boot"]), layers)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, FormatError):
+            return None
+
+
+class LeaseHolder:
+    """The lease of an import that runs; used from several threads."""
+
+    def __init__(self, state: RepoState, record: _Record, duration: float) -> None:
+        self._state, self._record, self._duration = state, record, duration
+        self._mutex = threading.Lock()
+        self.layers: dict[str, ObjectId] = dict(record.believed)
+        """Of an import that was interrupted: the streams of the layers that it had finished.  Look before you trust
+        them (`is_whole`)."""
+
+    def finished(self, diff_id: str, stream_id: ObjectId) -> None:
+        """Remember a layer that is in place and has no name."""
+        with self._mutex:
+            layers = {**self._record.layers, diff_id: stream_id}
+            self._record = replace(self._record, layers=layers, expires=time.time() + self._duration)
+            _write(self._state, self._record)
+
+    def end(self) -> None:
+        """The image has its names, which keep it from now on."""
+        private.remove(self._state, _file(self._record.manifest_digest))
+
+
+def begin(state: RepoState, manifest_digest: str, reference: str, duration: float | None = None) -> LeaseHolder:
+    """Lease what will be stored from now on, or go on with the lease that an earlier import of that image left.
+
+    Args:
+        duration: in seconds after the last step of the import; 24 hours if not given.
+    """
+    duration = DURATION if duration is None else duration
+    old = _read(state, check_content_digest(manifest_digest))
+    boot = _boot_id()
+    started, layers = private.timestamp(state), {}
+    if old is not None and not old.expired:
+        started, layers = min(old.started, started), old.believed
+    record = _Record(manifest_digest, reference, started, time.time() + duration, boot, layers)
+    _write(state, record)
+    return LeaseHolder(state, record, duration)
+
+
+def is_whole(state: RepoState, stream_id: ObjectId) -> bool:
+    """Whether a layer's stream can be read, and all objects that it needs are there."""
+    try:
+        node = graph.read_node(state, stream_id)
+    except ComposefsError:
+        return False
+    width = state.algorithm.digest_size
+    ids = (ObjectId(node.objects[at : at + width]) for at in range(0, len(node.objects), width))
+    return node.kind is graph.Kind.STREAM and all(
+        os.access(object_id.path, os.F_OK, dir_fd=state.objects_fd) for object_id in ids
+    )
+
+
+def all_leases(state: RepoState) -> list[Lease]:
+    """Those that hold now, sorted by digest."""
+    return [
+        Lease(record.manifest_digest, record.reference, record.started, record.expires, record.believed)
+        for record in _records(state)
+        if not record.expired
+    ]
+
+
+def drop(state: RepoState, manifest_digest: str) -> bool:
+    """End the lease of a manifest, so that the next gc removes what it kept; False if there is none."""
+    with state.shared():
+        state.require_writable()
+        return private.remove(state, _file(check_content_digest(manifest_digest)))
+
+
+def expire(state: RepoState) -> None:
+    """Remove the files of leases that hold no more."""
+    for record in _records(state):
+        if record.expired:
+            private.remove(state, _file(record.manifest_digest))
+
+
+# -- files -------------------------------------------------------------------------------------
+
+
+def _file(manifest_digest: str) -> str:
+    return f"{_DIRECTORY}/{manifest_digest}{_SUFFIX}"
+
+
+def _records(state: RepoState) -> Iterator[_Record]:
+    for name in private.listing(state, _DIRECTORY):
+        record = _read(state, name.removesuffix(_SUFFIX)) if name.endswith(_SUFFIX) else None
+        if record is not None:
+            yield record
+
+
+def _read(state: RepoState, manifest_digest: str) -> _Record | None:
+    content = private.read(state, _file(manifest_digest), _LIMIT)
+    return _Record.decode(content, manifest_digest) if content is not None else None
+
+
+def _write(state: RepoState, record: _Record) -> None:
+    private.write(state, _file(record.manifest_digest), record.encode())
+
+
+def _boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
