@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from .digest import Algorithm, ObjectId
 from .findings import KINDS
@@ -16,6 +16,7 @@ __all__ = [
     "ImportStats",
     "Lease",
     "NameUsage",
+    "NamedReference",
     "Space",
     "StoreOutcome",
     "StoredObject",
@@ -224,6 +225,8 @@ class Usage:
     """All."""
     garbage: Space
     """Those that a gc would delete now."""
+    leased: Space
+    """Those that only a lease keeps: of an import that was interrupted, or is running."""
     leftovers: Space
     """Temporary files that interrupted operations left among the objects, or that running ones have."""
     quarantine: Space
@@ -247,3 +250,16 @@ class UpgradeResult:
     """How many there are of each form, by the month that it came up in; some may be too old, or damaged."""
     hidden_images: int
     """OCI images that have EROFS images, but none of the default layout: `composefs_async.oci.ensure_images`."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedReference:
+    """A name below ``refs/`` that keeps what it leads to."""
+
+    category: Literal["streams", "images"]
+    name: str
+    """Below ``refs/``."""
+    target: str
+    """The stream, or the id in hexadecimal of the image, that it means."""
+    dangling: bool
+    """The target or its object is not there."""

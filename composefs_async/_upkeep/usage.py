@@ -12,14 +12,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .._repo.state import RepoState
 from ..digest import ObjectId
+from ..errors import ReachUnknownError
 from ..results import NameUsage, Space, Usage
-from . import graph
+from . import graph, leases
 from .graph import Roots
+from .reach_cache import ReachCache
 from .replacing import QUARANTINE
 
 __all__ = ["usage"]
@@ -28,6 +30,8 @@ _KEY = 24
 """So many bytes of an id tell objects apart; the rest would only cost memory."""
 _BLOCK = 512  # what st_blocks counts in, whatever the blocks of the file system are (stat(2))
 _SHARD = re.compile(r"[0-9a-f]{2}")
+_LEASE = 0
+"""The bit of all leases in masks."""
 _UNLISTED = 0
 """The class of objects that nothing lists."""
 
@@ -35,24 +39,26 @@ _UNLISTED = 0
 def usage(state: RepoState) -> Usage:
     """Read all streams and images that have a reference, and look at each object's size.  Blocks; writes nothing.
 
-    Takes about 120 bytes of memory an object.  What is stored or removed meanwhile may be counted or not.
+    What gc remembers of streams and images is not read again.  Takes about 120 bytes of memory an object.  What is
+    stored or removed meanwhile may be counted or not.
 
     Raises:
         ReachUnknownError: something is damaged, so that it cannot be told what is needed; fsck tells more.
     """
     with state.shared():
-        roots = graph.roots(state)
-        owners = _Owners(state, roots)
-        classes, leftovers = _measure(state, owners)
-        sets: dict[int, _Sum] = {}
-        for members, found in zip(owners.masks(), classes, strict=True):
-            sets.setdefault(members, _Sum()).add(found)
-        garbage = sets.pop(0).space
-        names = tuple(_name_usages(roots, owners.targets, sets))
-        everything = _Sum()
-        for each in classes:
-            everything.add(each)
-        return Usage(names, everything.space, garbage, leftovers.space, _measure_tree(state, QUARANTINE).space)
+        roots, held = graph.roots(state), leases.all_leases(state)
+        owners = _Owners(state, roots, [stream_id for lease in held for stream_id in lease.layers.values()])
+        since = min((lease.started for lease in held), default=None)
+        old, young, leftovers = _measure(state, owners, since)
+        sets = _Sets(owners.masks(), old, young)
+        return Usage(
+            tuple(_name_usages(roots, owners.targets, sets)),
+            _total([*old, *young]).space,
+            sets.old(0).space,
+            _total([sets.young(0), sets.both(1 << _LEASE)]).space,
+            leftovers.space,
+            _measure_tree(state, QUARANTINE).space,
+        )
 
 
 class _Sum:
@@ -78,10 +84,47 @@ class _Sum:
         return Space(self.objects, self.size, self.blocks * _BLOCK)
 
 
+def _total(sums: Iterable[_Sum]) -> _Sum:
+    total = _Sum()
+    for each in sums:
+        total.add(each)
+    return total
+
+
+class _Sets:
+    """What is kept by each set of targets: objects that a lease would keep anyway because they are young, and old."""
+
+    def __init__(self, masks: Sequence[int], old: Sequence[_Sum], young: Sequence[_Sum]) -> None:
+        self.masks: set[int] = set(masks)
+        self._old, self._young = ({mask: _Sum() for mask in masks} for _ in range(2))
+        for mask, old_sum, young_sum in zip(masks, old, young, strict=True):
+            self._old[mask].add(old_sum)
+            self._young[mask].add(young_sum)
+
+    def old(self, mask: int) -> _Sum:
+        return self._old.get(mask, _Sum())
+
+    def young(self, mask: int) -> _Sum:
+        return self._young.get(mask, _Sum())
+
+    def both(self, mask: int) -> _Sum:
+        return _total([self.old(mask), self.young(mask)])
+
+
+class _Remembered:
+    """What gc has remembered, and nothing more: holding all that was read would cost as much as the result."""
+
+    def __init__(self, cache: ReachCache) -> None:
+        self.get = cache.get
+
+    def put(self, object_id: ObjectId, node: graph.Node, /) -> None:
+        pass
+
+
 class _Owners:
     """Which streams and images list which objects, and from which targets of references these are reached."""
 
-    def __init__(self, state: RepoState, roots: Roots) -> None:
+    def __init__(self, state: RepoState, roots: Roots, leased: Sequence[ObjectId]) -> None:
         self.targets: dict[ObjectId, int] = {}
         """What references lead to, with the bit that stands for it in a mask."""
         self.classes: dict[bytes, int] = {}
@@ -90,14 +133,24 @@ class _Owners:
         """Of each class, the class before the last node listed it too, and that node."""
         self._nodes: dict[ObjectId, int] = {}
         self._named: list[tuple[ObjectId, ...]] = []
+        self._leased = leased
         for reference in roots.references:
             if reference.object_id is not None:
-                self.targets.setdefault(reference.object_id, len(self.targets))
+                self.targets.setdefault(reference.object_id, 1 + _LEASE + len(self.targets))
+        with ReachCache.open(state) as cache:
+            self._read(state, list(self.targets), cache)
+            for stream_id in leased:
+                with contextlib.suppress(ReachUnknownError):  # as gc does
+                    self._read(state, [stream_id], cache)
+
+    def _read(self, state: RepoState, ids: list[ObjectId], cache: ReachCache) -> None:
         width = state.algorithm.digest_size
-        for object_id, node in graph.visit(state, self.targets, None, graph.Reached()):
-            self._nodes[object_id] = len(self._named)
-            self._list(node.objects + object_id, width)
-            self._named.append(tuple(target for _, target in node.named))
+        pending = [object_id for object_id in ids if object_id not in self._nodes]
+        for object_id, node in graph.visit(state, pending, _Remembered(cache), graph.Reached()):
+            if object_id not in self._nodes:
+                self._list(node.objects + object_id, width)
+                self._nodes[object_id] = len(self._named)
+                self._named.append(tuple(target for _, target in node.named))
 
     def _list(self, ids: bytes, width: int) -> None:
         node, first = len(self._named), len(self._made)
@@ -127,7 +180,7 @@ class _Owners:
 
     def _reaching(self) -> list[int]:
         reaching = [0] * len(self._named)
-        for target, bit in self.targets.items():
+        for target, bit in [*self.targets.items(), *((stream_id, _LEASE) for stream_id in self._leased)]:
             pending = [target]
             while pending:
                 node = self._nodes.get(pending.pop())
@@ -137,33 +190,32 @@ class _Owners:
         return reaching
 
 
-def _name_usages(roots: Roots, targets: Mapping[ObjectId, int], sets: Mapping[int, _Sum]) -> Iterator[NameUsage]:
-    exclusive = [_Sum() for _ in targets]
-    shared = [_Sum() for _ in targets]
-    for mask, found in sets.items():
-        sums = exclusive if mask.bit_count() == 1 else shared
-        rest = mask
+def _name_usages(roots: Roots, targets: Mapping[ObjectId, int], sets: _Sets) -> Iterator[NameUsage]:
+    shared: defaultdict[int, _Sum] = defaultdict(_Sum)
+    for mask in sets.masks:
+        rest = mask if mask.bit_count() > 1 else 0
         while rest:
             bit = rest.bit_length() - 1
-            sums[bit].add(found)
+            shared[bit].add(sets.both(mask))
             rest ^= 1 << bit
     leading = Counter(reference.object_id for reference in roots.references)
     for reference in roots.references:
         if reference.object_id is None:
             continue
         bit = targets[reference.object_id]
-        own = exclusive[bit].space
-        frees = own if leading[reference.object_id] == 1 else Space()
+        frees = sets.old(1 << bit).space if leading[reference.object_id] == 1 else Space()
         below = reference.path.removeprefix(f"{reference.category}/refs/")
+        own = sets.both(1 << bit).space
         yield NameUsage(reference.category, below, reference.name, own, shared[bit].space, frees)
 
 
 # -- looking at files --------------------------------------------------------------------------
 
 
-def _measure(state: RepoState, owners: _Owners) -> tuple[list[_Sum], _Sum]:
-    """What is in each class, and the files among the objects that are none."""
-    sums, others = [_Sum() for _ in range(owners.class_count)], _Sum()
+def _measure(state: RepoState, owners: _Owners, since: int | None) -> tuple[list[_Sum], list[_Sum], _Sum]:
+    """What is in each class, stored before *since* (in nanoseconds) and later; the files that are no objects."""
+    old, young = ([_Sum() for _ in range(owners.class_count)] for _ in range(2))
+    others = _Sum()
     width = 2 * state.algorithm.digest_size - 2
     class_of, key_of = owners.classes.get, bytes.fromhex
     for shard in _shards(state):
@@ -178,11 +230,12 @@ def _measure(state: RepoState, owners: _Owners) -> tuple[list[_Sum], _Sum]:
                     status = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:  # removed meanwhile
                     continue
+                sums = old if since is None or status.st_ctime_ns < since else young
                 found = sums[class_of(key, _UNLISTED)] if key else others
                 found.objects += 1
                 found.size += status.st_size
                 found.blocks += status.st_blocks
-    return sums, others
+    return old, young, others
 
 
 def _shards(state: RepoState) -> list[str]:

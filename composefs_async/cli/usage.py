@@ -19,6 +19,7 @@ _SORTS = ("name", "frees", "exclusive", "shared", "objects")
 _TOTALS = (
     ("all", "objects"),
     ("garbage", "garbage"),
+    ("leased", "leased"),
     ("leftovers", "leftovers"),
     ("quarantine", "quarantine"),
 )
@@ -34,7 +35,7 @@ def du(settings: Settings, json_output: bool, sort: str, in_bytes: bool, disk: b
     """Print what each tag and image keeps alone (exclusive) or with others, and what removing it would free.
 
     With two tags of one image nothing is freed by removing one of them.  Then come all objects, those that gc would
-    delete now, temporary files that were left, and what repairs have put aside.
+    delete now, those that only a lease keeps, temporary files that were left, and what repairs have put aside.
     """
     with settings.open() as repo:
         usage = repo.usage()

@@ -24,7 +24,7 @@ def test_the_json_form_has_all_figures(cli: Any, repo: Path) -> None:
         for key in ("exclusive", "shared", "frees"):
             assert each[key] == asdict(getattr(expected, key))
     assert found["all"] == asdict(usage.objects)
-    assert found["garbage"] == found["leftovers"] == found["quarantine"] == {"objects": 0, "size": 0, "disk": 0}
+    assert found["garbage"] == found["leased"] == found["leftovers"] == found["quarantine"] == {"objects": 0, "size": 0, "disk": 0}
 
 
 def test_the_table_is_sorted_by_what_would_be_freed(cli: Any, repo: Path) -> None:
@@ -44,7 +44,7 @@ def test_the_table_is_sorted_by_what_would_be_freed(cli: Any, repo: Path) -> Non
         for name in ("basic", "one", "artifact")
     ]
     assert lines[4] == ""
-    assert [line.split()[0] for line in lines[5:]] == ["TOTAL", "all", "garbage", "leftovers", "quarantine"]
+    assert [line.split()[0] for line in lines[5:]] == ["TOTAL", "all", "garbage", "leased", "leftovers", "quarantine"]
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_a_reference_that_leads_nowhere_is_left_out(repo: Repository) -> None:
 
 def test_an_empty_repository_has_nothing(tmp_path: Path) -> None:
     with Repository.init(tmp_path / "new", insecure=True)[0] as repo:
-        assert repo.usage() == Usage((), Space(), Space(), Space(), Space())
+        assert repo.usage() == Usage((), Space(), Space(), Space(), Space(), Space())
 
 
 def test_damage_that_hides_what_is_needed_is_an_error(repo: Repository) -> None:
