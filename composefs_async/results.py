@@ -16,10 +16,13 @@ __all__ = [
     "ImportStats",
     "Lease",
     "NameUsage",
+    "RepairAction",
+    "RepairResult",
     "NamedReference",
     "Space",
     "StoreOutcome",
     "StoredObject",
+    "Unrepaired",
     "UpgradeResult",
     "Usage",
 ]
@@ -263,3 +266,49 @@ class NamedReference:
     """The stream, or the id in hexadecimal of the image, that it means."""
     dangling: bool
     """The target or its object is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepairAction:
+    """One thing that a repair did, or would do."""
+
+    path: str
+    """Relative to the repository: ``objects/xx/rest``, ``streams/NAME``, ``images/NAME``."""
+    action: str
+    """``replaced`` or ``restored`` (an object was corrupt or missing), ``linked`` (a name), ``rebuilt`` (an image),
+    ``rewritten`` (a stream), ``quarantined``."""
+    source: str = ""
+    """Where content came from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unrepaired:
+    """Something that is still wrong."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RepairResult:
+    """What was wrong, what has been done about it, and what is left."""
+
+    before: FsckResult
+    after: FsckResult
+    """A second check of everything; after a dry run the same as *before*."""
+    actions: tuple[RepairAction, ...]
+    """In their order."""
+    unrepaired: tuple[Unrepaired, ...]
+    """What is wrong still, or would be."""
+    hurt: tuple[str, ...]
+    """References (``streams/refs/…``, ``images/refs/…``) that led to something damaged."""
+    whole: tuple[str, ...]
+    """Those of them that are whole again, or would be."""
+    quarantine: str = ""
+    """The directory in the repository that has what was replaced or removed; empty if there is none."""
+    dry_run: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong any more, or would be."""
+        return not self.unrepaired

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -91,10 +92,14 @@ def _check_component(component: str, name: str) -> None:
         raise InvalidNameError(name, f"a component is longer than {_NAME_MAX} bytes")
 
 
-def publish(state: RepoState, links: Iterable[Link]) -> None:
+def publish(state: RepoState, links: Iterable[Link], *, replace: bool = True) -> None:
     """Flush the file system, make the links in their order, then make them durable.  Blocks.
 
     A crash before the return leaves some of the first of them, each complete with all it reaches.
+
+    Raises:
+        FileExistsError: a link is there, and is not to be replaced.
+        NotADirectoryError: a directory that a link should stand in is a link itself, and may lead anywhere.
     """
     with state.shared():
         state.require_writable()
@@ -102,19 +107,44 @@ def publish(state: RepoState, links: Iterable[Link]) -> None:
         touched: dict[str, None] = {}
         for link in links:
             _make_parents(state, link.path, touched)
-            files.replace_symlink(link.target, link.path, dir_fd=state.fd)
+            if replace:
+                files.replace_symlink(link.target, link.path, dir_fd=state.fd)
+            else:
+                _make_symlink(state, link)
             touched[os.path.dirname(link.path)] = None
         for directory in touched:
             files.fsync_directory(directory or ".", dir_fd=state.fd)
 
 
+def _make_symlink(state: RepoState, link: Link) -> None:
+    try:
+        os.symlink(link.target, link.path, dir_fd=state.fd)
+    except FileExistsError:  # which names the target first
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), link.path) from None
+
+
 def _make_parents(state: RepoState, path: str, touched: dict[str, None]) -> None:
-    parts = path.split("/")[:-1]
-    for depth in range(len(parts)):
-        directory = "/".join(parts[: depth + 1])
-        if directory not in touched and not os.access(directory, os.F_OK, dir_fd=state.fd):
+    for directory in _parents(path):
+        if directory not in touched and not _is_real_directory(state, directory):
             files.make_directory(directory, DIRECTORY_MODE, dir_fd=state.fd)
-            touched["/".join(parts[:depth])] = None
+            touched[os.path.dirname(directory)] = None
+
+
+def _parents(path: str) -> Iterator[str]:
+    """The directories above *path*, the outermost first."""
+    parts = path.split("/")
+    return ("/".join(parts[:depth]) for depth in range(1, len(parts)))
+
+
+def _is_real_directory(state: RepoState, path: str) -> bool:
+    """Whether it is there; anything else in its place is an error."""
+    try:
+        mode = os.stat(path, dir_fd=state.fd, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISDIR(mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    return True
 
 
 def target_of(state: RepoState, path: str) -> str | None:
@@ -207,8 +237,10 @@ def remove_reference(state: RepoState, category: Category, reference: str) -> bo
     with state.shared():
         state.require_writable()
         try:
+            if not all(_is_real_directory(state, directory) for directory in _parents(path)):
+                return False
             os.unlink(path, dir_fd=state.fd)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return False
         files.fsync_directory(os.path.dirname(path), dir_fd=state.fd)
         return True

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from .._repo.state import RepoState
 from .images import ImageOperations
+from .references import ReferenceOperations
 from .streams import StreamOperations
 from .upkeep import UpkeepOperations
 
 __all__ = ["Repository"]
 
 
-class Repository(StreamOperations, ImageOperations, UpkeepOperations):
+class Repository(StreamOperations, ImageOperations, ReferenceOperations, UpkeepOperations):
     """An open repository; holds a shared lock, which keeps garbage collectors of all processes away.
 
     Safe for use from several threads and event loops.  Nothing that is stored survives a power loss before

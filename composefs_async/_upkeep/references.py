@@ -1,0 +1,110 @@
+"""References, the names below ``refs/`` that keep what they lead to: listing, adding, renaming, pruning.
+
+Owns what is done to references of both categories alike.  Does not own how a name is published or removed
+(`_repo.names`), nor tags, which are references with an encoded name (`oci.names`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from .._repo import images, names, streams
+from .._repo.names import Category, Link
+from .._repo.state import RepoState
+from ..errors import ImageNotFoundError, StreamNotFoundError
+from ..results import NamedReference
+from . import graph
+
+__all__ = ["add_reference", "list_references", "prune_references", "rename_reference"]
+
+_REFERRERS = "oci-referrers"
+_NOT_FOUND = {"streams": StreamNotFoundError, "images": ImageNotFoundError}
+
+
+def list_references(state: RepoState) -> list[NamedReference]:
+    """All references, images' first, each category sorted by name.  Blocks; what is no link is passed over."""
+    found = []
+    for each in graph.roots(state).references:
+        there = each.object_id is not None and os.access(each.object_id.path, os.F_OK, dir_fd=state.objects_fd)
+        name = each.path.removeprefix(f"{each.category}/refs/")
+        found.append(NamedReference(each.category, name, each.name, not there))
+    return found
+
+
+def add_reference(state: RepoState, category: Category, reference: str, name: str, *, replace: bool = False) -> None:
+    """Let *reference* lead to the stream or image *name*, durably.
+
+    Raises:
+        StreamNotFoundError, ImageNotFoundError: it would dangle, and stop composefs-rs's gc.
+        FileExistsError: there is such a reference already, and *replace* is not set.
+        InvalidNameError
+    """
+    if category == "images":
+        found = images.has_image(state, name)
+        name = found.hex() if found is not None else name
+    else:
+        names.check_name(name)
+        found = streams.has_stream(state, name)
+    if found is None:
+        raise _NOT_FOUND[category](name)
+    names.publish(state, [Link.reference(category, reference, name)], replace=replace)
+
+
+def rename_reference(state: RepoState, category: Category, reference: str, new: str, *, replace: bool = False) -> None:
+    """Give *reference* the name *new*, durably; a dangling one of January 2026 is set right by that.
+
+    What it leads to is kept all the time: a crash leaves the old name, both, or the new one.
+
+    Raises:
+        StreamNotFoundError, ImageNotFoundError: there is no such reference.
+        FileExistsError: *new* exists, and *replace* is not set; nothing has changed.
+        InvalidNameError
+    """
+    with state.shared():
+        target = names.target_of(state, f"{category}/refs/{names.check_reference(reference)}")
+        if target is None:
+            raise _NOT_FOUND[category](reference)
+        link = Link.reference(category, new, names.entry_of(state, category, target))
+        if new == reference:
+            return
+        names.publish(state, [link], replace=replace)
+        names.remove_reference(state, category, reference)
+
+
+def prune_references(state: RepoState, *, dangling: bool = False, dry_run: bool = False) -> list[NamedReference]:
+    """Remove what OCI referrers are recorded of a manifest that is gone, or that are gone themselves.  Durable.
+
+    They keep what they lead to, though nobody asks for it any more.  A crash leaves some of them.
+
+    Args:
+        dangling: remove every other reference that leads nowhere, too.
+        dry_run: only tell which.
+
+    Returns:
+        What was removed.
+    """
+    with state.shared():
+        found = [each for each in list_references(state) if _is_stale(state, each) or (dangling and each.dangling)]
+        if not dry_run:
+            for each in found:
+                names.remove_reference(state, each.category, each.name)
+                _remove_empty_subject(state, each)
+        return found
+
+
+def _is_stale(state: RepoState, reference: NamedReference) -> bool:
+    subject = _subject(reference)
+    return subject is not None and (reference.dangling or streams.has_stream(state, f"oci-manifest-{subject}") is None)
+
+
+def _subject(reference: NamedReference) -> str | None:
+    """The digest of the manifest that a referrer is recorded of; None if it is no referrer."""
+    parts = reference.name.split("/")
+    return parts[1] if reference.category == "streams" and parts[0] == _REFERRERS and len(parts) == 3 else None
+
+
+def _remove_empty_subject(state: RepoState, reference: NamedReference) -> None:
+    if (subject := _subject(reference)) is not None:
+        with contextlib.suppress(OSError):  # it is not empty, or somebody else was faster
+            os.rmdir(f"streams/refs/{_REFERRERS}/{subject}", dir_fd=state.fd)

@@ -1,0 +1,72 @@
+"""References of streams and images alike: listing, adding, renaming, removing, pruning."""
+
+from __future__ import annotations
+
+from .._aio.hops import hop
+from .._repo import names
+from .._repo.names import Category
+from .._upkeep import references as _references
+from ..results import NamedReference
+from .base import OpenRepository
+
+__all__ = ["ReferenceOperations"]
+
+
+class ReferenceOperations(OpenRepository):
+    """The names below ``refs/``, which keep what they lead to when garbage is collected."""
+
+    def references(self) -> list[NamedReference]:
+        """All of them, those that lead nowhere too; images' first, each category sorted by name."""
+        return _references.list_references(self._state)
+
+    async def references_async(self) -> list[NamedReference]:
+        return await hop(self.references)
+
+    def add_reference(self, category: Category, reference: str, name: str, *, replace: bool = False) -> None:
+        """Let *reference* lead to the stream or image *name*.  Durable on return.
+
+        Raises:
+            StreamNotFoundError, ImageNotFoundError: there is none.
+            FileExistsError: there is such a reference, and *replace* is not set.
+            InvalidNameError
+        """
+        _references.add_reference(self._state, category, reference, name, replace=replace)
+
+    async def add_reference_async(
+        self, category: Category, reference: str, name: str, *, replace: bool = False
+    ) -> None:
+        await hop(self.add_reference, category, reference, name, replace=replace)
+
+    def rename_reference(self, category: Category, reference: str, new: str, *, replace: bool = False) -> None:
+        """Give *reference* the name *new*.  Durable on return; a crash leaves the old name, both, or the new one.
+
+        Raises:
+            StreamNotFoundError, ImageNotFoundError: there is no such reference.
+            FileExistsError: *new* exists, and *replace* is not set.
+            InvalidNameError
+        """
+        _references.rename_reference(self._state, category, reference, new, replace=replace)
+
+    async def rename_reference_async(
+        self, category: Category, reference: str, new: str, *, replace: bool = False
+    ) -> None:
+        await hop(self.rename_reference, category, reference, new, replace=replace)
+
+    def remove_reference(self, category: Category, reference: str) -> bool:
+        """Remove *reference*, durably; False if it was not there.  What it led to stays until a gc."""
+        return names.remove_reference(self._state, category, reference)
+
+    async def remove_reference_async(self, category: Category, reference: str) -> bool:
+        return await hop(self.remove_reference, category, reference)
+
+    def prune_references(self, *, dangling: bool = False, dry_run: bool = False) -> list[NamedReference]:
+        """Remove what is recorded as referring to a manifest that is gone; returns it.  Durable on return.
+
+        Args:
+            dangling: remove all other references that lead nowhere, too.
+            dry_run: only tell which.
+        """
+        return _references.prune_references(self._state, dangling=dangling, dry_run=dry_run)
+
+    async def prune_references_async(self, *, dangling: bool = False, dry_run: bool = False) -> list[NamedReference]:
+        return await hop(self.prune_references, dangling=dangling, dry_run=dry_run)
