@@ -36,3 +36,20 @@ def store(
         One failure does not stop the others, except for errors that all would meet (ENOSPC, EDQUOT, EROFS, EMFILE,
         ENFILE), which are reported for all that follow.  EBADMSG means a measurement that differs from the id.
     """
+
+def sort_ids(ids: Buffer, width: int, /) -> bytes:
+    """The ids, which stand one after the other and have *width* bytes each, sorted, each once."""
+
+def compare_shard(
+    objects_fd: int, shard: int, ids: Buffer, width: int, since: int, /
+) -> tuple[int, int, bytes, bytes, bytes, list[tuple[bytes, int]]]:
+    """Compare the directory *shard* of ``objects/`` with the sorted *ids*, and look at each object that is not there.
+
+    Returns:
+        An errno, or 0 (also if there is no such directory); how many objects are among the *ids*; the ids of the
+        others, and the sizes of these as native 64-bit numbers; the ids of those whose ctime is *since* (in
+        nanoseconds) or later; name and mode of what is no object.
+    """
+
+def remove_objects(objects_fd: int, ids: Buffer, width: int, /) -> tuple[bytes, int]:
+    """Unlink objects in their order, up to an error: for each 1 if it was there, otherwise 0; and an errno, or 0."""

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "binding.h"
 #include "files.h"
 #include "store.h"
 
@@ -307,6 +308,15 @@ static PyObject *core_store(PyObject *module, PyObject *args)
     return result;
 }
 
+PyDoc_STRVAR(sort_ids_doc, "sort_ids(ids, width, /)\n--\n\nThe ids sorted, each once.");
+
+PyDoc_STRVAR(compare_shard_doc, "compare_shard(objects_fd, shard, ids, width, since, /)\n--\n\n"
+                                "A directory of objects against a sorted table: (errno, matched, ids of the others, "
+                                "their sizes, ids of the young, [(name, mode)] of what is no object).");
+
+PyDoc_STRVAR(remove_objects_doc, "remove_objects(objects_fd, ids, width, /)\n--\n\n"
+                                 "Unlink objects up to an error: (a byte for each, whether it was there, errno).");
+
 /* -- the module ----------------------------------------------------------------------------------------------- */
 
 static PyMethodDef methods[] = {
@@ -315,6 +325,9 @@ static PyMethodDef methods[] = {
     {"digest_many", core_digest_many, METH_VARARGS, digest_many_doc},
     {"digest_files", core_digest_files, METH_VARARGS, digest_files_doc},
     {"store", core_store, METH_VARARGS, store_doc},
+    {"sort_ids", core_sort_ids, METH_VARARGS, sort_ids_doc},
+    {"compare_shard", core_compare_shard, METH_VARARGS, compare_shard_doc},
+    {"remove_objects", core_remove_objects, METH_VARARGS, remove_objects_doc},
     {NULL, NULL, 0, NULL},
 };
 

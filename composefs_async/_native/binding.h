@@ -1,0 +1,12 @@
+/* What binding.c puts into the module and other files define. */
+
+#ifndef COMPOSEFS_BINDING_H
+#define COMPOSEFS_BINDING_H
+
+#include <Python.h>
+
+PyObject *core_sort_ids(PyObject *module, PyObject *args);
+PyObject *core_compare_shard(PyObject *module, PyObject *args);
+PyObject *core_remove_objects(PyObject *module, PyObject *args);
+
+#endif
