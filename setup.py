@@ -6,8 +6,20 @@ import sysconfig
 from setuptools import Extension, setup
 
 SOURCES = "composefs_async/_native"
-NAMES = ("binding", "binding_shards", "files", "sha2", "sha2_arm", "sha2_x86", "shards", "store", "verity")
-HEADERS = ("binding", "files", "sha2", "sha2_lanes", "shards", "store", "verity")
+NAMES = (
+    "binding",
+    "binding_loading",
+    "binding_shards",
+    "files",
+    "loading",
+    "sha2",
+    "sha2_arm",
+    "sha2_x86",
+    "shards",
+    "store",
+    "verity",
+)
+HEADERS = ("binding", "files", "loading", "sha2", "sha2_lanes", "shards", "store", "verity")
 # The limited API makes one wheel for all versions from 3.11; the free-threaded build does not have it.
 LIMITED = platform.python_implementation() == "CPython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 

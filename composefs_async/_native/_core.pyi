@@ -53,3 +53,20 @@ def compare_shard(
 
 def remove_objects(objects_fd: int, ids: Buffer, width: int, /) -> tuple[bytes, int]:
     """Unlink objects in their order, up to an error: for each 1 if it was there, otherwise 0; and an errno, or 0."""
+
+def object_sizes(objects_fd: int, ids: Buffer, algorithm: int, /) -> bytes:
+    """A native 64-bit number for each id: the size of the object, or a negative errno, -EINVAL for what is no file."""
+
+def load_objects(
+    objects_fd: int, ids: Buffer, buffer: Buffer, algorithm: int, measure: bool, /
+) -> tuple[int, bytes, list[tuple[int, int, str, bytes]]]:
+    """Read objects one after the other into the writable *buffer*, as many as fit, and compare them with their ids.
+
+    With *measure* the kernel must guard each under its id, too.
+
+    Returns:
+        How many were taken, at least one; their sizes as native 64-bit numbers, -1 for one that is not in the buffer;
+        and failures as (index, errno or 0, step, digest or nothing).  The steps are ``open``, ``type`` (no regular
+        file), ``large`` (it does not fit into the buffer alone), ``read``, ``measure`` (0: by another algorithm), and
+        ``digest``, which has what the object is instead.
+    """

@@ -319,6 +319,12 @@ PyDoc_STRVAR(remove_objects_doc, "remove_objects(objects_fd, ids, width, /)\n--\
 
 /* -- the module ----------------------------------------------------------------------------------------------- */
 
+PyDoc_STRVAR(object_sizes_doc, "object_sizes(objects_fd, ids, algorithm, /)\n--\n\n"
+                               "Native 64-bit numbers: the size of each object, or a negative errno.");
+
+PyDoc_STRVAR(load_objects_doc, "load_objects(objects_fd, ids, buffer, algorithm, measure, /)\n--\n\n"
+                               "Read and check as many objects as fit: (taken, sizes, failures).");
+
 static PyMethodDef methods[] = {
     {"implementations", core_implementations, METH_VARARGS, implementations_doc},
     {"hash_blocks", core_hash_blocks, METH_VARARGS, hash_blocks_doc},
@@ -328,6 +334,8 @@ static PyMethodDef methods[] = {
     {"sort_ids", core_sort_ids, METH_VARARGS, sort_ids_doc},
     {"compare_shard", core_compare_shard, METH_VARARGS, compare_shard_doc},
     {"remove_objects", core_remove_objects, METH_VARARGS, remove_objects_doc},
+    {"object_sizes", core_object_sizes, METH_VARARGS, object_sizes_doc},
+    {"load_objects", core_load_objects, METH_VARARGS, load_objects_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -8,5 +8,7 @@
 PyObject *core_sort_ids(PyObject *module, PyObject *args);
 PyObject *core_compare_shard(PyObject *module, PyObject *args);
 PyObject *core_remove_objects(PyObject *module, PyObject *args);
+PyObject *core_object_sizes(PyObject *module, PyObject *args);
+PyObject *core_load_objects(PyObject *module, PyObject *args);
 
 #endif
