@@ -26,7 +26,9 @@ def images(settings: Settings, json_output: bool) -> None:
         found = catalogue.images(repo)
     if json_output:
         listed = [asdict(image) for image in found]
-        print_json({"images": [{key: item[key] for key in item if key != "error" or item[key]} for item in listed]})
+        # The keys of cfsctl, and more only where there is something to say.
+        more = ("error", "without_manifest")
+        print_json({"images": [{key: item[key] for key in item if key not in more or item[key]} for item in listed]})
     elif not found:
         click.echo("No images found")
     else:
@@ -53,8 +55,9 @@ def _table(found: list[ImageSummary]) -> None:
     click.echo(f"\n{ruler('├', '╌', '┼', '┤')}\n".join(lines[1:]))
     click.echo(ruler("└", "─", "┴", "┘"))
     for image in found:
-        if image.error:
-            click.echo(f"composefs-async: {printable(f'{image.name}: {image.error}')}", err=True)
+        note = image.error or (image.without_manifest and "it has no manifest; 'oci upgrade' makes one")
+        if note:
+            click.echo(f"composefs-async: {printable(f'{image.name}: {note}')}", err=True)
 
 
 def _row(image: ImageSummary) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ known by and bounded in size; a repository that somebody else made is safe to lo
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -28,6 +28,7 @@ from ..repository import Repository
 from ..splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from ..tree.dumpwriter import format_entry, format_link
+from . import january
 from .documents import ImageConfig, Manifest, content_hasher, parse_config, parse_manifest, verify_content
 from .jsondoc import DOCUMENT_LIMIT
 from .names import (
@@ -35,6 +36,7 @@ from .names import (
     TAGS,
     boot_image_ref,
     config_ref,
+    config_stream,
     decode_tag,
     digest_of_manifest_stream,
     encode_tag,
@@ -77,8 +79,8 @@ class OciImage:
     config: ImageConfig | None
     """None for an artifact."""
     config_raw: bytes = field(repr=False)
-    manifest_id: ObjectId
-    """Of the manifest's stream."""
+    manifest_id: ObjectId | None
+    """Of the manifest's stream; None if none was stored, as in January 2026, and *manifest* only stands in for it."""
     config_id: ObjectId
     layers: dict[str, ObjectId]
     """Streams by diff_id, or by layer digest for an artifact, in the order of the config."""
@@ -108,6 +110,8 @@ class ImageSummary:
     referrer_count: int = 0
     error: str | None = None
     """Why the image cannot be opened; the fields above it are empty then."""
+    without_manifest: bool = False
+    """It is from January 2026: the digest is that of the manifest that `images.ensure_images` will make."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,34 +136,38 @@ class LayerInfo:
 def images(repo: Repository) -> list[ImageSummary]:
     """All tags, sorted by name; one whose image is broken is in the list, with its error."""
     referrers = _referrer_counts(repo)
-    found = []
+    found = {}
     for reference, stream in repo.named_streams(TAGS):
         digest = digest_of_manifest_stream(stream)
         if digest is not None and "/" not in reference:
-            found.append(_summary(repo, decode_tag(reference), digest, referrers.get(digest, 0)))
-    return sorted(found, key=lambda image: image.name)
+            name = decode_tag(reference)
+            found[name] = _summary(repo, name, f"@{digest}", digest, referrers.get(digest, 0))
+    for name in january.references(repo).keys() - found.keys():
+        found[name] = _summary(repo, name, name, "", 0)
+    return sorted(found.values(), key=lambda image: image.name)
 
 
 async def images_async(repo: Repository) -> list[ImageSummary]:
     return await hop(images, repo)
 
 
-def _summary(repo: Repository, name: str, digest: str, referrers: int) -> ImageSummary:
+def _summary(repo: Repository, name: str, known_as: str, digest: str, referrers: int) -> ImageSummary:
     try:
-        image = open_image(repo, f"@{digest}")
+        image = open_image(repo, known_as)
     except (ComposefsError, OSError) as error:
-        return ImageSummary(name, digest, referrer_count=referrers, error=str(error))
+        return ImageSummary(name, digest, referrer_count=referrers, error=str(error), without_manifest=not digest)
     config = image.config
     platform = config.platform if config else None
     return ImageSummary(
         name,
-        digest,
+        image.manifest.digest,
         config is not None,
         platform.architecture if platform else "",
         platform.os if platform else "",
         config.created if config else None,
         len(image.manifest.layers),
         referrers,
+        without_manifest=image.manifest_id is None,
     )
 
 
@@ -181,12 +189,16 @@ def referrers(repo: Repository, manifest_digest: str) -> list[str]:
 def open_image(repo: Repository, name: str) -> OciImage:
     """The image with the tag *name*, or with the manifest digest *name* (``@sha256:…`` or ``sha256:…``).
 
+    An image of January 2026 goes by its reference; see `january` for the manifest that it has then.
+
     Raises:
         StreamNotFoundError: there is none.
         InvalidNameError: it can be neither.
         DigestMismatchError, OciError, SplitstreamError: it is damaged.
     """
     digest = _manifest_digest(repo, name)
+    if digest is None:
+        return _open_without_manifest(repo, name)
     raw, refs, manifest_id = _document(repo, manifest_stream(digest), OCI_MANIFEST)
     verify_content(f"manifest {digest}", raw, digest)
     manifest = parse_manifest(raw, digest)
@@ -197,25 +209,35 @@ def open_image(repo: Repository, name: str) -> OciImage:
     verify_content(f"config {manifest.config.digest}", config_raw, manifest.config.digest)
     config = parse_config(config_raw, manifest.config.digest) if manifest.is_container else None
     names = config.diff_ids if config else tuple(layer.digest for layer in manifest.layers)
-    layers = {**refs, **config_refs}
-    if missing := [layer for layer in names if layer not in layers]:
-        raise OciError(f"config {manifest.config.digest}", f"its stream does not refer to the layer {missing[0]}")
-    return OciImage(
-        manifest,
-        config,
-        config_raw,
-        manifest_id,
-        config_id,
-        {layer: layers[layer] for layer in names},
-        {key: config_refs[key] for key in sorted(config_refs.keys() & IMAGE_REFS)},
-    )
+    layers = _require_layers(manifest.config.digest, names, {**refs, **config_refs})
+    images = {key: config_refs[key] for key in sorted(config_refs.keys() & IMAGE_REFS)}
+    return OciImage(manifest, config, config_raw, manifest_id, config_id, layers, images)
+
+
+def _open_without_manifest(repo: Repository, reference: str) -> OciImage:
+    digest = january.references(repo).get(reference)
+    if digest is None:
+        raise StreamNotFoundError(reference)
+    raw, refs, config_id = _document(repo, config_stream(digest), OCI_CONFIG)
+    verify_content(f"config {digest}", raw, digest)
+    config = parse_config(raw, digest)
+    layers = _require_layers(digest, config.diff_ids, refs)
+    manifest = january.stand_in_manifest(repo, config, layers)
+    images = {key: refs[key] for key in sorted(refs.keys() & IMAGE_REFS)}
+    return OciImage(manifest, config, raw, None, config_id, layers, images)
+
+
+def _require_layers(config_digest: str, names: Iterable[str], refs: Mapping[str, ObjectId]) -> dict[str, ObjectId]:
+    if missing := [layer for layer in names if layer not in refs]:
+        raise OciError(f"config {config_digest}", f"its stream does not refer to the layer {missing[0]}")
+    return {layer: refs[layer] for layer in names}
 
 
 async def open_image_async(repo: Repository, name: str) -> OciImage:
     return await hop(open_image, repo, name)
 
 
-def _manifest_digest(repo: Repository, name: str) -> str:
+def _manifest_digest(repo: Repository, name: str) -> str | None:
     if name.startswith("@"):
         return _digest(name, name[1:])
     wanted = tag_reference(name).removeprefix(f"{TAGS}/")
@@ -223,8 +245,6 @@ def _manifest_digest(repo: Repository, name: str) -> str:
     digest = digest_of_manifest_stream(stream) if stream else None
     if digest is None and name.partition(":")[0] in ("sha256", "sha384", "sha512"):
         digest = _digest(name, name)
-    if digest is None:
-        raise StreamNotFoundError(name)
     return digest
 
 

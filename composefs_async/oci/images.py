@@ -23,12 +23,14 @@ from ..errors import ComposefsError, OciError
 from ..repository import Repository, state_of
 from ..splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, SplitstreamWriter
 from ..tree.inodes import Directory
+from . import january
 from .catalogue import OciImage, open_image
 from .filesystem import TreeBuilder, XattrFilter
 from .names import (
     IMAGE_REF,
     IMAGE_REFS,
     IMAGE_V1_REF,
+    check_tag,
     config_ref,
     config_stream,
     image_ref,
@@ -102,6 +104,8 @@ def ensure_images(repo: Repository, name: str) -> OciImage:
     """Make the EROFS images that the image *name* (a tag or ``@DIGEST``) lacks; an artifact has none.  Durable.
 
     Nothing is built or written if all are there.  A crash leaves the image as it was, or names that are complete.
+    An image of January 2026, which goes by its reference, also gets a manifest (see `january`) and a tag of that name
+    in place of the reference, after its layers have been read and verified.
 
     Raises:
         ErofsError: no image can hold the tree.
@@ -114,11 +118,15 @@ def ensure_images(repo: Repository, name: str) -> OciImage:
         image = open_image(repo, name)
         if image.config is None:
             return image
+        new_tag = name if image.manifest_id is None else None
+        if new_tag is not None:
+            check_tag(new_tag)
+            january.verify_layers(repo, image.layers, image.manifest)
         digest = image.manifest.config.digest
         documents = Documents(image.manifest.digest, image.manifest.raw, digest, image.config_raw, _layers(image))
         found = find_images(state, digest)
         found.update((image_ref(made.version), made.id) for made in make_missing(state, documents.layers, found))
-        publish(state, documents, found)
+        publish(state, documents, found, new_tag)
         return open_image(repo, f"@{image.manifest.digest}")
 
 
@@ -191,7 +199,7 @@ def publish(
 
     Args:
         found: images by the name of their reference.
-        tag: to name the manifest with.
+        tag: to name the manifest with; takes the place of a reference of January 2026.
 
     Returns:
         The ids of the two streams, of the config first.
@@ -208,6 +216,8 @@ def publish(
         links.append(Link.reference("streams", tag_reference(tag), manifest_name))
     if any(names.target_of(state, link.path) != link.target for link in links):
         names.publish(state, links)
+    if tag is not None:
+        january.remove_superseded(state, tag, documents.config_digest)
     return config_id, manifest_id
 
 
@@ -222,16 +232,18 @@ def _document(
     """Store the stream of a config or manifest, unless an equal one has that name; publishes nothing.
 
     References to images that the present stream has and *found* has not are kept: other tools may have made them.
+    One that has its payload inline, as in January 2026, is not equal: composefs-rs does not read it any more.
     """
+    stored = objects.ensure_object(state, payload)
     present = streams.has_stream(state, name)
-    present_refs = _named_refs(state, present) if present is not None else None
-    wanted = [*refs, *_image_refs({**(present_refs or {}), **found})]
-    if present is not None and present_refs == dict(wanted):
+    known = _contents(state, present) if present is not None else None
+    present_refs, present_objects = known or ({}, [])
+    wanted = [*refs, *_image_refs({**present_refs, **found})]
+    if present is not None and known is not None and present_refs == dict(wanted) and present_objects == [stored.id]:
         return present
     writer = SplitstreamWriter(state.algorithm, content_type)
     for key, stream_id in wanted:
         writer.add_named_stream_ref(key, stream_id)
-    stored = objects.ensure_object(state, payload)
     writer.write_reference(stored.id)
     writer.add_external_size(stored.size)
     return objects.ensure_object(state, writer.done()).id
@@ -243,9 +255,14 @@ def _image_refs(refs: Mapping[str, ObjectId]) -> Iterator[tuple[str, ObjectId]]:
 
 
 def _named_refs(state: RepoState, stream_id: ObjectId) -> dict[str, ObjectId] | None:
-    """None if the stream is damaged, so that it is written again."""
+    known = _contents(state, stream_id)
+    return known[0] if known else None
+
+
+def _contents(state: RepoState, stream_id: ObjectId) -> tuple[dict[str, ObjectId], list[ObjectId]] | None:
+    """Named references and objects; None if the stream is damaged, so that it is written again."""
     try:
         with streams.open_stream(state, "", stream_id) as reader:
-            return dict(reader.named_refs)
+            return dict(reader.named_refs), list(reader.object_refs)
     except ComposefsError:
         return None
