@@ -32,7 +32,7 @@ TMPFILE_PREFIX = ".tmp-object-"
 SYMLINK_PREFIX = ".symlink-"
 """What links are called, in the root of the repository, until they are renamed; composefs-rs uses the same name."""
 _ATTEMPTS = 16
-LOCK_POLL = 0.02
+LOCK_POLL = 0.005
 """Seconds between two tries to take a lock: whoever wants others to get in gives it up for longer."""
 _REFUSED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EISDIR, errno.EINVAL)
 """What kernels and file systems without O_TMPFILE answer (open(2))."""

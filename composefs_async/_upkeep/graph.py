@@ -11,7 +11,6 @@ import contextlib
 import enum
 import errno
 import os
-import stat
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Protocol
 from .._repo import objects
 from .._repo.names import Category
 from .._repo.state import RepoState
+from .._sys import files
 from ..digest import Algorithm, ObjectId, check_content_digest
 from ..erofs.format import EROFS_MAGIC, SUPERBLOCK_OFFSET
 from ..erofs.references import image_object_ids, possible_object_ids
@@ -102,6 +102,8 @@ class Roots:
     """First-level names that are roots because the caller said so."""
     notes: tuple[Finding, ...]
     """Names that lead nowhere, and what is no link."""
+    entries: dict[str, str | None] = field(repr=False)
+    """What was found: paths and the targets of links."""
 
     @property
     def names(self) -> set[tuple[Category, str]]:
@@ -120,14 +122,20 @@ class Roots:
 class Reached:
     """What a walk found."""
 
-    nodes: dict[ObjectId, Node] = field(default_factory=dict[ObjectId, Node])
-    """Everything that was followed and is there, roots first; `visit` leaves it empty."""
     seen: set[ObjectId] = field(default_factory=set[ObjectId])
     """Everything that was followed, whether it is there or not."""
-    notes: list[Finding] = field(default_factory=list[Finding])
-    """Streams and images that are missing."""
+    nodes: dict[ObjectId, Node] = field(default_factory=dict[ObjectId, Node])
+    """Everything that was followed and is there, roots first; `visit` leaves it empty."""
     missing: set[ObjectId] = field(default_factory=set[ObjectId])
-    """The same as ids."""
+    """Streams and images that were followed and are not there."""
+
+    @property
+    def notes(self) -> list[Finding]:
+        """What is missing."""
+        return [
+            Finding("missing-object-ref", f"objects/{object_id.path}", object_id=object_id.hex())
+            for object_id in sorted(self.missing)
+        ]
 
 
 class Cache(Protocol):
@@ -178,29 +186,56 @@ def _kind_of(content: bytes) -> Kind:
 # -- names -------------------------------------------------------------------------------------
 
 
-def roots(state: RepoState, additional: Iterable[str] = ()) -> Roots:
+def roots(state: RepoState, additional: Iterable[str] = (), known: Roots | None = None) -> Roots:
     """The names there are, and those that keep something: references, and *additional* first-level names.
 
     Names that lead nowhere, and what is no link, become notes.  A directory that cannot be read is an error.
 
     Args:
         additional: matched exactly with the names of both categories; others are ignored, as cfsctl does.
+        known: returned itself if nothing has changed since.
     """
-    wanted = set(additional)
+    entries = _read_links(state)
+    if known is not None and entries == known.entries:
+        return known
     notes: list[Finding] = []
-    links: dict[Category, dict[str, ObjectId]] = {}
+    links: dict[Category, dict[str, ObjectId]] = {category: {} for category in CATEGORIES}
     references: list[Reference] = []
-    for category in CATEGORIES:
-        links[category] = _first_level(state, category, notes)
-        for path, target in _below_refs(state, category, notes):
-            name = _entry_of(category, os.path.basename(target), links[category])
-            reference = Reference(category, path, name, links[category].get(name))
-            if reference.object_id is None:
-                notes.append(Finding("broken-symlink", path))
-            references.append(reference)
+    for path, target in sorted(entries.items(), key=_first_level_first):
+        top, _, name = path.partition("/")
+        category: Category = "streams" if top == "streams" else "images"
+        if target is None:
+            notes.append(Finding("entry-not-symlink" if name else "unexpected-file-type", path, detail="no directory"))
+        elif name.startswith("refs/"):
+            references.append(_reference(category, path, target, links, notes))
+        else:
+            _take_link(state, links[category], path, name, target, notes)
+    wanted = set(additional)
     extra = tuple((category, name) for category in CATEGORIES for name in sorted(wanted & links[category].keys()))
-    references.sort(key=lambda each: each.path)
-    return Roots(links, tuple(references), extra, tuple(notes))
+    return Roots(links, tuple(references), extra, tuple(notes), entries)
+
+
+def _first_level_first(entry: tuple[str, str | None]) -> tuple[bool, str]:
+    return entry[0].count("/") > 1, entry[0]
+
+
+def _take_link(
+    state: RepoState, links: dict[str, ObjectId], path: str, name: str, target: str, notes: list[Finding]
+) -> None:
+    try:
+        links[name] = ObjectId.from_path(target).require(state.algorithm)
+    except (FormatError, AlgorithmMismatchError):
+        notes.append(Finding("link-target-invalid", path, detail=target, expected="../objects/XX/REST"))
+
+
+def _reference(
+    category: Category, path: str, target: str, links: dict[Category, dict[str, ObjectId]], notes: list[Finding]
+) -> Reference:
+    name = _entry_of(category, os.path.basename(target), links[category])
+    object_id = links[category].get(name)
+    if object_id is None:
+        notes.append(Finding("broken-symlink", path))
+    return Reference(category, path, name, object_id)
 
 
 def _entry_of(category: Category, name: str, links: dict[str, ObjectId]) -> str:
@@ -213,56 +248,32 @@ def _entry_of(category: Category, name: str, links: dict[str, ObjectId]) -> str:
     return name
 
 
-def _first_level(state: RepoState, category: Category, notes: list[Finding]) -> dict[str, ObjectId]:
-    found: dict[str, ObjectId] = {}
-    for name, target in _links_in(state, category, notes, skip="refs"):
-        if target is None:
-            notes.append(Finding("entry-not-symlink", f"{category}/{name}"))
-            continue
-        try:
-            found[name] = ObjectId.from_path(target).require(state.algorithm)
-        except (FormatError, AlgorithmMismatchError):
-            expected = "../objects/XX/REST"
-            notes.append(Finding("link-target-invalid", f"{category}/{name}", detail=target, expected=expected))
-    return found
-
-
-def _below_refs(state: RepoState, category: Category, notes: list[Finding]) -> Iterator[tuple[str, str]]:
-    pending = [f"{category}/refs"]
+def _read_links(state: RepoState) -> dict[str, str | None]:
+    """Paths and targets of all links of both categories; None for what is neither a link nor a directory of them."""
+    entries: dict[str, str | None] = {}
+    pending: list[str] = [*CATEGORIES]
     while pending:
         directory = pending.pop()
         if directory.count("/") > _MAX_DEPTH:
             raise ReachUnknownError(directory, f"its directories are more than {_MAX_DEPTH} deep")
-        for name, target in _links_in(state, directory, notes):
-            path = f"{directory}/{name}"
-            if target is not None:
-                yield path, target
-            elif stat.S_ISDIR(os.stat(path, dir_fd=state.fd, follow_symlinks=False).st_mode):
-                pending.append(path)
-            else:
-                notes.append(Finding("entry-not-symlink", path))
-
-
-def _links_in(
-    state: RepoState, directory: str, notes: list[Finding], *, skip: str | None = None
-) -> Iterator[tuple[str, str | None]]:
-    """Sorted names and targets of what is in a directory; None for what is no link.  Blocks."""
-    try:
-        opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=state.fd)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-            raise
-        notes.append(Finding("unexpected-file-type", directory, detail="it is no directory"))
-        return
-    try:
-        for name in sorted(os.listdir(opened)):
-            if name != skip:
-                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                    yield name, _target(name, opened)
-    finally:
-        os.close(opened)
+        try:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+            with files.opened(directory, flags, dir_fd=state.fd) as fd:
+                for name in os.listdir(fd):
+                    path = f"{directory}/{name}"
+                    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                        target = entries[path] = _target(name, fd)
+                        if target is None and path.endswith("/refs" if directory in CATEGORIES else name):
+                            pending.append(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            entries[directory] = None
+        else:
+            entries.pop(directory, None)
+    return entries
 
 
 def _target(name: str, fd: int) -> str | None:
@@ -295,11 +306,13 @@ def visit(
     """The same one node at a time, so that not all need be kept.
 
     Args:
-        reached: takes the notes; what it has seen is not visited again.
+        reached: takes what is missing; what it has seen is not visited again, but for what was missing.
     """
-    pending = list(dict.fromkeys(ids))
-    pending.reverse()
+    # What was missing may have come since.
+    pending = [*reached.missing, *reversed(dict.fromkeys(ids))]
     seen = reached.seen
+    seen -= reached.missing
+    reached.missing.clear()
     while pending:
         object_id = pending.pop()
         if object_id in seen:
@@ -322,7 +335,7 @@ def _read(state: RepoState, object_id: ObjectId, reached: Reached) -> Node | Non
         return read_node(state, object_id)
     except ObjectNotFoundError:
         reached.missing.add(object_id)
-        reached.notes.append(Finding("missing-object-ref", path, object_id=object_id.hex()))
         return None
     except (IntegrityError, FormatError, AlgorithmMismatchError) as error:
+        reached.seen.discard(object_id)
         raise ReachUnknownError(path, str(error)) from error

@@ -1,43 +1,48 @@
-"""A set of object ids, small in memory and cheap to compare with the listing of a directory; no I/O."""
+"""A set of object ids, packed and sorted: about as many bytes as the ids have; no I/O."""
 
 from __future__ import annotations
 
-from ..digest import Algorithm
+from bisect import bisect_left
 
-__all__ = ["SHARDS", "IdSet"]
+from .shards import sort_ids
 
-SHARDS = 256
+__all__ = ["IdSet"]
 
 _SLACK = 1 << 20
-"""Bytes that may be added before duplicates are looked for; further on, as many as there are."""
 
 
 class IdSet:
-    """Ids by the directory that their objects are in, packed: about as many bytes as the ids have."""
+    """Ids of *width* bytes."""
 
-    def __init__(self, algorithm: Algorithm) -> None:
-        self._width = algorithm.digest_size - 1
-        self._shards = [bytearray() for _ in range(SHARDS)]
-        self._added = 0
-        self._unique = 0
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._sorted = b""
+        self._added: list[bytes] = []
+        self._size = 0
 
     def add(self, ids: bytes) -> None:
         """Add ids, which stand one after the other."""
-        shards, width = self._shards, self._width
-        for at in range(0, len(ids), width + 1):
-            shards[ids[at]] += ids[at + 1 : at + 1 + width]
-        self._added += len(ids)
-        if self._added > _SLACK + self._unique:
-            # Images that share most of their files would otherwise take as much each as one alone.
-            self._shards = [bytearray(b"".join(self._pieces(shard))) for shard in range(SHARDS)]
-            self._unique = sum(map(len, self._shards))
-            self._added = 0
+        self._added.append(ids)
+        self._size += len(ids)
+        # Images that share most of their files must not take as much as if each were alone.
+        if self._size > _SLACK + len(self._sorted):
+            self._settle()
 
-    def names(self, shard: int) -> set[str]:
-        """What the objects of a directory are called."""
-        digits, width = self._shards[shard].hex(), 2 * self._width
-        return {digits[at : at + width] for at in range(0, len(digits), width)}
+    def shard(self, first: int) -> bytes:
+        """Those with this first byte, sorted."""
+        self._settle()
+        places = range(0, len(self._sorted), self._width)
+        start, end = (bisect_left(places, value, key=self._sorted.__getitem__) for value in (first, first + 1))
+        return self._sorted[start * self._width : end * self._width]
 
-    def _pieces(self, shard: int) -> set[bytes]:
-        content, width = bytes(self._shards[shard]), self._width
-        return {content[at : at + width] for at in range(0, len(content), width)}
+    def __contains__(self, object_id: bytes) -> bool:
+        self._settle()
+        places = range(0, len(self._sorted), self._width)
+        at = bisect_left(places, object_id, key=lambda place: self._sorted[place : place + self._width])
+        return self._sorted[at * self._width : (at + 1) * self._width] == object_id
+
+    def _settle(self) -> None:
+        if self._added:
+            self._sorted = sort_ids(b"".join((self._sorted, *self._added)), self._width)
+            self._added.clear()
+            self._size = 0

@@ -13,7 +13,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable
-from hashlib import blake2b
+from hashlib import sha256
 from typing import Self
 
 from .._repo.state import RepoState
@@ -38,9 +38,9 @@ class ReachCache:
     """Entries of the file, which stays mapped until `close`, and new ones; `save` writes those that were used."""
 
     def __init__(self, content: mmap.mmap | bytes = b"") -> None:
-        self._content = content
-        self._places = _scan(content)
-        self._used: dict[ObjectId, tuple[int, int] | bytes] = {}
+        self._content = memoryview(content)
+        self._places = _scan(self._content)
+        self._used: dict[ObjectId, tuple[int, int] | bytes] = {}  # places in the file, or new entries
         self._changed = False
 
     @classmethod
@@ -55,8 +55,7 @@ class ReachCache:
             return cls()
 
     def close(self) -> None:
-        if isinstance(self._content, mmap.mmap):
-            self._content.close()
+        self._content.release()
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +87,7 @@ class ReachCache:
         private.write(state, NAME, _writer(entries))
 
 
-def _writer(entries: Iterable[bytes]) -> Callable[[int], None]:
+def _writer(entries: Iterable[bytes | memoryview]) -> Callable[[int], None]:
     def fill(fd: int) -> None:
         with open(fd, "wb", closefd=False) as file:
             file.write(_MAGIC)
@@ -97,7 +96,7 @@ def _writer(entries: Iterable[bytes]) -> Callable[[int], None]:
     return fill
 
 
-def _scan(content: mmap.mmap | bytes) -> dict[ObjectId, tuple[int, int]]:
+def _scan(content: memoryview) -> dict[ObjectId, tuple[int, int]]:
     """Where each entry is, as far as the headers make sense."""
     places: dict[ObjectId, tuple[int, int]] = {}
     if content[: len(_MAGIC)] != _MAGIC:
@@ -120,20 +119,20 @@ def _pack(object_id: ObjectId, node: Node) -> bytes:
     return _digest(entry) + entry
 
 
-def _unpack(entry: bytes) -> Node | None:
+def _unpack(entry: memoryview) -> Node | None:
     """None if it is not what was written."""
-    if _digest(memoryview(entry)[_CHECKSUM:]) != entry[:_CHECKSUM]:
+    checksum, kind, width, length, _, _ = _ENTRY.unpack_from(entry)
+    if _digest(entry[_CHECKSUM:]) != checksum:
         return None
-    _, kind, width, named, _, _ = _ENTRY.unpack_from(entry)
-    end = _ENTRY.size + named
+    named = bytes(entry[_ENTRY.size : _ENTRY.size + length])
     refs: list[tuple[str, ObjectId]] = []
-    at = _ENTRY.size
-    while at < end:
-        stop = entry.index(0, at + width)
-        refs.append((entry[at + width : stop].decode(), ObjectId(entry[at : at + width])))
+    at = 0
+    while at < length:
+        stop = named.index(0, at + width)
+        refs.append((named[at + width : stop].decode(), ObjectId(named[at : at + width])))
         at = stop + 1
-    return Node(_KINDS[kind], entry[end:], tuple(refs))
+    return Node(_KINDS[kind], bytes(entry[_ENTRY.size + length :]), tuple(refs))
 
 
 def _digest(content: bytes | memoryview) -> bytes:
-    return blake2b(content, digest_size=_CHECKSUM).digest()
+    return sha256(content).digest()[:_CHECKSUM]

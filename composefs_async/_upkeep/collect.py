@@ -1,0 +1,223 @@
+"""Garbage collection: removes names that lead nowhere and objects that no name needs, beside running importers.
+
+Owns the order of things.  What is needed is found under the shared lock, while importers go on (`survey`).  Then the
+exclusive lock is taken for short slices; in each, what has been named since is looked for first, then names go, and
+only when they are durably gone, objects.  So a name never leads to an object that gc has deleted, whenever it is
+stopped, by whatever.
+
+Only what was garbage when it was looked for is deleted: what comes later stays, though nothing names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+
+from .._repo.names import Category
+from .._repo.state import RepoState
+from .._sys import files
+from ..digest import ObjectId
+from ..errors import ReachUnknownError
+from ..results import GcResult
+from . import graph, leases, shards
+from .idset import IdSet
+from .reach_cache import ReachCache
+from .survey import Survey, leftovers
+
+__all__ = ["gc"]
+
+_SLICE = 0.08
+"""Seconds of work under the exclusive lock, after which others get a chance."""
+_PAUSE = 2 * files.LOCK_POLL
+_BATCH = 512
+"""Objects that are removed between two looks at the clock."""
+
+Check = Callable[[], object]
+
+
+def gc(
+    state: RepoState,
+    additional_roots: Iterable[str] = (),
+    *,
+    dry_run: bool = False,
+    timeout: float | None = None,
+    check: Check | None = None,
+) -> GcResult:
+    """Remove what no name needs.  Blocks; names that are removed are durably gone, objects may come back as garbage.
+
+    Stopped at any point, it leaves the repository whole, and the next run does the rest.
+
+    Args:
+        additional_roots: first-level names that are kept with all they need, though no reference leads to them.
+        dry_run: only tell what would be removed; needs neither the exclusive lock nor permission to write.
+        timeout: how many seconds in all to wait for others who use the repository; 0 waits for nobody.
+        check: called now and then; what it raises ends the run.
+
+    Raises:
+        RepositoryInUseError: the time is over; what has been removed until then stays removed.
+        ReachUnknownError: something that is needed is damaged; nothing has been removed.
+        ReadOnlyRepositoryError
+    """
+    if not dry_run:
+        state.require_writable()
+    collection = _Collection(state, tuple(additional_roots), check or _nothing)
+    with state.shared():
+        collection.mark()
+    if not dry_run:
+        collection.sweep(timeout)
+    return collection.result()
+
+
+def _nothing() -> None:
+    pass
+
+
+class _Collection:
+    def __init__(self, state: RepoState, additional: tuple[str, ...], check: Check) -> None:
+        self._state, self._additional, self._check = state, additional, check
+        self._width = state.algorithm.digest_size
+        self._reached = graph.Reached()
+        self._late: set[bytes] = set()  # ids that became needed after the survey
+        self._pruned: list[tuple[Category, str]] = []
+        self._removed = self._bytes = 0
+
+    def mark(self) -> None:
+        """Find what is needed, and what is not."""
+        state, live = self._state, IdSet(self._width)
+        self._roots = graph.roots(state, self._additional)
+        self._leases = leases.all_leases(state)
+        with ReachCache.open(state) as cache:
+            for ids in self._follow(cache):
+                live.add(ids)
+            with contextlib.suppress(OSError):  # a repository that cannot be written, a full disk
+                cache.save(state)
+        since = min((lease.started for lease in self._leases), default=None)
+        self._survey = Survey.make(state, live, since, self._check)
+        self._leftovers = leftovers(state) + self._survey.leftovers
+        named = {object_id for links in self._roots.links.values() for object_id in links.values()}
+        self._staying = {object_id for object_id in named if not self._goes(object_id)}
+        self._pruned = self._doomed()
+        self._removed, self._bytes = self._survey.count, self._survey.size
+
+    def _follow(self, cache: ReachCache | None) -> Iterator[bytes]:
+        """Ids of all that is needed and has not been given before, some of it several times."""
+        for object_id, node in graph.visit(self._state, self._roots.ids, cache, self._reached):
+            self._check()
+            yield object_id + node.objects
+        yield b"".join(self._reached.missing)
+        leased = graph.Reached(self._reached.seen)
+        for stream_id in {stream_id for lease in self._leases for stream_id in lease.layers.values()}:
+            # What is missing or damaged there was never finished; nothing that has a name depends on it.
+            with contextlib.suppress(ReachUnknownError):
+                for object_id, node in graph.visit(self._state, [stream_id], cache, leased):
+                    yield object_id + node.objects
+        self._reached.seen -= leased.missing
+
+    def _doomed(self) -> list[tuple[Category, str]]:
+        """First-level names that lead to what is not there or will be gone, and that no reference means."""
+        kept = self._roots.names
+        return [
+            (category, name)
+            for category, links in self._roots.links.items()
+            for name, object_id in links.items()
+            if object_id not in self._staying and (category, name) not in kept and self._goes(object_id)
+        ]
+
+    def _goes(self, object_id: ObjectId) -> bool:
+        if not os.access(f"objects/{object_id.path}", os.F_OK, dir_fd=self._state.fd, follow_symlinks=False):
+            return True
+        needed = object_id in self._reached.seen or object_id in self._late
+        return not needed and self._survey.is_garbage(object_id)
+
+    # -- removing ------------------------------------------------------------------------------
+
+    def sweep(self, timeout: float | None) -> None:
+        """Remove what `mark` found, as far as it is still garbage, a slice at a time."""
+        if not (self._removed or self._pruned or self._leftovers):
+            return
+        end = None if timeout is None else time.monotonic() + timeout
+        self._pruned = []
+        self._removed = self._bytes = 0
+        with contextlib.closing(self._work()) as work:
+            while True:
+                left = None if end is None else max(0.0, end - time.monotonic())
+                with self._state.exclusive("garbage collection", left, self._check):
+                    if self._slice(work):
+                        return
+                time.sleep(_PAUSE)
+
+    def _slice(self, work: Iterator[None]) -> bool:
+        """True when all is done."""
+        until = time.monotonic() + _SLICE
+        self._look_again()
+        self._prune()
+        for _ in work:
+            self._check()
+            if time.monotonic() >= until:
+                return False
+        return True
+
+    def _look_again(self) -> None:
+        """Find what has been named since."""
+        roots, held = graph.roots(self._state, self._additional, self._roots), leases.all_leases(self._state)
+        if roots is self._roots and held == self._leases:
+            return
+        self._roots, self._leases = roots, held
+        for ids in self._follow(None):
+            self._late.update(shards.pieces(ids, self._width))
+
+    def _prune(self) -> None:
+        """Remove names, durably, before any object goes that they lead to."""
+        touched: set[Category] = set()
+        for category, name in self._doomed():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{category}/{name}", dir_fd=self._state.fd)
+                self._pruned.append((category, name))
+                touched.add(category)
+        for category in touched:
+            files.fsync_directory(category, dir_fd=self._state.fd)
+
+    def _work(self) -> Generator[None]:
+        """The removals that follow those of names; may be left for a while at each step."""
+        removed: list[str] = []
+        for path in self._leftovers:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path, dir_fd=self._state.fd)
+                removed.append(path)
+            yield
+        self._leftovers = removed
+        leases.expire(self._state)
+        for ids, sizes in zip(self._survey.garbage, self._survey.sizes, strict=True):
+            for at in range(0, len(sizes), _BATCH):
+                self._remove(ids[at * self._width : (at + _BATCH) * self._width], sizes[at : at + _BATCH])
+                yield
+
+    def _remove(self, ids: bytes, sizes: Sequence[int]) -> None:
+        if self._late:
+            kept = [
+                pair for pair in zip(shards.pieces(ids, self._width), sizes, strict=True) if pair[0] not in self._late
+            ]
+            ids, sizes = b"".join(object_id for object_id, _ in kept), [size for _, size in kept]
+        statuses, error = shards.remove(self._state.objects_fd, ids, self._width)
+        self._removed += sum(statuses)
+        self._bytes += sum(size for size, removed in zip(sizes, statuses, strict=False) if removed)
+        if error is not None:
+            error.filename = os.path.join(self._state.path, error.filename)
+            raise error
+
+    # -- what came of it -----------------------------------------------------------------------
+
+    def result(self) -> GcResult:
+        return GcResult(
+            objects_removed=self._removed,
+            objects_bytes=self._bytes,
+            images_pruned=sum(category == "images" for category, _ in self._pruned),
+            streams_pruned=sum(category == "streams" for category, _ in self._pruned),
+            pruned=tuple(sorted(f"{category}/{name}" for category, name in self._pruned)),
+            leftovers=tuple(sorted(self._leftovers)),
+            objects_leased=self._survey.young,
+            objects_missing=self._survey.missing,
+            notes=(*self._roots.notes, *self._reached.notes, *self._survey.notes),
+        )
