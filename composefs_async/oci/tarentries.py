@@ -13,22 +13,28 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple
 
 from zlib_ng import zlib_ng
 
 from ..digest import ObjectId
 from ..errors import TarError
-from .tarheader import BLOCK, INLINE_MAX, USTAR_MAGIC, EntryType, HeaderParser, Member
+from .tarheader import BLOCK, INLINE_MAX, USTAR_MAGIC, EntryType, HeaderParser, Member, Memo, byte_sum
+
+Buffer = bytes | bytearray | memoryview
 
 __all__ = ["EntryReader", "EntryType", "TarEntry", "read_entries"]
 
-# Name, 24 bytes of mode, uid and gid, size, mtime, checksum, type, link, magic and version, and the first byte
-# of what is the prefix in ustar.
-_unpack = struct.Struct("100s24s12s12s8sB100s8s80xB").unpack_from
+# Name, 24 bytes of mode, uid and gid, size, mtime, checksum, type, and the rest, which most members of a layer share.
+_unpack = struct.Struct("100s24s12s12s8sB355s").unpack_from
+_REST = BLOCK - 355
 _MAX_SIZE = (1 << 63) - 1
 _ZEROS = bytes(BLOCK)
 _FILE, _HARDLINK, _SYMLINK, _DIRECTORY = b"0125"
+_FILE_TYPE = EntryType.FILE
+_ENDS = b"\0 "
+_AT_A_TIME = 256
 _PLAIN_TYPES = {
     _FILE: EntryType.FILE,
     _HARDLINK: EntryType.HARDLINK,
@@ -73,18 +79,24 @@ def read_entries(chunks: Iterable[bytes | ObjectId]) -> Iterator[TarEntry]:
         TarError: the archive is damaged or refused, or content is stored in the wrong place.
     """
     reader = EntryReader()
-    for chunk in chunks:
-        if isinstance(chunk, ObjectId):
-            yield reader.external(chunk)
-        else:
-            yield from reader.inline(chunk)
-        if reader.ended:
+    chunks = iter(chunks)
+    while not reader.ended:
+        entries: list[TarEntry] = []
+        try:
+            went_on = reader.feed(islice(chunks, _AT_A_TIME), entries)
+        except Exception:
+            yield from entries  # what comes before the damage
+            raise
+        yield from entries
+        if not went_on:
+            reader.finish()
             return
-    reader.finish()
 
 
-_Fields = tuple[bytes, EntryType, int, int, int, int, int, int, bytes, tuple[tuple[bytes, bytes], ...]]
-_entry, _adler32 = TarEntry._make, zlib_ng.adler32
+_adler32 = zlib_ng.adler32
+_entry = tuple.__new__  # at a third of the price of calling the class
+_Chunks = Iterator[Buffer | ObjectId]
+_SIZE, _CONTENT, _OFFSET = map(TarEntry._fields.index, ("size", "content", "offset"))
 
 
 class EntryReader:
@@ -96,49 +108,74 @@ class EntryReader:
     def __init__(self) -> None:
         # No limit of its own: nothing is allocated by a size, and a stream that is there should be readable.
         self._parser = HeaderParser(_MAX_SIZE)
+        self._rests = Memo(_rest, 1 << 10)
         self._offset = 0  # in the archive, of the first byte that is held or comes next
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._skip = 0  # data and padding to pass over; if so nothing is held
         self._padding = 0  # how many of them may be missing at the end
         self._inside: tuple[Member | None, int, int] | None = None  # whose data comes (None: extension), size, offset
-        self._waiting: tuple[_Fields, int] | None = None  # a file whose content must come as an object, offset
+        self._waiting: list[Any] | None = None  # the fields of a file whose content must come as an object
         self._zero_block = False
         self.ended = False
         """The archive's trailer has been read; what follows must not be given."""
 
+    def feed(self, chunks: Iterable[Buffer | ObjectId], entries: list[TarEntry]) -> bool:
+        """Append what the next *chunks* complete to *entries*; False if there were none.
+
+        This is the fastest way to entries: give it hundreds of chunks at a time.  What follows the end of the archive
+        is not asked for.  Chunks may change after they have been taken.
+        """
+        rest = iter(chunks)
+        chunk = first = next(rest, None)
+        while chunk is not None:
+            if isinstance(chunk, ObjectId):
+                entries.append(self.external(chunk))
+                chunk = next(rest, None)
+            else:
+                chunk = self._inline(chunk if type(chunk) is bytes else bytes(chunk), entries, rest)
+        return first is not None
+
     def inline(self, chunk: bytes) -> list[TarEntry]:
         """What the next inline bytes complete."""
         entries: list[TarEntry] = []
-        if self._held:
-            self._held.append(chunk)
-            self._held_bytes += len(chunk)
-            if self._held_bytes < (self._inside[1] if self._inside else BLOCK):
-                return entries
-            chunk = b"".join(self._held)
-        at, end = self._skip, len(chunk)
-        while not self.ended and self._waiting is None:
-            if self._inside is not None:
-                if at + self._inside[1] > end:
-                    break
-                at = self._data(chunk, at, entries)
-            else:
-                at = self._plain_members(chunk, at, entries)
-                if at + BLOCK > end or self._waiting is not None:
-                    break
-                at = self._other_header(chunk[at : at + BLOCK], at, entries)
-        self._hold(chunk, at, end)
+        self.feed((chunk,), entries)
         return entries
 
     def external(self, content: ObjectId) -> TarEntry:
         """The file whose content is the object that comes next."""
-        if self._waiting is None:
+        fields = self._waiting
+        if fields is None:
             raise TarError("an object stands where there is no content of a file larger than 64 bytes", self._offset)
-        member, offset = self._waiting
         self._waiting = None
-        self._offset += member[5]
-        self._skip = self._padding = -member[5] & 511
-        return _entry((*member, content, offset))
+        fields[_CONTENT] = content
+        size = fields[_SIZE]
+        self._offset += size
+        self._skip = self._padding = -size & 511
+        return _entry(TarEntry, fields)
+
+    def _inline(self, chunk: bytes, entries: list[TarEntry], rest: _Chunks) -> Buffer | ObjectId | None:
+        """Read *chunk*, and what else of *rest* goes on like it; returns what comes next."""
+        after = None
+        if self._held:
+            self._held.append(chunk)
+            self._held_bytes += len(chunk)
+            if self._held_bytes < (self._inside[1] if self._inside else BLOCK):
+                return next(rest, None)
+            chunk = b"".join(self._held)
+        at = self._skip
+        while not self.ended and self._waiting is None and after is None:
+            if self._inside is not None:
+                if at + self._inside[1] > len(chunk):
+                    break
+                at = self._data(chunk, at, entries)
+            else:
+                chunk, at, after = self._plain_members(chunk, at, entries, rest)
+                if at + BLOCK > len(chunk) or self._waiting is not None:
+                    break
+                at = self._other_header(chunk[at : at + BLOCK], at, entries)
+        self._hold(chunk, at, len(chunk))
+        return None if self.ended else after or next(rest, None)
 
     def finish(self) -> None:
         """Trailer and final padding may be missing or cut short; all else must be complete."""
@@ -148,66 +185,71 @@ class EntryReader:
             raise TarError("the archive ends inside a header", self._offset)
         self._parser.check_end(self._offset)
 
-    def _plain_members(self, data: bytes, at: int, entries: list[TarEntry]) -> int:
+    def _plain_members(
+        self, data: bytes, at: int, entries: list[TarEntry], chunks: _Chunks
+    ) -> tuple[bytes, int, Buffer | ObjectId | None]:
         """Read members that need no second look, up to the first header that does.
 
-        This loop takes most of the reader's time.  It must accept nothing that `HeaderParser` refuses, and
-        give the same answer; what it does not accept is looked at again there.
+        This loop takes most of the reader's time, and goes from chunk to chunk for that reason.  It must accept
+        nothing that `HeaderParser` refuses, and give the same answer; what it does not accept is looked at again
+        there.
+
+        Returns:
+            The chunk that was reached, the place in it, and a chunk behind it that has been taken and is none for
+            this loop.
         """
-        sizes, owners, times, sums = self._parser.memos
-        first, end, last = at, len(data), -1 if self._parser.pending else len(data) - BLOCK
-        try:
-            while at <= last:
-                name, owner, size_field, mtime, checksum, kind, link, magic, prefix = _unpack(data, at)
-                half, content = at + 256, at + BLOCK
-                # The byte sum: see tarheader.
-                low, high = _adler32(data[at:half]), _adler32(data[half:content])
-                if (low & 0xFFFF) + (high & 0xFFFF) - 2 != sums[checksum] or not name[0]:
+        _, owners, times, sums = self._parser.memos
+        rests = self._rests
+        first, base, end = at, self._offset, len(data)
+        last = -1 if self._parser.pending else end - BLOCK
+        after: Buffer | ObjectId | None = None
+        while at <= last:
+            name, owner, size_field, mtime, checksum, kind, rest = _unpack(data, at)
+            digits = size_field[:11]
+            try:
+                # Sizes seldom come again: this is faster than a memo.
+                size, (mode, uid, gid), mtime_ns = int(digits, 8), owners[owner], times[mtime]
+                byte_sum = sums[checksum]
+            except ValueError:
+                break
+            link, prefix, rest_sum = rests[rest]
+            # The byte sum: see tarheader.  So few bytes cannot reach what Adler-32 is modulo of.
+            if (_adler32(data[at : at + _REST]) & 0xFFFF) - 1 + rest_sum != byte_sum or not name[0]:
+                break
+            if not digits.isdigit() or size_field[11] not in _ENDS or mode > 0o7777 or kind not in _PLAIN_TYPES:
+                break
+            path = (prefix + name.partition(b"\0")[0]).strip(b"/")
+            target: bytes | None = b""
+            body = None
+            offset, content = base + at, at + BLOCK
+            if kind == _FILE and size > INLINE_MAX:
+                fields = [path, _FILE_TYPE, mode, uid, gid, size, mtime_ns, 0, b"", (), None, offset]
+                first, at = -1, content
+                after = next(chunks, None) if at == end else None
+                if not isinstance(after, ObjectId):
+                    self._waiting = fields
                     break
-                (mode, uid, gid), size, mtime_ns = owners[owner], sizes[size_field], times[mtime]
-                if mode > 0o7777 or kind not in _PLAIN_TYPES:
-                    break
-                path = name.partition(b"\0")[0]
-                if prefix and magic == USTAR_MAGIC:
-                    path = data[at + 345 : at + 500].partition(b"\0")[0] + b"/" + path
-                path, target, body = path.strip(b"/"), b"", None
-                if kind == _FILE:
-                    if size > INLINE_MAX:
-                        member = (path, EntryType.FILE, mode, uid, gid, size, mtime_ns, 0, b"", ())
-                        self._waiting = member, self._offset + at
-                        at = content
-                        break
-                    if content + size > end:
-                        break
-                    body = data[content : content + size]
-                elif size:
-                    break
-                elif kind != _DIRECTORY:
-                    if not (target := link.partition(b"\0")[0]):
-                        break
-                    target = target if kind == _SYMLINK else target.strip(b"/")
-                found = (
-                    path,
-                    _PLAIN_TYPES[kind],
-                    mode,
-                    uid,
-                    gid,
-                    size,
-                    mtime_ns,
-                    0,
-                    target,
-                    (),
-                    body,
-                    self._offset + at,
-                )
-                entries.append(_entry(found))
-                at = content + BLOCK if size else content
-        except ValueError:  # a memo refuses the field
-            pass
+                fields[_CONTENT] = after
+                entries.append(_entry(TarEntry, fields))
+                self._offset = base = base + end + size
+                at, after = -size & 511, next(chunks, None)
+                data = after if type(after) is bytes else b""
+                last = (end := len(data)) - BLOCK
+                after = None if data else after
+                continue
+            if kind == _FILE:
+                body = data[content : content + size]
+            else:
+                target = _plain_link(kind, link)
+            if (size and kind != _FILE) or content + size > end or target is None:
+                break
+            found = (path, _PLAIN_TYPES[kind], mode, uid, gid, size, mtime_ns, 0, target, (), body, offset)
+            entries.append(_entry(TarEntry, found))
+            at = content + BLOCK if size else content
         if at != first:
             self._zero_block = False
             self._padding = max(at - end, 0)
-        return at
+        return data, at, after
 
     def _other_header(self, header: bytes, at: int, entries: list[TarEntry]) -> int:
         offset = self._offset + at
@@ -222,12 +264,12 @@ class EntryReader:
         size, member, collect = self._parser.parse(header, offset)
         if collect or (member and member.type is EntryType.FILE):
             if size > INLINE_MAX and member:
-                self._waiting = member, offset
+                self._waiting = [*member, None, offset]
             else:
                 self._inside = member, size, offset
             return at
         if member:
-            entries.append(_entry((*member, None, offset)))
+            entries.append(TarEntry(*member, None, offset))
         self._padding = -size & 511
         return at + size + self._padding
 
@@ -237,15 +279,29 @@ class EntryReader:
         if member is None:
             self._parser.extension(data[at : at + size])
         else:
-            entries.append(_entry((*member, data[at : at + size], offset)))
+            entries.append(TarEntry(*member, data[at : at + size], offset))
         self._padding = -size & 511
         return at + size + self._padding
 
     def _hold(self, data: bytes, at: int, end: int) -> None:
         """Keep what is left of *data*, which is of no use before more comes."""
         if self._waiting is not None and at < end:
-            raise TarError(f"the content of a file of {self._waiting[0][5]} bytes is inline", self._waiting[1])
+            raise TarError(f"the content of a file of {self._waiting[_SIZE]} bytes is inline", self._waiting[_OFFSET])
         self._skip = max(at - end, 0)
         self._offset += min(at, end)
         self._held = [data[at:]] if at < end else []
         self._held_bytes = max(end - at, 0)
+
+
+def _plain_link(kind: int, link: bytes) -> bytes | None:
+    """As the entry has it; None if it must have one and has not."""
+    if kind == _DIRECTORY:
+        return b""
+    return (link.strip(b"/") if kind == _HARDLINK else link) if link else None
+
+
+def _rest(rest: bytes) -> tuple[bytes, bytes, int]:
+    """Link, prefix with its slash, and byte sum of what follows the type in a header."""
+    prefix = rest[345 - _REST : 500 - _REST].partition(b"\0")[0]
+    at_prefix = prefix and rest[257 - _REST : 265 - _REST] == USTAR_MAGIC
+    return rest[:100].partition(b"\0")[0], prefix + b"/" if at_prefix else b"", byte_sum(rest)

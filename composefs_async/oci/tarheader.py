@@ -33,6 +33,7 @@ __all__ = [
     "HeaderParser",
     "Member",
     "Memo",
+    "byte_sum",
     "number",
 ]
 
@@ -118,14 +119,14 @@ V = TypeVar("V")
 class Memo(dict[bytes, V], Generic[V]):
     """A bounded cache of *function*, since the same header fields come again and again.  Errors are not kept."""
 
-    __slots__ = ("_function",)
+    __slots__ = ("_function", "_limit")
 
-    def __init__(self, function: Callable[[bytes], V]) -> None:
+    def __init__(self, function: Callable[[bytes], V], limit: int = 1 << 14) -> None:
         super().__init__()
-        self._function = function
+        self._function, self._limit = function, limit
 
     def __missing__(self, field: bytes) -> V:
-        if len(self) >= 1 << 14:
+        if len(self) >= self._limit:
             self.clear()
         found = self[field] = self._function(field)
         return found
@@ -176,7 +177,8 @@ def _byte_sum_of_field(field: bytes) -> int:
     return number(field) - 8 * 0x20 + sum(field)
 
 
-def _byte_sum(header: bytes) -> int:
+def byte_sum(header: bytes) -> int:
+    """Of a header, or a part of one; at most 512 bytes."""
     # Adler-32 has one plus the sum of the bytes, modulo 65521, in its lower half. 256 bytes cannot reach that.
     adler32 = zlib_ng.adler32
     return (adler32(header[:256]) & 0xFFFF) + (adler32(header[256:]) & 0xFFFF) - 2
@@ -253,7 +255,7 @@ class HeaderParser:
             raise TarError("the archive ends after an extension header", offset)
 
     def _parse(self, header: bytes, offset: int) -> Header:
-        if _byte_sum(header) != self.memos.sums[header[148:156]]:
+        if byte_sum(header) != self.memos.sums[header[148:156]]:
             raise ValueError("the header checksum is wrong")
         kind, magic = header[156:157], header[257:265]
         size = self.memos.sizes[header[124:136]]

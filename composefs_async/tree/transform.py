@@ -6,11 +6,12 @@ Owns that transformation, which trees from layers and from directories share.  D
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from .inodes import NO_XATTRS, Directory, Xattrs
-from .walk import count_links, directories
+from .inodes import NO_XATTRS, Directory, Inode, Xattrs
+from .walk import directories
 
 __all__ = ["XattrFilter", "filter_xattrs", "settle_links", "transform_for_oci"]
 
@@ -51,8 +52,14 @@ def transform_for_oci(root: Directory, xattrs: XattrFilter = XattrFilter.ALLOWLI
 
 def settle_links(root: Directory) -> None:
     """Let every inode say how many names it has, in place."""
-    for inode, count in count_links(root).items():
-        inode.nlink = count
+    names: list[Inode] = []
+    for directory in directories(root):
+        children = directory.children.values()
+        names += children
+        directory.nlink = 2 + list(map(type, children)).count(Directory)
+    for inode, count in Counter(names).items():
+        if inode.nlink != count and type(inode) is not Directory:
+            inode.nlink = count
 
 
 def filter_xattrs(root: Directory, xattrs: XattrFilter) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from composefs_async.digest import ObjectId
 from composefs_async.errors import TarError
-from composefs_async.oci.tarentries import EntryType, TarEntry, read_entries
+from composefs_async.oci.tarentries import EntryReader, EntryType, TarEntry, read_entries
 
 OLD_GNU = b"ustar  \x00"
 OBJECT = ObjectId(bytes(range(32)))
@@ -208,6 +208,41 @@ def test_chunks_may_be_cut_anywhere(tar, piece):
     ]
     assert read(*cut) == read(*parts)
     assert [entry.path for entry in read(*cut)] == [b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_a_reader_may_be_fed_so_many_chunks_at_a_time(tar, count):
+    parts: list[bytes | ObjectId] = [tar.header(b"first", size=65)]
+    for number in range(6):
+        parts += [OBJECT, bytes(447) + tar.member(b"small%d" % number, b"x" * number)]
+        parts += [tar.header(b"link%d" % number, b"2", link=b"to") + tar.header(b"large%d" % number, size=65)]
+    parts += [OBJECT, b"", bytes(447), tar.end]
+    reader, entries = EntryReader(), list[TarEntry]()
+    # Others than bytes may change after they have been taken.
+    buffers = [part if isinstance(part, ObjectId) else bytearray(part) for part in parts]
+    for at in range(0, len(buffers), count):
+        reader.feed(buffers[at : at + count], entries)
+        for buffer in buffers[at : at + count]:
+            if isinstance(buffer, bytearray):
+                buffer[:] = bytes(len(buffer))
+    assert reader.ended
+    assert entries == read(*parts)
+    assert [entry.path for entry in entries][:4] == [b"first", b"small0", b"link0", b"large0"]
+    assert len(entries) == 19
+
+
+@pytest.mark.parametrize("error", [ValueError("source"), TarError("source", 7)])
+def test_what_the_source_raises_comes_after_the_entries_before_it(tar, error):
+    def chunks():
+        yield tar.header(b"a") + tar.header(b"b", size=65)
+        yield OBJECT
+        raise error
+
+    entries = read_entries(chunks())
+    assert [next(entries).path, next(entries).path] == [b"a", b"b"]
+    with pytest.raises(type(error)) as caught:
+        next(entries)
+    assert caught.value is error
 
 
 def test_large_extension_in_tiny_chunks_is_joined_once(tar):
