@@ -59,7 +59,7 @@ KINDS: dict[str, Kind] = {
     "stream-digest-mismatch": Kind("{path}: the content has the digest {measured}", corrupts=True),
     "stream-tail-missing": Kind("{path}: the last {detail} bytes of the tar, all zeros, were not kept", corrupts=True),
     # ours: gc of composefs-rs follows names, and deletes what a stream without one needs
-    "named-ref-unlinked": Kind("{path}: ref {name}: {object_id} has no name of its own in {expected}"),
+    "named-ref-unlinked": Kind("{path}: ref {name}: {object_id} has lost its name {expected}"),
     "named-image-invalid": Kind("{path}: ref {name}: image {object_id}: {detail}"),
     # -- images
     "image-open-failed": Kind(_DETAIL, corrupts=True),

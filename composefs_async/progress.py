@@ -19,6 +19,7 @@ from .results import ImportStats
 
 __all__ = [
     "BytesRead",
+    "CheckProgress",
     "ImageMade",
     "ImageTagged",
     "ImportDone",
@@ -133,6 +134,19 @@ class ImportDone:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckProgress:
+    """Intermediate: how far a check of the repository has come."""
+
+    stage: str
+    """``streams`` (with the objects of those whose content is hashed), ``objects``, and ``images``, in this order."""
+    done: int
+    """Streams, images, or of 256 directories of objects."""
+    total: int
+    read: int
+    """Bytes of objects, in all stages so far."""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One line for people."""
 
@@ -150,6 +164,7 @@ ProgressEvent: TypeAlias = (
     | ManifestStored
     | ImageTagged
     | ImportDone
+    | CheckProgress
     | Message
 )
 
@@ -160,7 +175,7 @@ the thread that called them; it must return quickly, and what it raises ends the
 
 def is_intermediate(event: ProgressEvent) -> bool:
     """Whether a later event of the same kind and layer makes this one useless, so that it may be dropped."""
-    return isinstance(event, BytesRead | ObjectsStored)
+    return isinstance(event, BytesRead | ObjectsStored | CheckProgress)
 
 
 def to_json(event: ProgressEvent) -> dict[str, Any]:

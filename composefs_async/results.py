@@ -105,6 +105,8 @@ class Finding:
     expected: str = ""
     measured: str = ""
     detail: str = ""
+    cause: str = ""
+    """What is behind *detail*, where that is what composefs-rs says and tells less."""
 
     @property
     def is_notice(self) -> bool:
@@ -304,6 +306,8 @@ class RepairResult:
     """References (``streams/refs/…``, ``images/refs/…``) that led to something damaged."""
     whole: tuple[str, ...]
     """Those of them that are whole again, or would be."""
+    problems: tuple[str, ...] = ()
+    """Why a source could not help where it should have."""
     quarantine: str = ""
     """The directory in the repository that has what was replaced or removed; empty if there is none."""
     dry_run: bool = False

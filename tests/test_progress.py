@@ -12,6 +12,7 @@ import pytest
 from composefs_async.oci.progress_stream import ProgressStream
 from composefs_async.progress import (
     BytesRead,
+    CheckProgress,
     ImageMade,
     ImageTagged,
     ImportDone,
@@ -66,6 +67,11 @@ EVENTS: list[tuple[ProgressEvent, dict[str, object], bool]] = [
     (ManifestStored("sha256:m"), {"event": "manifest-stored", "digest": "sha256:m"}, False),
     (ImageTagged("t", "sha256:m"), {"event": "image-tagged", "tag": "t", "digest": "sha256:m"}, False),
     (ImportDone("sha256:m", RESULT), {"event": "import-done", "digest": "sha256:m", "stats": STATS}, False),
+    (
+        CheckProgress("objects", 3, 256, 4096),
+        {"event": "check-progress", "stage": "objects", "done": 3, "total": 256, "read": 4096},
+        True,
+    ),
     (Message("hello"), {"event": "message", "text": "hello"}, False),
 ]
 
