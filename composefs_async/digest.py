@@ -81,6 +81,12 @@ class ObjectId(bytes):
         return super().__new__(cls, raw)
 
     @classmethod
+    def unpack(cls, raw: bytes, algorithm: Algorithm) -> list[Self]:
+        """The ids that stand one behind the other in *raw*, at half the price of making each."""
+        size, new = algorithm.digest_size, super().__new__
+        return [new(cls, raw[at : at + size]) for at in range(0, len(raw), size)]
+
+    @classmethod
     def from_hex(cls, text: str) -> Self:
         """From hexadecimal digits of either case, with or without ``sha256:`` / ``sha512:`` before them.
 

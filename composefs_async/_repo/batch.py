@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from .. import _native, fsverity
 from ..digest import ObjectId
@@ -17,7 +18,18 @@ from ..results import StoredObject, StoreOutcome
 from .objects import store_one
 from .state import RepoState
 
-__all__ = ["MAX_BYTES", "MAX_ITEMS", "NATIVE", "Buffer", "fill_batch", "results", "store_all", "store_batch"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_ITEMS",
+    "NATIVE",
+    "Buffer",
+    "StoredBatch",
+    "fill_batch",
+    "results",
+    "store_all",
+    "store_batch",
+    "store_whole_batch",
+]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -30,7 +42,7 @@ if NATIVE:
 
 _INSECURE, _INSECURE_TRY, _SECURE = 0, 1, 2
 _OUTCOMES = {outcome.value: outcome for outcome in StoreOutcome} | {255: StoreOutcome.STORED}
-"""255: failed, which `failures` tells more of."""
+"""255: failed, which the failures tell more of."""
 
 
 def store_batch(state: RepoState, items: Sequence[Buffer]) -> list[StoredObject | Exception]:
@@ -44,20 +56,51 @@ def store_batch(state: RepoState, items: Sequence[Buffer]) -> list[StoredObject 
         return _store_native(state, items) if NATIVE else _store_python(state, items)
 
 
+class StoredBatch(NamedTuple):
+    """Objects that are all in place, in the order in which they were given."""
+
+    ids: list[ObjectId]
+    outcomes: Sequence[int]
+    """A `StoreOutcome` for each."""
+
+
+def store_whole_batch(state: RepoState, items: Sequence[Buffer]) -> StoredBatch:
+    """The same for a caller to whom one failure is the end: costs less for each item.
+
+    Raises:
+        the first error; the other items are stored all the same.
+    """
+    if not NATIVE:
+        stored = results(store_batch(state, items))
+        return StoredBatch([each.id for each in stored], [each.outcome for each in stored])
+    with state.shared():
+        state.require_writable()
+        ids, outcomes, failures = _call_native(state, items)
+    for _, error in failures:
+        raise error
+    return StoredBatch(ids, outcomes)
+
+
 def _store_native(state: RepoState, items: Sequence[Buffer]) -> list[StoredObject | Exception]:
-    size = state.algorithm.digest_size
+    ids, outcomes, failures = _call_native(state, items)
+    stored: list[StoredObject | Exception] = [
+        StoredObject(object_id, len(item), _OUTCOMES[outcome])
+        for object_id, item, outcome in zip(ids, items, outcomes, strict=True)
+    ]
+    for index, error in failures:
+        stored[index] = error
+    return stored
+
+
+def _call_native(
+    state: RepoState, items: Sequence[Buffer]
+) -> tuple[list[ObjectId], bytes, list[tuple[int, Exception]]]:
     mode = _SECURE if state.secure else _INSECURE if state.verity_works is False else _INSECURE_TRY
-    ids, outcomes, failures, works = _store(state.objects_fd, items, state.algorithm.number, mode)
+    raw, outcomes, failures, works = _store(state.objects_fd, items, state.algorithm.number, mode)
     if works == 0 and not state.secure:
         state.verity_works = False
-    stored: list[StoredObject | Exception] = [
-        StoredObject(ObjectId(ids[at : at + size]), len(item), _OUTCOMES[outcome])
-        for at, item, outcome in zip(range(0, len(ids), size), items, outcomes, strict=True)
-    ]
-    for index, number, step in failures:
-        object_id = ObjectId(ids[index * size : (index + 1) * size])
-        stored[index] = _failure(state, object_id, number, step)
-    return stored
+    ids = ObjectId.unpack(raw, state.algorithm)
+    return ids, outcomes, [(index, _failure(state, ids[index], number, step)) for index, number, step in failures]
 
 
 def _failure(state: RepoState, object_id: ObjectId, number: int, step: str) -> Exception:

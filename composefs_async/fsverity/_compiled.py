@@ -39,9 +39,7 @@ def digest(data: Buffer, algorithm: Algorithm) -> ObjectId:
 
 
 def digest_many(items: Sequence[Buffer], algorithm: Algorithm) -> list[ObjectId]:
-    size = algorithm.digest_size
-    digests = _core.digest_many(items, algorithm.number)
-    return [ObjectId(digests[at : at + size]) for at in range(0, len(digests), size)]
+    return ObjectId.unpack(_core.digest_many(items, algorithm.number), algorithm)
 
 
 def piece_hashes(data: Buffer, algorithm: Algorithm) -> bytes:

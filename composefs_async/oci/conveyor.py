@@ -1,8 +1,9 @@
 """The way of one tar layer into objects and a splitstream: unpack, hash, split, store, finish.
 
-A few carriers (tasks) each own a buffer and take one chunk after the other through all stages, every stage in a
-worker thread under a token of the write semaphore.  Unpacking, splitting and finishing go in the order of the
-chunks; storing does not.  There are no queues: what waits is a carrier, so memory is bounded by the buffers.
+A few carriers (tasks) each own a buffer and take one chunk after the other through all stages, in worker threads
+under a token of the write semaphore, as many stages at a time as their turn has come for.  Unpacking, splitting and
+finishing go in the order of the chunks; storing does not.  There are no queues: what waits is a carrier, so memory
+is bounded by the buffers.
 
 This module publishes nothing.  Objects of a layer that failed stay, unreferenced.
 """
@@ -12,30 +13,31 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from anyio import CancelScope, Event, Lock, create_task_group
+from anyio import CancelScope, Event, Lock, create_task_group, from_thread
 
 from .. import fsverity
 from .._aio.groups import single_error
 from .._aio.hops import hop, write_hop
 from .._repo import objects
-from .._repo.batch import Buffer, results, store_batch
+from .._repo.batch import Buffer, StoredBatch, store_whole_batch
 from .._repo.state import RepoState
 from ..digest import ObjectId
 from ..errors import OciError
 from ..results import ImportStats, StoredObject, StoreOutcome
 from ..splitstream import OCI_LAYER, SplitstreamWriter
-from .tarsplit import EXTERNAL, INLINE, LARGE_BEGIN, LARGE_PIECE, PIECE, TarSplitter
+from .growing import Follower
+from .tarsplit import EXTERNAL, INLINE, LARGE_BEGIN, LARGE_END, LARGE_PIECE, PIECE, TarSplitter
 from .unpack import Unpacker
 
 __all__ = ["Conveyor", "store_raw"]
 
-_CHUNK = 2 << 20
-"""Bytes of tar that a carrier takes at a time: small enough for the cache, large enough to pay for the hops."""
+_CHUNK = 4 << 20
+"""Bytes of tar that a carrier takes at a time: enough to pay for the hops."""
 _HEADROOM = PIECE + 512
 """In front of a chunk, for what the splitter left of the one before."""
 _CARRIERS_MORE = 1
@@ -49,22 +51,32 @@ class Observer(Protocol):
 
 
 class _Turns:
-    """Lets chunks through a stage in their order."""
+    """Lets chunks through a stage in their order.  After an error the turn is not passed on: nobody goes on."""
 
     def __init__(self) -> None:
         self._next = 0
         self._waiting: dict[int, Event] = {}
 
-    @asynccontextmanager
-    async def turn(self, index: int) -> AsyncIterator[None]:
-        """After an error the turn is not passed on: the task group cancels those who wait."""
-        if index != self._next:
-            event = self._waiting[index] = Event()
-            await event.wait()
-        yield
+    def is_up(self, index: int) -> bool:
+        """Whether it is the turn of this chunk, which it stays until `pass_on`; asked in any thread."""
+        return index == self._next
+
+    def pass_on(self) -> None:
+        """Give the turn to the next chunk; called in a worker thread."""
         self._next += 1
-        if event_of_next := self._waiting.pop(self._next, None):
-            event_of_next.set()
+        # Whoever waits looked at the number after being put in here, so one of the two sees the other.
+        if self._next in self._waiting:
+            from_thread.run_sync(self._wake, self._next)
+
+    def _wake(self, index: int) -> None:
+        if event := self._waiting.pop(index, None):
+            event.set()
+
+    async def wait(self, index: int) -> None:
+        event = self._waiting[index] = Event()
+        if self.is_up(index):
+            self._wake(index)
+        await event.wait()
 
 
 class _LargeFile:
@@ -92,6 +104,9 @@ class _LargeFile:
         self._tmpfile.discard()
 
 
+_NOTHING = StoredBatch([], b"")
+
+
 @dataclass(slots=True)
 class _Chunk:
     """What a carrier has in its buffer."""
@@ -106,7 +121,9 @@ class _Chunk:
     """Of whole files, in order."""
     pieces: list[tuple[_LargeFile, int, memoryview]] = field(default_factory=list[tuple[_LargeFile, int, memoryview]])
     ended: list[_LargeFile] = field(default_factory=list[_LargeFile])
-    stored: list[StoredObject] = field(default_factory=list[StoredObject])
+    stored: StoredBatch = _NOTHING
+    is_split: bool = False
+    """And stored."""
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     @contextmanager
@@ -122,12 +139,21 @@ class Conveyor:
     Args:
         splitter: fresh; its limits are the caller's choice.
         carriers: how many chunks are under way at once.
+        follower: sees the body of the stream as it is made.
     """
 
     def __init__(
-        self, state: RepoState, unpacker: Unpacker, splitter: TarSplitter, observe: Observer, *, carriers: int
+        self,
+        state: RepoState,
+        unpacker: Unpacker,
+        splitter: TarSplitter,
+        observe: Observer,
+        *,
+        carriers: int,
+        follower: Follower | None = None,
     ) -> None:
         self._state, self._unpacker, self._splitter, self._observe = state, unpacker, splitter, observe
+        self._follower = follower
         self._carriers = carriers + _CARRIERS_MORE
         self._writer = SplitstreamWriter(state.algorithm, OCI_LAYER)
         self._unpacking, self._splitting, self._finishing = Lock(), _Turns(), _Turns()
@@ -137,7 +163,7 @@ class Conveyor:
         self._large: _LargeFile | None = None
         self._large_offset = 0
         self._open_large: set[_LargeFile] = set()
-        self._counts = {outcome: [0, 0] for outcome in StoreOutcome}
+        self._counts: dict[int, list[int]] = {outcome: [0, 0] for outcome in StoreOutcome}
         self._inline = 0
         self._seconds: dict[str, float] = {}
 
@@ -173,11 +199,8 @@ class Conveyor:
     async def _carry(self) -> None:
         buffer = memoryview(mmap.mmap(-1, _HEADROOM + _CHUNK))
         while (chunk := await self._unpack(buffer)) is not None:
-            async with self._splitting.turn(chunk.index):
-                await write_hop(self._state, self._split, chunk, buffer)
-            await write_hop(self._state, self._store, chunk)
-            async with self._finishing.turn(chunk.index):
-                await write_hop(self._state, self._finish, chunk)
+            while (turns := await write_hop(self._state, self._advance, chunk, buffer)) is not None:
+                await turns.wait(chunk.index)
             self._observe(self._unpacker.bytes_read, self.stats())
 
     # -- the stages, in worker threads ---------------------------------------------------------
@@ -195,6 +218,25 @@ class Conveyor:
             self._chunks += 1
             return chunk
 
+    def _advance(self, chunk: _Chunk, buffer: memoryview) -> _Turns | None:
+        """Go on as far as possible without waiting: each way back to the event loop costs as much as ten objects.
+
+        Returns:
+            What to wait for, or None at the end.
+        """
+        if not chunk.is_split:
+            if not self._splitting.is_up(chunk.index):
+                return self._splitting
+            self._split(chunk, buffer)
+            chunk.is_split = True
+            self._splitting.pass_on()
+            self._store(chunk)
+        if not self._finishing.is_up(chunk.index):
+            return self._finishing
+        self._finish(chunk)
+        self._finishing.pass_on()
+        return None
+
     def _split(self, chunk: _Chunk, buffer: memoryview) -> None:
         with chunk.timed("hash"):
             self._unpacker.hash(chunk.packed, chunk.view)
@@ -204,19 +246,21 @@ class Conveyor:
             view = chunk.view = buffer[start : _HEADROOM + len(chunk.view)]
             consumed, chunk.items = self._splitter.split(view, chunk.final)
             self._tail = bytes(view[consumed:])
-            for kind, begin, end in chunk.items:
-                if kind == EXTERNAL:
-                    chunk.contents.append(view[begin:end])
-                elif kind == LARGE_PIECE:
-                    assert self._large is not None
-                    chunk.pieces.append((self._large, self._large_offset, view[begin:end]))
-                    self._large_offset += end - begin
-                elif kind == LARGE_BEGIN:
-                    self._large, self._large_offset = _LargeFile(self._state, end), 0
-                    self._open_large.add(self._large)
-                elif kind != INLINE:
-                    assert self._large is not None
-                    chunk.ended.append(self._large)
+            chunk.contents = [view[begin:end] for kind, begin, end in chunk.items if kind == EXTERNAL]
+            self._take_large(chunk, [item for item in chunk.items if item[0] > EXTERNAL])
+
+    def _take_large(self, chunk: _Chunk, items: Iterable[tuple[int, int, int]]) -> None:
+        for kind, begin, end in items:
+            if kind == LARGE_BEGIN:
+                self._large, self._large_offset = _LargeFile(self._state, end), 0
+                self._open_large.add(self._large)
+                continue
+            assert self._large is not None
+            if kind == LARGE_PIECE:
+                chunk.pieces.append((self._large, self._large_offset, chunk.view[begin:end]))
+                self._large_offset += end - begin
+            else:
+                chunk.ended.append(self._large)
 
     def _store(self, chunk: _Chunk) -> None:
         with chunk.timed("store"):
@@ -224,28 +268,34 @@ class Conveyor:
                 large.write(offset, content)
             if chunk.contents:
                 with objects.object_errors(self._state):
-                    chunk.stored = results(store_batch(self._state, chunk.contents))
+                    chunk.stored = store_whole_batch(self._state, chunk.contents)
 
     def _finish(self, chunk: _Chunk) -> None:
         with chunk.timed("finish"):
-            whole = iter(chunk.stored)
-            ended = iter([self._finish_large(large) for large in chunk.ended])
-            external = 0
-            body: list[Buffer | ObjectId] = []
-            for kind, begin, end in chunk.items:
-                if kind == INLINE:
-                    body.append(chunk.view[begin:end])
-                    self._inline += end - begin
-                elif kind not in (LARGE_BEGIN, LARGE_PIECE):
-                    stored = next(whole if kind == EXTERNAL else ended)
-                    external += stored.size
-                    count = self._counts[stored.outcome]
-                    count[0] += 1
-                    count[1] += stored.size
-                    body.append(stored.id)
-            self._writer.write_body(body, external)
+            ended = [self._finish_large(large) for large in chunk.ended]
+            view = chunk.view
+            ids = {EXTERNAL: iter(chunk.stored.ids), LARGE_END: iter([large.id for large in ended])}
+            body: list[memoryview | ObjectId] = [
+                view[begin:end] if kind == INLINE else next(ids[kind])
+                for kind, begin, end in chunk.items
+                if kind not in (LARGE_BEGIN, LARGE_PIECE)
+            ]
+            sizes = [len(content) for content in chunk.contents]
+            self._count(chunk.stored.outcomes, sizes)
+            self._count([large.outcome for large in ended], [large.size for large in ended])
+            self._inline += sum(end - begin for kind, begin, end in chunk.items if kind == INLINE)
+            self._writer.write_body(body, sum(sizes) + sum(large.size for large in ended))
+        if self._follower is not None:
+            with chunk.timed("tree"):
+                self._follower.take(body)
         for stage, seconds in chunk.seconds.items():
             self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+
+    def _count(self, outcomes: Sequence[int], sizes: Sequence[int]) -> None:
+        for outcome, size in zip(outcomes, sizes, strict=True):
+            count = self._counts[outcome]
+            count[0] += 1
+            count[1] += size
 
     def _finish_large(self, large: _LargeFile) -> StoredObject:
         stored = large.finish()
@@ -255,6 +305,8 @@ class Conveyor:
 
     def _end(self) -> StoredObject:
         self._unpacker.verify()
+        if self._follower is not None:
+            self._follower.finish()
         with objects.object_errors(self._state):
             return objects.ensure_object(self._state, self._writer.done())
 

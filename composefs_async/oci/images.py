@@ -10,8 +10,9 @@ share one, so where both are wanted the first is made.  Images that other tools 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from .._aio.hops import hop, write_hop
 from .._repo import images, names, objects, streams
@@ -21,11 +22,12 @@ from ..digest import ObjectId
 from ..erofs.writer import build_image
 from ..errors import ComposefsError, OciError
 from ..repository import Repository, state_of
-from ..splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, SplitstreamWriter
+from ..splitstream import OCI_CONFIG, OCI_MANIFEST, SplitstreamWriter
 from ..tree.inodes import Directory
 from . import january
 from .catalogue import OciImage, open_image
-from .filesystem import TreeBuilder, XattrFilter
+from .filesystem import XattrFilter
+from .growing import tree_of_layers
 from .names import (
     IMAGE_REF,
     IMAGE_REFS,
@@ -38,7 +40,6 @@ from .names import (
     manifest_stream,
     tag_reference,
 )
-from .tarentries import read_entries
 
 __all__ = [
     "Documents",
@@ -48,6 +49,7 @@ __all__ = [
     "find_images",
     "image_tree",
     "image_tree_async",
+    "lacks_images",
     "make_missing",
     "publish",
 ]
@@ -91,7 +93,7 @@ def image_tree(repo: Repository, image: OciImage, xattrs: XattrFilter | None = X
         OciError: it is an artifact, or its layers contradict each other.
         StreamNotFoundError, ObjectNotFoundError, SplitstreamError, TarError
     """
-    return _tree(state_of(repo), _layers(image), xattrs)
+    return tree_of_layers(state_of(repo), _layers(image), xattrs)
 
 
 async def image_tree_async(
@@ -125,7 +127,8 @@ def ensure_images(repo: Repository, name: str) -> OciImage:
         digest = image.manifest.config.digest
         documents = Documents(image.manifest.digest, image.manifest.raw, digest, image.config_raw, _layers(image))
         found = find_images(state, digest)
-        found.update((image_ref(made.version), made.id) for made in make_missing(state, documents.layers, found))
+        tree = partial(tree_of_layers, state, documents.layers, XattrFilter.ALLOWLIST_ONLY)
+        found.update((image_ref(made.version), made.id) for made in make_missing(state, found, tree))
         publish(state, documents, found, new_tag)
         return open_image(repo, f"@{image.manifest.digest}")
 
@@ -154,36 +157,39 @@ def find_images(state: RepoState, config_digest: str) -> dict[str, ObjectId]:
     }
 
 
-def make_missing(
-    state: RepoState, layers: Sequence[tuple[str, ObjectId]], found: Mapping[str, ObjectId]
-) -> list[MadeImage]:
+def lacks_images(state: RepoState, found: Mapping[str, ObjectId]) -> bool:
+    """Whether *found* has not all the images that the repository wants."""
+    return bool(_missing(state, found))
+
+
+def make_missing(state: RepoState, found: Mapping[str, ObjectId], tree: Callable[[], Directory]) -> list[MadeImage]:
     """Build and store the images that *found* lacks.  Blocks for about 5 µs an entry; publishes nothing.
+
+    Args:
+        tree: makes the tree, if one is needed.
 
     Raises:
         ErofsError: no image can hold the tree.
-        OciError, TarError, SplitstreamError
+        What *tree* raises.
     """
+    versions = _missing(state, found)
+    if not versions:
+        return []
+    root = tree()
+    return [_make(state, root, version) for version in versions]
+
+
+def _missing(state: RepoState, found: Mapping[str, ObjectId]) -> list[int]:
     missing: dict[str, int] = {}
     for version in state.metadata.formats:
         if image_ref(version) not in found:
             missing.setdefault(image_ref(version), version)
-    if not missing:
-        return []
-    tree = _tree(state, layers, XattrFilter.ALLOWLIST_ONLY)
-    return [_make(state, tree, version) for version in missing.values()]
+    return list(missing.values())
 
 
 def _make(state: RepoState, tree: Directory, version: int) -> MadeImage:
     content = build_image(tree, state.algorithm, version)
     return MadeImage(version, objects.ensure_object(state, content).id, len(content))
-
-
-def _tree(state: RepoState, layers: Iterable[tuple[str, ObjectId]], xattrs: XattrFilter | None) -> Directory:
-    builder = TreeBuilder()
-    for diff_id, stream_id in layers:
-        with streams.open_stream(state, layer_stream(diff_id), stream_id, OCI_LAYER) as reader:
-            builder.add_layer(read_entries(reader.chunks()), f"layer {diff_id}")
-    return builder.finish(xattrs)
 
 
 # -- config and manifest -----------------------------------------------------------------------

@@ -21,6 +21,7 @@ from ..splitstream import OCI_BLOB, SplitstreamWriter
 from .conveyor import Conveyor, store_raw
 from .documents import Descriptor, content_hasher
 from .flights import Holder, fly, holding
+from .growing import Follower
 from .limits import Limits
 from .names import layer_stream
 from .sources.base import LocalBlob, StreamedBlob
@@ -121,11 +122,14 @@ async def import_layer(
         return result
 
 
-async def store_layer(run: ImportRun, diff_id: str, unpacker: Unpacker, total: int) -> LayerResult:
+async def store_layer(
+    run: ImportRun, diff_id: str, unpacker: Unpacker, total: int, follower: Follower | None = None
+) -> LayerResult:
     """Store a tar layer without publishing it; the same layer wanted twice at once is read once.
 
     Args:
         total: packed size in bytes, for progress; 0 if it is not known.
+        follower: sees the layer, if it is read here.
     """
 
     def observe(packed: int, stats: ImportStats) -> None:
@@ -137,7 +141,8 @@ async def store_layer(run: ImportRun, diff_id: str, unpacker: Unpacker, total: i
         limit = run.limits.max_file_size
         # The splitter does not compare what it carries whole with the limit.
         splitter = TarSplitter(carry_limit=min(PIECE, max(limit, INLINE_MAX)), max_file_size=limit)
-        return await Conveyor(run.state, unpacker, splitter, observe, carriers=carriers).run()
+        conveyor = Conveyor(run.state, unpacker, splitter, observe, carriers=carriers, follower=follower)
+        return await conveyor.run()
 
     return await _once(run, "layer", diff_id, work)
 

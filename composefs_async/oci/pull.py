@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from anyio import create_task_group
 
@@ -27,7 +28,8 @@ from ..progress import (
 from ..repository import Repository
 from ..results import ImportStats
 from .documents import ImageLayer
-from .images import Documents, find_images, make_missing, publish
+from .growing import GrowingTree
+from .images import Documents, find_images, lacks_images, make_missing, publish
 from .layers import ImportRun, LayerResult, find_layer, store_blob, store_layer
 from .limits import Limits
 from .names import check_tag, image_ref, parse_layout_reference
@@ -106,8 +108,9 @@ class _Pull:
         manifest = self._image.manifest
         total = sum(layer.descriptor.size for layer in self._image.layers)
         self._report(ImportStarted(self._image.reference, manifest.digest, len(self._image.layers), total))
-        layers = await self._layers()
-        images = await self._images(layers, make_images)
+        tree = await self._tree() if make_images and self._image.config is not None else None
+        layers = await self._layers(tree)
+        images = await self._images(layers, tree)
         documents = Documents(
             manifest.digest,
             manifest.raw,
@@ -131,9 +134,15 @@ class _Pull:
             tuple(layers),
         )
 
+    async def _tree(self) -> GrowingTree | None:
+        """What the images will be made of, unless all are there."""
+        found = await hop(find_images, self._state, self._image.manifest.config.digest)
+        names = [layer.name for layer in self._image.layers]
+        return GrowingTree(self._state, names) if lacks_images(self._state, found) else None
+
     # -- layers --------------------------------------------------------------------------------
 
-    async def _layers(self) -> list[LayerResult]:
+    async def _layers(self, tree: GrowingTree | None) -> list[LayerResult]:
         """All layers, in the order of the config; the largest are begun first."""
         wanted = {layer.name: layer for layer in self._image.layers}
         queue = iter(sorted(wanted.values(), key=lambda layer: -layer.descriptor.size))
@@ -141,7 +150,9 @@ class _Pull:
 
         async def work() -> None:
             for layer in queue:
-                found[layer.name] = await self._layer(layer)
+                found[layer.name] = await self._layer(layer, tree)
+                if tree is not None:
+                    await tree.catch_up({name: result.stream_id for name, result in found.items()})
 
         workers = min(_MAX_LAYERS, int(resources(self._state).write_semaphore.total_tokens), len(wanted))
         with single_error():
@@ -150,7 +161,7 @@ class _Pull:
                     tasks.start_soon(work)
         return [found[layer.name] for layer in self._image.layers]
 
-    async def _layer(self, layer: ImageLayer) -> LayerResult:
+    async def _layer(self, layer: ImageLayer, tree: GrowingTree | None) -> LayerResult:
         descriptor = layer.descriptor
         present = await find_layer(self._state, layer.name, tar=self._image.config is not None)
         if present is not None:
@@ -169,18 +180,23 @@ class _Pull:
                 packed_digest=descriptor.digest,
                 limits=self._run.limits,
             )
-            return await store_layer(self._run, layer.name, unpacker, descriptor.size)
+            follower = tree.follow(layer.name) if tree is not None else None
+            try:
+                return await store_layer(self._run, layer.name, unpacker, descriptor.size, follower)
+            finally:
+                if tree is not None and follower is not None:
+                    tree.let_go(follower)
 
     # -- images --------------------------------------------------------------------------------
 
-    async def _images(self, layers: Sequence[LayerResult], make: bool) -> dict[str, ObjectId]:
-        """EROFS images by the name of their reference; makes those that are missing, or just finds them."""
+    async def _images(self, layers: Sequence[LayerResult], tree: GrowingTree | None) -> dict[str, ObjectId]:
+        """EROFS images by the name of their reference; makes those that are missing if there is a *tree*."""
         if self._image.config is None:
             return {}
         found = await hop(find_images, self._state, self._image.manifest.config.digest)
-        if make:
-            refs = [(layer.diff_id, layer.stream_id) for layer in layers]
-            for made in await write_hop(self._state, make_missing, self._state, refs, found):
+        if tree is not None:
+            finish = partial(tree.finish, [(layer.diff_id, layer.stream_id) for layer in layers])
+            for made in await write_hop(self._state, make_missing, self._state, found, finish):
                 found[image_ref(made.version)] = made.id
                 self._report(ImageMade(made.version, made.id.hex(), made.size))
         return found

@@ -159,7 +159,7 @@ async def test_statistics_are_the_sum_of_the_layers(image: Image, tmp_path: Path
     sizes = [len(archive(3000, 10)), len(archive(100_000, 700_000)), len(archive(5000, 3000))]
     stats = result.stats
     seconds = dict(stats.seconds)
-    assert set(seconds) == {"unpack", "hash", "split", "store", "finish"}
+    assert set(seconds) == {"unpack", "hash", "split", "store", "finish", "tree"}
     assert stats == ImportStats(
         objects_stored=5,
         bytes_stored=external,
