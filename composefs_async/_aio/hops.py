@@ -16,9 +16,9 @@ from .._repo.batch import MAX_BYTES, MAX_ITEMS, NATIVE, Buffer, store_batch
 from .._repo.state import RepoState
 from ..results import StoredObject
 from .coalesce import Coalescer
-from .threads import in_thread
+from .threads import in_checked_thread, in_thread
 
-__all__ = ["LoopResources", "hop", "resources", "using", "write_hop"]
+__all__ = ["LoopResources", "checked_hop", "hop", "resources", "using", "write_hop"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,6 +54,17 @@ def resources(state: RepoState) -> LoopResources:
 async def hop(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Run blocking *function* in a worker thread; a cancellation waits for its end."""
     return await in_thread(partial(function, *args, **kwargs))
+
+
+async def checked_hop(
+    function: Callable[..., T], /, *args: object, discard: Callable[[T], object] | None = None, **kwargs: object
+) -> T:
+    """The same for a function that may wait long: its argument ``check`` lets a cancellation end the wait.
+
+    Args:
+        discard: gets a result that came when the caller had been cancelled.
+    """
+    return await in_checked_thread(lambda check: function(*args, check=check, **kwargs), discard=discard)
 
 
 async def write_hop(state: RepoState, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

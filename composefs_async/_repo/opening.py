@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .._sys import files
 from ..digest import Algorithm
@@ -32,22 +32,34 @@ def system_path() -> str:
 
 
 def open_path(
-    path: str | os.PathLike[str], *, algorithm: Algorithm | None = None, timeout: float | None = None
+    path: str | os.PathLike[str],
+    *,
+    algorithm: Algorithm | None = None,
+    timeout: float | None = None,
+    check: Callable[[], object] | None = None,
 ) -> RepoState:
     """Open with a shared lock; secure or insecure as meta.json is protected or not.
+
+    Args:
+        check: called now and then while waiting; what it raises ends the wait.
 
     Raises:
         RepositoryNotFoundError, MetadataError, UnsupportedFeatureError, AlgorithmMismatchError
         RepositoryInUseError: somebody holds it exclusively for longer than *timeout* seconds.
     """
     name = os.fspath(path)
-    with locked_directory(name, "opening it", timeout=timeout) as fd:
+    with locked_directory(name, "opening it", timeout=timeout, check=check) as fd:
         return load(fd, name, algorithm)
 
 
 @contextlib.contextmanager
 def locked_directory(
-    path: str, operation: str, *, exclusive: bool = False, timeout: float | None = None
+    path: str,
+    operation: str,
+    *,
+    exclusive: bool = False,
+    timeout: float | None = None,
+    check: Callable[[], object] | None = None,
 ) -> Iterator[int]:
     """A descriptor of the directory *path* with its lock; `load` takes it over, an error closes it.
 
@@ -60,7 +72,7 @@ def locked_directory(
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RepositoryNotFoundError(path, (error.strerror or "").lower()) from None
     try:
-        if not files.lock(fd, exclusive=exclusive, timeout=timeout):
+        if not files.lock(fd, exclusive=exclusive, timeout=timeout, check=check):
             raise RepositoryInUseError(path, operation)
         yield fd
     except BaseException:

@@ -12,7 +12,7 @@ from anyio import AsyncContextManagerMixin, CapacityLimiter
 
 from .._aio import hops
 from .._aio.handles import HandleGroup
-from .._aio.hops import hop
+from .._aio.hops import checked_hop, hop
 from .._repo import opening
 from .._repo.metadata import ErofsFormats, Metadata
 from .._repo.state import RepoState
@@ -60,7 +60,11 @@ class OpenRepository(AsyncContextManagerMixin):
     async def open_path_async(
         cls, path: Path, *, algorithm: Algorithm | None = None, timeout: float | None = None
     ) -> Self:
-        return await hop(cls.open_path, path, algorithm=algorithm, timeout=timeout)
+        """The same; a cancellation ends the wait."""
+        opened = await checked_hop(
+            opening.open_path, path, algorithm=algorithm, timeout=timeout, discard=RepoState.close
+        )
+        return cls(opened)
 
     @classmethod
     def open_user(cls, *, algorithm: Algorithm | None = None, timeout: float | None = None) -> Self:
@@ -69,7 +73,7 @@ class OpenRepository(AsyncContextManagerMixin):
 
     @classmethod
     async def open_user_async(cls, *, algorithm: Algorithm | None = None, timeout: float | None = None) -> Self:
-        return await hop(cls.open_user, algorithm=algorithm, timeout=timeout)
+        return await cls.open_path_async(opening.user_path(), algorithm=algorithm, timeout=timeout)
 
     @classmethod
     def open_system(cls, *, algorithm: Algorithm | None = None, timeout: float | None = None) -> Self:
@@ -78,7 +82,7 @@ class OpenRepository(AsyncContextManagerMixin):
 
     @classmethod
     async def open_system_async(cls, *, algorithm: Algorithm | None = None, timeout: float | None = None) -> Self:
-        return await hop(cls.open_system, algorithm=algorithm, timeout=timeout)
+        return await cls.open_path_async(opening.system_path(), algorithm=algorithm, timeout=timeout)
 
     @classmethod
     def init(

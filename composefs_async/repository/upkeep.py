@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from .._aio.hops import hop
+from collections.abc import Iterable
+
+from .._aio.hops import checked_hop, hop
+from .._upkeep import collect, leases
 from .._upkeep import usage as _usage
-from ..results import Usage
+from ..results import GcResult, Lease, Usage
 from .base import OpenRepository
 
 __all__ = ["UpkeepOperations"]
@@ -12,6 +15,49 @@ __all__ = ["UpkeepOperations"]
 
 class UpkeepOperations(OpenRepository):
     """What is done to the repository as a whole."""
+
+    # -- garbage collection --------------------------------------------------------------------
+
+    def gc(
+        self, additional_roots: Iterable[str] = (), *, dry_run: bool = False, timeout: float | None = None
+    ) -> GcResult:
+        """Remove objects that no reference needs, and names that lead nowhere.  Stopped anywhere it leaves all whole.
+
+        Finding out goes on beside importers of all processes.  Removing needs the repository alone, for less than
+        100 ms at a time, and waits for other handles: they have it for as long as they are open.  What this handle
+        has stored and not named goes, unless it belongs to a running import.
+
+        Args:
+            additional_roots: names of streams and images (not references) that are kept with all they need.
+            dry_run: only tell what would be removed; waits for nobody.
+            timeout: how many seconds in all to wait for others; 0 waits for nobody.
+
+        Raises:
+            RepositoryInUseError: the time is over; what has been removed until then stays removed.
+            ReachUnknownError: something that is needed is damaged, so that it cannot be told what else is.
+            ReadOnlyRepositoryError
+        """
+        return collect.gc(self._state, additional_roots, dry_run=dry_run, timeout=timeout)
+
+    async def gc_async(
+        self, additional_roots: Iterable[str] = (), *, dry_run: bool = False, timeout: float | None = None
+    ) -> GcResult:
+        """The same; a cancellation ends it soon, also while it waits."""
+        return await checked_hop(collect.gc, self._state, additional_roots, dry_run=dry_run, timeout=timeout)
+
+    def leases(self) -> list[Lease]:
+        """What keeps the content of imports that were interrupted, or run; sorted by digest."""
+        return leases.all_leases(self._state)
+
+    async def leases_async(self) -> list[Lease]:
+        return await hop(self.leases)
+
+    def drop_lease(self, manifest_digest: str) -> bool:
+        """End a lease, so that the next gc removes what it kept; False if there is none."""
+        return leases.drop(self._state, manifest_digest)
+
+    async def drop_lease_async(self, manifest_digest: str) -> bool:
+        return await hop(self.drop_lease, manifest_digest)
 
     # -- usage ---------------------------------------------------------------------------------
 

@@ -1,0 +1,124 @@
+"""Commands that clean up, and those that keep it from happening: ``gc``, ``leases``, ``transaction``."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .context import ContentDigest, Settings, as_json, print_json, printable
+
+if TYPE_CHECKING:
+    from ..results import GcResult, Lease
+
+__all__ = ["gc", "leases", "transaction"]
+
+
+@click.command
+@click.option(
+    "-r", "--root", "roots", multiple=True, metavar="NAME", help="Keep this stream or image too; may be repeated."
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Only tell what would be removed.")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to wait for others.")
+@click.option("--no-wait", is_flag=True, help="Fail at once if somebody else uses the repository.")
+@as_json
+@click.pass_obj
+def gc(
+    settings: Settings, roots: tuple[str, ...], dry_run: bool, timeout: float | None, no_wait: bool, json_output: bool
+) -> None:
+    """Remove objects that nothing with a name needs, and names that lead nowhere.
+
+    What an interrupted pull has stored stays for a day, so that the next can go on: see 'leases'.
+    """
+    if no_wait and timeout is not None:
+        raise click.UsageError("--timeout and --no-wait exclude each other")
+    with settings.open() as repo:
+        result = repo.gc(roots, dry_run=dry_run, timeout=0 if no_wait else timeout)
+    if json_output:
+        print_json({"dry_run": dry_run, **_as_json(result)})
+        return
+    if dry_run:
+        click.echo("Dry run (no files deleted):")
+    click.echo(f"Objects: {result.objects_removed} removed ({result.objects_bytes} bytes)")
+    if result.images_pruned or result.streams_pruned:
+        click.echo(f"Pruned symlinks: {result.images_pruned} images, {result.streams_pruned} streams")
+    _print_notes(result, dry_run)
+
+
+def _as_json(result: GcResult) -> dict[str, Any]:
+    return {**asdict(result), "notes": [note.to_json() for note in result.notes]}
+
+
+def _print_notes(result: GcResult, dry_run: bool) -> None:
+    """On standard error, what cfsctl does not know of."""
+    for path in result.leftovers:
+        _note(f"{'would remove' if dry_run else 'removed'} {path}, left by an interrupted operation")
+    if result.objects_leased:
+        _note(f"{result.objects_leased} objects of interrupted imports stay; see 'composefs-async leases'")
+    if result.objects_missing:
+        _note(f"{result.objects_missing} objects are missing that something with a name needs; see fsck")
+    for note in result.notes:
+        _note(note.text.removeprefix("fsck: "))
+
+
+def _note(text: str) -> None:
+    click.echo(f"note: {printable(text)}", err=True)
+
+
+@click.group(invoke_without_command=True)
+@as_json
+@click.pass_context
+def leases(ctx: click.Context, json_output: bool) -> None:
+    """List what keeps the content of interrupted imports."""
+    if ctx.invoked_subcommand is not None:
+        return
+    settings: Settings = ctx.obj
+    with settings.open() as repo:
+        found = repo.leases()
+    if json_output:
+        print_json([_lease_json(lease) for lease in found])
+        return
+    for lease in found:
+        until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(lease.expires))
+        click.echo(printable(f"{lease.manifest_digest}  until {until}  {len(lease.layers)} layers  {lease.reference}"))
+
+
+def _lease_json(lease: Lease) -> dict[str, Any]:
+    layers = {diff_id: stream_id.hex() for diff_id, stream_id in lease.layers.items()}
+    return {
+        "manifest_digest": lease.manifest_digest,
+        "reference": lease.reference,
+        "started": lease.started / 1e9,
+        "expires": lease.expires,
+        "layers": layers,
+    }
+
+
+@leases.command
+@click.argument("digests", nargs=-1, required=True, type=ContentDigest(), metavar="DIGEST...")
+@click.pass_obj
+def drop(settings: Settings, digests: tuple[str, ...]) -> None:
+    """End the leases of these manifests, so that gc removes what they keep."""
+    from ..errors import NotFoundError
+
+    with settings.open() as repo:
+        missing = [digest for digest in digests if not repo.drop_lease(digest)]
+    if missing:
+        raise NotFoundError(f"lease of {missing[0]}")
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
+@click.pass_obj
+def transaction(settings: Settings, command: tuple[str, ...]) -> int:
+    """Keep gc of all processes away until interrupted, or while COMMAND runs; its exit code counts."""
+    with settings.open():
+        if not command:
+            while True:
+                signal.pause()
+        code = subprocess.run(command, check=False).returncode
+    return code if code >= 0 else 128 - code
