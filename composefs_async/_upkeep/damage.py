@@ -10,13 +10,17 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from .._repo import objects
 from .._repo.state import RepoState
 from ..digest import ObjectId
+from ..erofs.reader import image_to_tree
 from ..errors import AlgorithmMismatchError, FormatError, IntegrityError, ObjectNotFoundError
+from ..tree.inodes import ExternalFile
+from ..tree.walk import directories
 from . import graph
 from .graph import Node, Reference, Roots
 
-__all__ = ["Damage", "Lack", "is_there"]
+__all__ = ["MISSING", "Damage", "Lack", "is_there"]
 
 MISSING = "it is missing"
 
@@ -53,13 +57,18 @@ class Damage:
         self.nodes: dict[ObjectId, Lack] = {}
         self.unreadable: dict[ObjectId, str] = {}
         """Streams and images that are missing or corrupt, and what is wrong."""
-        self.roots: Roots = graph.roots(state)
-        self.read(object_id for links in self.roots.links.values() for object_id in links.values())
+        self._brought: set[ObjectId] = set()
+        self.read_names()
 
     def read_names(self) -> None:
         """Look again at all names, after some have been made."""
-        self.roots = graph.roots(self._state)
-        self.read(object_id for links in self.roots.links.values() for object_id in links.values())
+        self.roots: Roots = graph.roots(self._state)
+        self.read(self._named())
+
+    def bring(self, object_id: ObjectId) -> None:
+        """Want a stream, with all that it needs, that has no name yet."""
+        self._brought.add(object_id)
+        self.read([object_id])
 
     def read(self, ids: Iterable[ObjectId]) -> None:
         """Take in streams and images, and all that these lead to."""
@@ -89,11 +98,40 @@ class Damage:
 
     @property
     def wanted(self) -> dict[ObjectId, str]:
-        """What is needed and missing or corrupt, and which of the two."""
-        found = dict(self.unreadable)
-        for node in self.nodes.values():
-            for object_id in node.lacking:
-                found[object_id] = self.corrupt.get(object_id, MISSING)
+        """What is missing or corrupt and needed, by what has a name or is to get one; and which of the two."""
+        return self._lacked_by([*self._named(), *self._brought])
+
+    @property
+    def needed(self) -> dict[ObjectId, str]:
+        """The same only for what has a name."""
+        return self._lacked_by(self._named())
+
+    def _named(self) -> list[ObjectId]:
+        return [object_id for links in self.roots.links.values() for object_id in links.values()]
+
+    def _lacked_by(self, ids: Iterable[ObjectId]) -> dict[ObjectId, str]:
+        found: dict[ObjectId, str] = {}
+        for reached in self.reach(*ids):
+            if reached in self.unreadable:
+                found[reached] = self.unreadable[reached]
+            elif reached in self.nodes:
+                for object_id in self.nodes[reached].lacking:
+                    found[object_id] = self.corrupt.get(object_id, MISSING)
+        return found
+
+    def sizes(self, wanted: Iterable[ObjectId]) -> dict[ObjectId, int | None]:
+        """Sizes of objects in bytes, as images tell them; None if none does."""
+        found: dict[ObjectId, int | None] = dict.fromkeys(wanted)
+        images = [each for each, node in self.nodes.items() if node.is_image and not node.lacking.isdisjoint(found)]
+        known = set[ObjectId]().union(*(self.nodes[each].lacking for each in images))
+        if not known.issuperset(found):
+            return found  # all sizes must be looked at anyway
+        for image_id in images:
+            content = objects.read_object(self._state, image_id)
+            for directory in directories(image_to_tree(content, self._state.algorithm)):
+                for inode in directory.children.values():
+                    if isinstance(inode, ExternalFile) and inode.digest in found:
+                        found[inode.digest] = inode.size
         return found
 
     def replaced(self, ids: Iterable[ObjectId]) -> None:
@@ -117,9 +155,9 @@ class Damage:
             for reached in self.reach(object_id)
         )
 
-    def reach(self, object_id: ObjectId) -> set[ObjectId]:
-        """The streams and images that one leads to, itself included."""
-        found, pending = set[ObjectId](), [object_id]
+    def reach(self, *ids: ObjectId) -> set[ObjectId]:
+        """The streams and images that these lead to, themselves included."""
+        found, pending = set[ObjectId](), [*ids]
         while pending:
             current = pending.pop()
             if current not in found:

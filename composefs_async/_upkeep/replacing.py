@@ -41,6 +41,8 @@ class Quarantine:
 
     def keep(self, path: str) -> None:
         """Give what stands at *path*, if anything does, a second name, so that replacing it loses nothing."""
+        if not os.access(path, os.F_OK, dir_fd=self._state.fd, follow_symlinks=False):
+            return
         place = self._place(path)
         try:
             os.link(path, place, src_dir_fd=self._state.fd, dst_dir_fd=self._state.fd, follow_symlinks=False)

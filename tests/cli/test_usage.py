@@ -24,7 +24,13 @@ def test_the_json_form_has_all_figures(cli: Any, repo: Path) -> None:
         for key in ("exclusive", "shared", "frees"):
             assert each[key] == asdict(getattr(expected, key))
     assert found["all"] == asdict(usage.objects)
-    assert found["garbage"] == found["leased"] == found["leftovers"] == found["quarantine"] == {"objects": 0, "size": 0, "disk": 0}
+    assert (
+        found["garbage"]
+        == found["leased"]
+        == found["leftovers"]
+        == found["quarantine"]
+        == {"objects": 0, "size": 0, "disk": 0}
+    )
 
 
 def test_the_table_is_sorted_by_what_would_be_freed(cli: Any, repo: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from composefs_async._upkeep import graph
+from composefs_async._upkeep import graph, leases
+from composefs_async._upkeep.collect import gc
 from composefs_async.errors import ReachUnknownError
 from composefs_async.oci import Platform, pull
 from composefs_async.oci.catalogue import open_image, tag
@@ -117,6 +118,30 @@ def test_removing_a_name_makes_what_it_frees_garbage(repo: Repository) -> None:
         assert garbage.objects - before.garbage.objects == expected.objects
         assert garbage.size - before.garbage.size == expected.size
     assert repo.usage().garbage == repo.usage().objects
+
+
+def would_delete(repo: Repository) -> tuple[int, int]:
+    result = gc(state_of(repo), dry_run=True)
+    return result.objects_removed, result.objects_bytes
+
+
+@pytest.mark.parametrize("leased", [False, True], ids=["without lease", "with lease"])
+def test_what_a_name_frees_is_what_gc_deletes_without_it(repo: Repository, leased: bool) -> None:
+    """With a lease gc keeps what is younger than it, and the layers that it speaks of."""
+    if leased:
+        layer_id = open_image(repo, "basic").layers.popitem()[1]
+        leases.begin(state_of(repo), "sha256:" + "1" * 64, "an image").finished("sha256:" + "2" * 64, layer_id)
+        repo.ensure_object(b"young" * 300)
+    usage = repo.usage()
+    assert would_delete(repo) == (usage.garbage.objects, usage.garbage.size)
+    assert (usage.leased.objects, usage.leased.size) == ((1, 1500) if leased else (0, 0))
+    for each in usage.names:
+        link = Path(repo.path) / path_of(each)
+        target = link.readlink()
+        link.unlink()
+        frees = each.frees
+        assert would_delete(repo) == (usage.garbage.objects + frees.objects, usage.garbage.size + frees.size)
+        link.symlink_to(target)
 
 
 def test_an_object_that_a_stream_lists_twice_counts_once(tmp_path: Path) -> None:
