@@ -27,6 +27,9 @@ _COMPLETION = "_COMPOSEFS_ASYNC_COMPLETE"
 """In the environment while a shell asks for completions (click, "Shell Completion")."""
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in TABLE)
 
+_ATTRIBUTES = {"list": "list_"}
+"""Commands that Python has another use for the name of."""
+
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called; *commands_in* has the module and help of each."""
@@ -42,7 +45,8 @@ class LazyGroup(click.Group):
         if cmd_name not in self._commands_in:
             return None
         module, _ = self._commands_in[cmd_name]
-        command: click.Command = getattr(importlib.import_module(f".{module}", __package__), cmd_name.replace("-", "_"))
+        attribute = _ATTRIBUTES.get(cmd_name, cmd_name.replace("-", "_"))
+        command: click.Command = getattr(importlib.import_module(f".{module}", __package__), attribute)
         return command
 
     def resolve_command(
@@ -91,6 +95,8 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         "leases": ("upkeep", "What keeps the content of interrupted imports."),
         "transaction": ("upkeep", "Keep gc away for a while."),
         "du": ("usage", "What tags and images cost, and what removing them would free."),
+        "refs": ("app", "References: the names that keep streams and images."),
+        "upgrade": ("upgrade", "Give a repository from before meta.json existed one that fits."),
         "demo": ("demo", "Import an image made of this machine's files, and verify it."),
         "doctor": ("doctor", "What this directory, file system and kernel can do."),
     },
@@ -146,6 +152,7 @@ def app(
         "inspect": ("images", "Print manifest and config of an image."),
         "tag": ("images", "Name an image."),
         "untag": ("images", "Remove the name of an image."),
+        "upgrade": ("oci_upgrade", "Make what images lack: EROFS images, and manifests."),
         "layer": ("layers", "Print a layer as the tar that it was."),
         "ls-layer": ("layers", "List the members of a layer."),
         "import-layer": ("layers", "Import a layer from standard input."),
@@ -156,6 +163,20 @@ def app(
 )
 def oci() -> None:
     """Images and layers in the form of OCI."""
+
+
+@click.command(
+    cls=LazyGroup,
+    commands_in={
+        "list": ("refs", "List the references."),
+        "add": ("refs", "Add a reference."),
+        "rename": ("refs", "Rename a reference."),
+        "remove": ("refs", "Remove references."),
+        "prune": ("refs", "Remove records of OCI referrers that lead nowhere."),
+    },
+)
+def refs() -> None:
+    """References: the names that keep streams and images when garbage is collected."""
 
 
 def run(arguments: list[str]) -> int:
