@@ -1,0 +1,88 @@
+"""Checks of images: each is parsed with every check, and the objects of its files are looked for."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from .._repo.state import RepoState
+from .._sys import files
+from ..digest import ObjectId
+from ..erofs.reader import IMAGE_LIMIT
+from ..erofs.references import image_object_ids
+from ..errors import ErofsError, FormatError
+from .check_names import open_entry
+from .check_run import Run, os_text, raise_ours
+from .loading import sizes
+
+__all__ = ["check_image", "check_named_image"]
+
+
+def check_image(run: Run, name: str) -> ObjectId | None:
+    """Check ``images/NAME``; returns its id if what it leads to could be opened."""
+    path = f"images/{name}"
+    opened = open_entry(run, "images", name)
+    if opened is None:
+        return None
+    fd, target = opened
+    try:
+        object_id = _check_name(run, path, name, target)
+        try:
+            content = _read(run.state, fd)
+        except OSError as error:
+            raise_ours(error, path)
+            run.found("image-read-failed", path, detail=f"Reading {path}", cause=os_text(error))
+            return object_id
+    finally:
+        os.close(fd)
+    run.pace(len(content))
+    try:
+        ids = image_object_ids(content, run.state.algorithm)
+    except ErofsError as error:
+        run.found("image-invalid", path, detail=f"Invalid image: {error}")
+        return object_id
+    _check_objects(run, path, ids)
+    return object_id
+
+
+def _check_name(run: Run, path: str, name: str, target: str) -> ObjectId | None:
+    try:
+        found = ObjectId.from_path(target)
+    except FormatError:
+        return None  # which is a finding already
+    if found.hex() != name:
+        run.found("image-name-mismatch", path, object_id=found.hex())
+    return found
+
+
+def check_named_image(run: Run, object_id: ObjectId, path: str, name: str) -> None:
+    """Check an image that only the reference *name* of the stream at *path* leads to."""
+    try:
+        with files.opened(object_id.path, os.O_RDONLY | os.O_NONBLOCK, dir_fd=run.state.objects_fd) as fd:
+            ids = image_object_ids(_read(run.state, fd), run.state.algorithm)
+    except FileNotFoundError:
+        return  # a finding of the stream
+    except OSError as error:
+        raise_ours(error, f"objects/{object_id.path}")
+        cause = os_text(error)
+    except ErofsError as error:
+        cause = str(error)
+    else:
+        _check_objects(run, path, ids)
+        return
+    run.found("named-image-invalid", path, name=name, object_id=object_id.hex(), detail=cause)
+
+
+def _read(state: RepoState, fd: int) -> bytes:
+    """All of an image, or enough of it to see that it is too long."""
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise ErofsError("no regular file", 0)
+    with open(fd, "rb", buffering=0, closefd=False) as file:
+        return file.read(min(status.st_size, IMAGE_LIMIT + 1)) or b""
+
+
+def _check_objects(run: Run, path: str, ids: list[ObjectId]) -> None:
+    for object_id, size in zip(ids, sizes(run.state, b"".join(ids)), strict=True):
+        if size < 0:
+            run.found("image-missing-object", path, object_id=object_id.hex())

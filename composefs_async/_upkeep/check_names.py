@@ -1,0 +1,160 @@
+"""Checks of names: links of the first level, references, and what was left over.
+
+Owns what a link must look like.  Does not own what links lead to.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+
+from .._repo import names
+from .._repo.names import Category
+from .._repo.state import RepoState
+from .._sys import files
+from ..digest import ObjectId
+from ..errors import FormatError
+from .check_run import Run, file_type, os_text, raise_ours
+
+__all__ = ["check_leftovers", "check_references", "linked", "listing", "open_entry"]
+
+_LEFTOVER = re.compile(rf"(?:\.symlink-|{re.escape(files.TMPFILE_PREFIX)}).*", re.DOTALL)
+_MAX_DEPTH = 256
+"""Of directories below ``refs/``."""
+
+
+def listing(run: Run, category: Category) -> list[str]:
+    """Sorted names of the first level, ``refs`` excepted."""
+    try:
+        with files.opened(category, os.O_RDONLY | os.O_DIRECTORY, dir_fd=run.state.fd) as fd:
+            return sorted(name for name in os.listdir(fd) if name != "refs")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise_ours(error, category)
+        _wrong_type(run, category, error)
+        return []
+
+
+def _wrong_type(run: Run, path: str, error: OSError) -> None:
+    """A directory that is none, or that cannot be read."""
+    try:
+        mode = os.stat(path, dir_fd=run.state.fd, follow_symlinks=False).st_mode
+    except OSError as later:
+        run.found("stat-failed", path, detail=os_text(later))
+        return
+    if stat.S_ISDIR(mode):
+        run.found("stat-failed", path, detail=os_text(error))
+    else:
+        run.found("unexpected-file-type", path, detail=file_type(mode))
+
+
+def linked(state: RepoState, category: Category, entries: list[str]) -> dict[ObjectId, str]:
+    """The objects that names of the first level lead to, whether these are there or not, each with one name."""
+    found: dict[ObjectId, str] = {}
+    for name in entries:
+        try:
+            found[ObjectId.from_path(os.readlink(f"{category}/{name}", dir_fd=state.fd))] = name
+        except (OSError, FormatError):
+            continue
+    return found
+
+
+def open_entry(run: Run, category: Category, name: str) -> tuple[int, str] | None:
+    """A descriptor that the caller closes of what a link of the first level leads to, and its target.
+
+    None if the link is so damaged that there is none, which is among the findings then.
+    """
+    path, state = f"{category}/{name}", run.state
+    try:
+        if not stat.S_ISLNK(os.stat(path, dir_fd=state.fd, follow_symlinks=False).st_mode):
+            run.found("entry-not-symlink", path)
+            return None
+        target = os.readlink(path, dir_fd=state.fd)
+        os.stat(path, dir_fd=state.fd)
+    except FileNotFoundError:
+        run.found("broken-symlink", path)
+        return None
+    except OSError as error:
+        raise_ours(error, path)
+        run.found("stat-failed", path, detail=os_text(error))
+        return None
+    _check_target(run, path, target)
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=state.fd), target
+    except OSError as error:
+        raise_ours(error, path)
+        kind, detail = ("stream", f"Opening stream '{name}'") if category == "streams" else ("image", f"Opening {path}")
+        run.found(f"{kind}-open-failed", path, detail=detail, cause=os_text(error))
+        return None
+
+
+def _check_target(run: Run, path: str, target: str) -> None:
+    expected = f"../objects/XX/{'…'}"
+    try:
+        object_id = ObjectId.from_path(target)
+        expected = f"../objects/{object_id.path}"
+        if object_id.algorithm is run.state.algorithm and target == expected:
+            return
+    except FormatError:
+        pass
+    run.found("link-target-invalid", path, detail=target, expected=expected)
+
+
+# -- references --------------------------------------------------------------------------------
+
+
+def check_references(run: Run, category: Category) -> None:
+    """Whether each link below ``refs/`` leads to a name of the first level that leads to something."""
+    pending = [(f"{category}/refs", 1)]
+    while pending:
+        directory, depth = pending.pop()
+        try:
+            with files.opened(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=run.state.fd) as fd:
+                entries = sorted(os.listdir(fd))
+        except OSError as error:
+            raise_ours(error, directory)
+            if error.errno != errno.ENOENT:
+                _wrong_type(run, directory, error)
+            continue
+        for name in entries:
+            path = f"{directory}/{name}"
+            if _check_reference(run, category, path, depth):
+                pending.append((path, depth + 1))
+
+
+def _check_reference(run: Run, category: Category, path: str, depth: int) -> bool:
+    """Whether it is a directory to be looked into."""
+    try:
+        mode = os.stat(path, dir_fd=run.state.fd, follow_symlinks=False).st_mode
+        if stat.S_ISDIR(mode) and depth < _MAX_DEPTH:
+            return True
+        if not stat.S_ISLNK(mode):
+            run.found("unexpected-file-type", path, detail=file_type(mode))
+            return False
+        target = os.readlink(path, dir_fd=run.state.fd)
+        os.stat(path, dir_fd=run.state.fd)
+    except FileNotFoundError:
+        run.found("broken-symlink", path)
+        return False
+    except OSError as error:
+        raise_ours(error, path)
+        run.found("stat-failed", path, detail=os_text(error))
+        return False
+    expected = "../" * depth + names.entry_of(run.state, category, target)
+    if target != expected or "/" in target.removeprefix("../" * depth):
+        run.found("link-target-invalid", path, detail=target, expected=expected)
+    return False
+
+
+# -- leftovers ---------------------------------------------------------------------------------
+
+
+def check_leftovers(run: Run) -> None:
+    """What interrupted operations have left in the repository's directory."""
+    with files.opened(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=run.state.fd) as fd:
+        for name in sorted(os.listdir(fd)):
+            if _LEFTOVER.fullmatch(name):
+                run.found("leftover", name)

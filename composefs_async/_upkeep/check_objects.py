@@ -1,0 +1,145 @@
+"""Checks of ``objects/``: every object against its name, and what else is there.
+
+Owns what is made of a failure to read an object.  Does not own reading (`loading`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+
+from .._sys import files
+from ..digest import ObjectId
+from .check_run import Run, file_type, os_text, raise_ours
+from .loading import Failure, load, load_large
+
+__all__ = ["SHARDS", "check_shard", "check_top", "object_failed"]
+
+SHARDS = 256
+
+_LOWER_HEX = re.compile(r"[0-9a-f]*")
+_SHARD_NAME = re.compile(r"[0-9a-f]{2}")
+_BATCH = 1024
+"""Objects that one call reads at most, so that stopping is prompt."""
+_UNPROTECTED = (errno.ENODATA, errno.ENOTTY, errno.EOPNOTSUPP)
+_READING = "Computing verity digest in userspace"
+
+
+def object_failed(run: Run, object_id: ObjectId, failure: Failure) -> None:
+    """Make a finding of a failure.
+
+    Raises:
+        OSError: it says nothing about the object.
+    """
+    path, error = f"objects/{object_id.path}", failure.error
+    raise_ours(error, path)
+    match failure.step:
+        case "open":
+            run.found("object-open-failed", path, detail=os_text(error))
+        case "type":
+            run.found("object-verity-failed", path, detail=_READING, cause="it is no regular file")
+        case "read":
+            run.found("object-verity-failed", path, detail=_READING, cause=os_text(error))
+        case "measure" if error in _UNPROTECTED:
+            run.found("object-verity-missing", path)
+        case "measure":
+            cause = os_text(error) if error else "it is protected by another algorithm"
+            run.found("object-verity-failed", path, detail="measuring fs-verity", cause=cause)
+        case _:
+            run.found("object-digest-mismatch", path, measured=failure.digest.hex())
+
+
+def check_top(run: Run) -> list[int]:
+    """The directories of objects that are there; says what else is."""
+    try:
+        with files.opened("objects", os.O_RDONLY | os.O_DIRECTORY, dir_fd=run.state.fd) as fd:
+            names = sorted(os.listdir(fd))
+            modes = {name: os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode for name in names}
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise_ours(error, "objects")
+        run.found("stat-failed", "objects", detail=os_text(error))
+        return []
+    found = []
+    for name in names:
+        if name.startswith(files.TMPFILE_PREFIX):
+            run.found("leftover", f"objects/{name}")
+        elif not _SHARD_NAME.fullmatch(name):
+            run.found("stray-entry", f"objects/{name}", detail="it is no directory of objects")
+        elif not stat.S_ISDIR(modes[name]):
+            run.found("unexpected-file-type", f"objects/{name}", detail=file_type(modes[name]))
+        else:
+            found.append(int(name, 16))
+    return found
+
+
+def check_shard(run: Run, shard: int, *, read: bool = True) -> int:
+    """Compare the objects of one directory with their names, except for those that have been; returns their number.
+
+    Args:
+        read: otherwise only names are looked at.
+    """
+    directory = f"objects/{shard:02x}"
+    try:
+        with files.opened(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=run.state.fd) as fd:
+            names = os.listdir(fd)
+    except OSError as error:
+        raise_ours(error, directory)
+        run.found("stat-failed", directory, detail=os_text(error))
+        return 0
+    length = 2 * run.state.algorithm.digest_size - 2
+    good, count = names, len(names)
+    if any(len(name) != length for name in names) or not _LOWER_HEX.fullmatch("".join(names)):
+        good = [name for name in names if len(name) == length and _LOWER_HEX.fullmatch(name)]
+        count -= _check_others(run, directory, sorted({*names} - {*good}), length)
+    if read:
+        first = f"{shard:02x}"
+        _check_ids(run, bytes.fromhex(first + first.join(good)) if good else b"")
+    return count
+
+
+def _check_others(run: Run, directory: str, names: list[str], length: int) -> int:
+    """Say what is wrong with names that are no ids; returns how many of them are not meant to be objects."""
+    leftovers = 0
+    for name in names:
+        path, raw = f"{directory}/{name}", os.fsencode(name)
+        if name.startswith(files.TMPFILE_PREFIX):
+            leftovers += 1
+            run.found("leftover", path)
+        elif len(raw) != length:
+            run.found("object-invalid-name", path, detail="Invalid string length")
+        elif wrong := re.search(rb"[^0-9a-fA-F]", raw):
+            where = f"Invalid character {wrong[0].decode('latin-1')!r} at position {wrong.start()}"
+            run.found("object-invalid-name", path, detail=where)
+        else:
+            run.found("stray-entry", path, detail="its name is not in lower case, so that it is never found")
+    return leftovers
+
+
+def _check_ids(run: Run, ids: bytes) -> None:
+    width = run.state.algorithm.digest_size
+    if run.looked_at:
+        each = (ids[at : at + width] for at in range(0, len(ids), width))
+        ids = b"".join([object_id for object_id in each if object_id not in run.looked_at])
+    at = 0
+    with run.buffer() as buffer:
+        while at < len(ids):
+            batch = ids[at : at + _BATCH * width]
+            loaded = load(run.state, batch, buffer)
+            run.pace(sum(size for size in loaded.sizes if size > 0))
+            for failure in loaded.failures:
+                start = failure.at * width
+                _failed(run, ObjectId(batch[start : start + width]), failure)
+            at += loaded.taken * width
+
+
+def _failed(run: Run, object_id: ObjectId, failure: Failure) -> None:
+    if failure.step == "large":
+        later = load_large(run.state, object_id, lambda piece: run.pace(len(piece)))
+        if later:
+            _failed(run, object_id, later)
+    elif not (failure.step == "open" and failure.error == errno.ENOENT):  # gone since it was listed
+        object_failed(run, object_id, failure)
