@@ -1,6 +1,8 @@
 """Small objects: 4 KiB × 20,000 distinct ones, stored one by one, gathered and in bulk, on each event loop.
 
-Each way starts with an empty repository below ``--dir``; the best of ``--rounds`` counts, in microseconds an object.
+*Gathered* are 1,000 calls of `ensure_object_async` at once, each a task: of the loop's own (`asyncio.gather`, a nursery
+of trio) or of an AnyIO task group, whose tasks cost more than storing an object does.  Each way starts with an empty
+repository below ``--dir``; the best of ``--rounds`` counts, in microseconds an object.
 Run it with COMPOSEFS_ASYNC_NATIVE=off to see the same without the native code.
 
     python benchmarks/objects.py --dir /dev/shm
@@ -9,6 +11,7 @@ Run it with COMPOSEFS_ASYNC_NATIVE=off to see the same without the native code.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import shutil
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import trio
 
 from composefs_async import Repository
 from composefs_async._native import BACKEND
@@ -45,7 +49,19 @@ async def bulk_async(repo: Repository, contents: list[bytes]) -> None:
     await repo.ensure_objects_async(contents)
 
 
-async def gathered(repo: Repository, contents: list[bytes]) -> None:
+async def gathered_asyncio(repo: Repository, contents: list[bytes]) -> None:
+    for at in range(0, len(contents), GATHERED):
+        await asyncio.gather(*map(repo.ensure_object_async, contents[at : at + GATHERED]))
+
+
+async def gathered_trio(repo: Repository, contents: list[bytes]) -> None:
+    for at in range(0, len(contents), GATHERED):
+        async with trio.open_nursery() as nursery:
+            for data in contents[at : at + GATHERED]:
+                nursery.start_soon(repo.ensure_object_async, data)
+
+
+async def gathered_anyio(repo: Repository, contents: list[bytes]) -> None:
     for at in range(0, len(contents), GATHERED):
         async with anyio.create_task_group() as tasks:
             for data in contents[at : at + GATHERED]:
@@ -82,7 +98,9 @@ def measure(contents: list[bytes], base: Path, rounds: int) -> dict[str, float]:
     }
     for loop in LOOPS:
         ways[f"bulk, {loop}"] = timed_async(bulk_async, loop)
-        ways[f"{GATHERED} gathered, {loop}"] = timed_async(gathered, loop)
+        own = gathered_trio if loop == "trio" else gathered_asyncio
+        ways[f"{GATHERED} gathered, {loop}"] = timed_async(own, loop)
+        ways[f"{GATHERED} in AnyIO group, {loop}"] = timed_async(gathered_anyio, loop)
     best: dict[str, float] = {}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -106,7 +124,7 @@ def main() -> None:
     results = measure(contents, options.dir, options.rounds)
     print(f"{options.count} objects of {options.size} bytes, {BACKEND} code")
     for name, microseconds in results.items():
-        print(f"{name:28}{microseconds:8.1f} µs{results['one by one'] / microseconds:8.2f} × one by one")
+        print(f"{name:32}{microseconds:8.1f} µs{results['one by one'] / microseconds:8.2f} × one by one")
     if options.json:
         options.json.write_text(json.dumps({"backend": BACKEND, "microseconds": results}, indent=2) + "\n")
 
