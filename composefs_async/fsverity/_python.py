@@ -125,9 +125,8 @@ class Hasher:
 
 def digest(data: Buffer, algorithm: Algorithm) -> ObjectId:
     """The fs-verity digest of a file with the content *data*."""
-    hasher = Hasher(algorithm)
-    hasher.update(data)
-    return hasher.id()
+    level = hash_blocks(data, algorithm)
+    return ObjectId(digest_of_level(level, memoryview(data).nbytes, algorithm, hash_blocks))
 
 
 def digest_many(items: Sequence[Buffer], algorithm: Algorithm) -> list[ObjectId]:
