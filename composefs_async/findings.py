@@ -58,6 +58,9 @@ KINDS: dict[str, Kind] = {
     "stream-size-mismatch": Kind("{path}: the stream claims {expected} bytes, but has {measured}", corrupts=True),
     "stream-digest-mismatch": Kind("{path}: the content has the digest {measured}", corrupts=True),
     "stream-tail-missing": Kind("{path}: the last {detail} bytes of the tar, all zeros, were not kept", corrupts=True),
+    "stream-digest-unknown": Kind(
+        "{path}: named after a packed layer of an artifact, of which only the tar is kept", notice=True
+    ),
     # ours: gc of composefs-rs follows names, and deletes what a stream without one needs
     "named-ref-unlinked": Kind("{path}: ref {name}: {object_id} has lost its name {expected}"),
     "named-image-invalid": Kind("{path}: ref {name}: image {object_id}: {detail}"),

@@ -9,7 +9,7 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, from_thread
 from anyio.lowlevel import RunVar
 
 from .._repo.batch import MAX_BYTES, MAX_ITEMS, NATIVE, Buffer, store_batch
@@ -18,10 +18,11 @@ from ..results import StoredObject
 from .coalesce import Coalescer
 from .threads import in_checked_thread, in_thread
 
-__all__ = ["LoopResources", "checked_hop", "hop", "resources", "using", "write_hop"]
+__all__ = ["LoopResources", "checked_hop", "hop", "in_loop", "resources", "using", "write_hop"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+A = TypeVar("A")
 
 
 class LoopResources:
@@ -65,6 +66,11 @@ async def checked_hop(
         discard: gets a result that came when the caller had been cancelled.
     """
     return await in_checked_thread(lambda check: function(*args, check=check, **kwargs), discard=discard)
+
+
+def in_loop(callback: Callable[[A], object] | None) -> Callable[[A], object] | None:
+    """*callback* in the form that a worker thread of AnyIO may call: it runs in the thread of the event loop."""
+    return None if callback is None else lambda value: from_thread.run_sync(callback, value)
 
 
 async def write_hop(state: RepoState, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -22,6 +22,7 @@ from ..errors import RepositoryError
 from ..findings import KINDS
 from ..progress import ProgressCallback
 from ..results import Finding, FsckResult
+from .check_artifacts import packed_layers
 from .check_images import check_image, check_named_image
 from .check_names import check_leftovers, check_references, linked, listing
 from .check_objects import SHARDS, check_shard, check_top
@@ -41,7 +42,7 @@ def fsck(
     resume: bool = False,
     limit: int | None = None,
     progress: ProgressCallback | None = None,
-    poll: Callable[[], object] | None = None,
+    check: Callable[[], object] | None = None,
 ) -> FsckResult:
     """Check everything and change nothing.  Blocks; other work goes on beside it, but nothing exclusive.
 
@@ -52,12 +53,12 @@ def fsck(
         metadata_only: read no objects but streams and images.
         resume: continue a check of content that ended early, with another look at what it had found.
         limit: bytes a second that are read at most.
-        poll: called now and then; what it raises ends the check.
+        check: called now and then; what it raises ends the check.
 
     Raises:
         OSError: something that says nothing about the repository, such as too many open files.
     """
-    run = Run(state, metadata_only=metadata_only, limit=limit, progress=progress, poll=poll)
+    run = Run(state, metadata_only=metadata_only, limit=limit, progress=progress, check=check)
     scrub = Scrub(state, resume=resume and not metadata_only)
     with state.shared():
         try:
@@ -76,6 +77,7 @@ def _check(run: Run, scrub: Scrub) -> FsckResult:
     streams, images = listing(run, "streams"), listing(run, "images")
     checks = StreamCheck(run, linked(run.state, "streams", streams), linked(run.state, "images", images))
     _check_streams(run, scrub, checks, streams)
+    checks.excuse(lambda: packed_layers(run.state, streams))
     objects = 0 if run.metadata_only else _check_objects(run, scrub)
     for _ in run.each("images", lambda name: check_image(run, name), images, len(images)):
         pass
@@ -111,10 +113,11 @@ def _check_metadata(run: Run) -> bool:
 def _check_streams(run: Run, scrub: Scrub, checks: StreamCheck, names: list[str]) -> None:
     position = scrub.position
     todo = [name for name in names if name > position.stream or f"streams/{name}" in scrub.suspects]
-    before = 0
+    before = mismatches = 0
     for name, _ in zip(todo, run.each("streams", checks.check, todo, len(names), len(names) - len(todo)), strict=True):
         position.stream = max(position.stream, name)
-        before = _suspect(run, scrub, before)
+        before = _suspect(scrub, run.findings, before)
+        mismatches = _suspect(scrub, checks.mismatches, mismatches)
 
 
 def _check_objects(run: Run, scrub: Scrub) -> int:
@@ -128,14 +131,14 @@ def _check_objects(run: Run, scrub: Scrub) -> int:
     for shard, objects in zip(shards, run.each("objects", work, shards, SHARDS, SHARDS - len(shards)), strict=True):
         count += objects
         position.shard = max(position.shard, shard)
-        before = _suspect(run, scrub, before)
+        before = _suspect(scrub, run.findings, before)
     return count
 
 
-def _suspect(run: Run, scrub: Scrub, before: int) -> int:
+def _suspect(scrub: Scrub, findings: list[Finding], before: int) -> int:
     """Note where something was found since; returns the number of findings."""
-    after = len(run.findings)
-    for finding in run.findings[before:after]:
+    after = len(findings)
+    for finding in findings[before:after]:
         path = finding.path[:10] if finding.path.startswith("objects/") else finding.path
         if path not in scrub.position.suspects:
             scrub.position.suspects.append(path)

@@ -70,7 +70,7 @@ class Run:
 
     Args:
         limit: bytes a second that are read at most.
-        poll: called by the thread that runs the check, ten times a second; what it raises ends the check.
+        check: called by the thread that runs the check, ten times a second; what it raises ends the check.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Run:
         metadata_only: bool = False,
         limit: int | None = None,
         progress: ProgressCallback | None = None,
-        poll: Callable[[], object] | None = None,
+        check: Callable[[], object] | None = None,
     ) -> None:
         self.state = state
         self.metadata_only = metadata_only
@@ -89,7 +89,7 @@ class Run:
         """Objects that have been compared with their names."""
         self._read = 0
         self._limit, self._begin = limit, time.monotonic()
-        self._progress, self._poll = progress, poll
+        self._progress, self._check = progress, check
         self._stop = threading.Event()
         self._mutex = threading.Lock()
         self._buffers: list[bytearray] = []
@@ -149,8 +149,8 @@ class Run:
 
     def _result(self, future: Future[R]) -> R:
         while True:
-            if self._poll:
-                self._poll()
+            if self._check:
+                self._check()
             try:
                 return future.result(_POLL)
             except FutureTimeoutError:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .._repo.streams import FileSource
 from ..digest import ObjectId, check_content_digest
 from ..errors import AlgorithmMismatchError, FormatError, SplitstreamError
+from ..results import Finding
 from ..splitstream import SplitstreamReader
 from ..splitstream.format import OCI_LAYER
 from .check_names import open_entry
@@ -46,6 +47,8 @@ class StreamCheck:
         self._run = run
         self._streams, self._images = streams, images
         self.named_images: NamedImages = {}
+        self.mismatches: list[Finding] = []
+        """Content that is not what its name says, unless that is the name of something else (`excuse`)."""
 
     def check(self, name: str) -> None:
         """Check ``streams/NAME``.  Safe for use from several threads."""
@@ -83,6 +86,15 @@ class StreamCheck:
             self._check_content(path, name, reader, table, found, whole)
         except SplitstreamError as error:
             self._run.found("stream-content-invalid", path, detail=str(error))
+
+    def excuse(self, packed: Callable[[], set[str]]) -> None:
+        """Make findings of the mismatches, or notices where *packed*, called if there are any, has the digest."""
+        known = packed() if self.mismatches else set[str]()
+        for finding in self.mismatches:
+            if finding.expected in known:
+                self._run.found("stream-digest-unknown", finding.path)
+            else:
+                self._run.findings.append(finding)
 
     # -- references ----------------------------------------------------------------------------
 
@@ -129,7 +141,7 @@ class StreamCheck:
             if reader.content_type == OCI_LAYER and (tail := hashing.lost_tail(digest[1])):
                 self._run.found("stream-tail-missing", path, measured=measured, detail=str(tail))
             else:
-                self._run.found("stream-digest-mismatch", path, expected=digest[1], measured=measured)
+                self.mismatches.append(Finding("stream-digest-mismatch", path, expected=digest[1], measured=measured))
 
 
 class Content:

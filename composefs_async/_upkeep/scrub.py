@@ -54,7 +54,9 @@ class Scrub:
             self.save()
 
     def save(self) -> None:
-        """Keep the position, unless the repository cannot be written."""
+        """Keep the position, unless it is the beginning or the repository cannot be written."""
+        if self.position == Position():
+            return
         with contextlib.suppress(OSError):
             private.write(self._state, _NAME, json.dumps({"version": _VERSION, **asdict(self.position)}).encode())
         self._saved = time.monotonic()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .._aio.hops import checked_hop, hop
-from .._upkeep import collect, leases
+from .._aio.hops import checked_hop, hop, in_loop
+from .._upkeep import check, collect, leases
 from .._upkeep import usage as _usage
-from ..results import GcResult, Lease, Usage
+from ..progress import ProgressCallback
+from ..results import FsckResult, GcResult, Lease, Usage
 from .base import OpenRepository
 
 __all__ = ["UpkeepOperations"]
@@ -58,6 +59,47 @@ class UpkeepOperations(OpenRepository):
 
     async def drop_lease_async(self, manifest_digest: str) -> bool:
         return await hop(self.drop_lease, manifest_digest)
+
+    # -- checking ------------------------------------------------------------------------------
+
+    def fsck(
+        self,
+        *,
+        metadata_only: bool = False,
+        resume: bool = False,
+        limit: int | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> FsckResult:
+        """Check everything, and change nothing; what is damaged is in the result and never raised.
+
+        Compares all objects with their names, the content of streams with theirs where these are digests, parses
+        images, and looks at all names.  A check that ends early leaves its position in the repository, if that can be
+        written.
+
+        Args:
+            metadata_only: read no objects but streams and images.
+            resume: continue a check that ended early, with another look at what it had found.
+            limit: bytes a second that are read at most.
+        """
+        return check.fsck(self._state, metadata_only=metadata_only, resume=resume, limit=limit, progress=progress)
+
+    async def fsck_async(
+        self,
+        *,
+        metadata_only: bool = False,
+        resume: bool = False,
+        limit: int | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> FsckResult:
+        """The same; a cancellation ends it soon."""
+        return await checked_hop(
+            check.fsck,
+            self._state,
+            metadata_only=metadata_only,
+            resume=resume,
+            limit=limit,
+            progress=in_loop(progress),
+        )
 
     # -- usage ---------------------------------------------------------------------------------
 
