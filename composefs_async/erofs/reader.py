@@ -140,7 +140,7 @@ class _TreeWalk(ImageWalk):
         mode, nlink, uid, gid, mtime_ns, xattrs, size, digest = found
         if nlink != 1:
             self.nlinks[nid] = nlink
-        return ExternalFile(mode, nlink, uid, gid, mtime_ns, xattrs.own, size, digest, None)
+        return ExternalFile(mode, nlink, uid, gid, mtime_ns, xattrs, size, digest, None)
 
     def _leaf(self, nid: int, file_type: int) -> Inode:
         header = self.leaf_header(nid, file_type)

@@ -12,8 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain, islice
-from operator import lt
+from itertools import islice
 from typing import Final
 
 from ..errors import ErofsError
@@ -23,6 +22,8 @@ __all__ = ["Listing", "parse_listing"]
 
 _DOT: Final = b"."
 _DOTDOT: Final = b".."
+_DOTS: Final = [_DOT, _DOTDOT]
+_DOTS_TYPES: Final = [DIRECTORY_TYPE, DIRECTORY_TYPE]
 
 
 @dataclass(slots=True)
@@ -58,10 +59,13 @@ def parse_listing(pieces: Iterable[tuple[int, bytes]], nid: int, parent: int, of
     for at, block in pieces:
         _parse_block(block, at, listing)
     names = listing.names
-    if not all(map(lt, names, islice(names, 1, None))):
+    if sorted(names) != names or len(set(names)) < len(names):
         raise ErofsError(f"names are not in order, or not unique: {_out_of_order(names)!r}", offset)
-    listing.take(_DOTDOT, parent, offset)
-    listing.take(_DOT, nid, offset)
+    if names[:2] == _DOTS and listing.nids[:2] == [nid, parent] and listing.types[:2] == _DOTS_TYPES:
+        del names[:2], listing.nids[:2], listing.types[:2]
+    else:  # a name comes before them, or something is wrong
+        listing.take(_DOTDOT, parent, offset)
+        listing.take(_DOT, nid, offset)
     return listing
 
 
@@ -76,11 +80,11 @@ def _parse_block(block: bytes, at: int, listing: Listing) -> None:
     columns = dirents(count).unpack_from(block)
     starts = columns[1::3]
     # The last name ends where the zero fill begins.
-    ends = chain(starts[1:], (len(block.rstrip(b"\0")),))
-    names = [block[start:end] for start, end in zip(starts, ends, strict=True)]
+    text = block[first:].rstrip(b"\0")
+    ends = (*starts[1:], first + len(text))
     # Every name starts where the one before ends, so one look at the whole stretch sees all of them, and an
     # offset that goes back or leaves the block makes some name empty.
-    text = block[first:].rstrip(b"\0")
+    names = [block[start:end] for start, end in zip(starts, ends, strict=True)]
     if not all(names) or b"/" in text or b"\0" in text or len(max(names, key=len)) > NAME_MAX:
         raise ErofsError(f"an invalid name among {_shortened(names)}", at)
     listing.names += names

@@ -33,6 +33,7 @@ from .reader_xattrs import NO_XATTR_SET, XattrReader, XattrSet
 __all__ = ["CHUNK_FORMAT_MAX", "Header", "Nodes"]
 
 CHUNK_FORMAT_MAX: Final = 31  # EROFS_CHUNK_FORMAT_BLKBITS_MASK
+_TYPE_MASK: Final = 0o170000
 _CHUNK_MAP_INLINE_MAX: Final = 1016  # mkcomposefs moves a longer one to a block, where no reader looks for it
 
 
@@ -92,7 +93,7 @@ class Header:
         if nanoseconds and (superblock.version == 2 or nanoseconds >= NANOSECONDS):
             raise ErofsError(f"inode {nid} has a time with {nanoseconds} nanoseconds", offset)
         self.layout = form >> 1
-        self.kind = stat.S_IFMT(self.mode)
+        self.kind = self.mode & _TYPE_MASK
         self.data = self.body + (8 + 4 * icount if icount else 0)
         self.tail = tail = self.size % BLOCK_SIZE if self.layout == FLAT_INLINE else 0
         if self.layout not in (FLAT_PLAIN, FLAT_INLINE, CHUNK_BASED):
@@ -161,10 +162,13 @@ class Nodes:
             if header.size or header.layout != FLAT_PLAIN:
                 raise ErofsError(f"inode {header.nid} of mode {header.mode:o} has data", header.offset)
             return
-        self._blocks(header)
+        if header.layout != FLAT_INLINE or header.size >= BLOCK_SIZE:
+            self._blocks(header)
+        if header.kind == stat.S_IFREG or header.layout != FLAT_INLINE or self.superblock.version == 2:
+            return
         fits = header.offset % BLOCK_SIZE + (header.data - header.offset) + header.tail <= BLOCK_SIZE
         # So says the kernel of a target that it finds behind its inode (fs/erofs/inode.c, erofs_fill_symlink).
-        if header.kind == stat.S_IFLNK and header.layout == FLAT_INLINE and self.superblock.version < 2 and not fits:
+        if not fits:
             raise ErofsError(f"symlink {header.nid} crosses a block boundary", header.offset)
 
     # -- external files -----------------------------------------------------------------------

@@ -8,11 +8,13 @@ so that one ``struct`` call and comparisons with constants take it apart.  Whate
 from __future__ import annotations
 
 import stat
+import struct
 from binascii import hexlify
 from struct import Struct
 from typing import Final, TypeAlias
 
 from ..digest import Algorithm
+from ..tree.inodes import Xattrs
 from .format import (
     BLOCK_SIZE,
     CHUNK_BASED,
@@ -28,7 +30,7 @@ from .format import (
 )
 from .reader_nodes import CHUNK_FORMAT_MAX, Nodes
 from .reader_superblock import NANOSECONDS
-from .reader_xattrs import NO_XATTR_SET, XattrSet
+from .reader_xattrs import NO_XATTR_SET
 
 __all__ = ["PlainFile", "PlainFiles"]
 
@@ -39,14 +41,14 @@ _TYPE_MASK: Final = 0o170000
 _REGULAR: Final = stat.S_IFREG
 
 
-PlainFile: TypeAlias = tuple[int, int, int, int, int, XattrSet, int, bytes]
+PlainFile: TypeAlias = tuple[int, int, int, int, int, Xattrs, int, bytes]
 """Mode, nlink, uid, gid, mtime in nanoseconds, attributes, size and digest; a named tuple is slower by a tenth."""
 
 
 class _Shape:
     """Where the fields stand behind *shared* ids."""
 
-    __slots__ = ("extended", "fields", "metacopy", "redirect", "shared")
+    __slots__ = ("extended", "fields", "metacopy", "redirect", "sets", "shared")
 
     @staticmethod
     def icount(algorithm: Algorithm) -> int:
@@ -63,8 +65,10 @@ class _Shape:
         self.metacopy = _entry(*_METACOPY, size + 4) + bytes([0, size + 4, 0, algorithm.number])
         self.redirect = _entry(*_REDIRECT, path) + b"/"
         inode = EXTENDED_INODE if extended else COMPACT_INODE
-        body = f"IB7x{4 * shared}s{len(self.metacopy)}s{size}s{len(self.redirect)}s2sc{2 * size - 2}s{-path % 4}x4s"
-        self.fields = Struct(inode.format + body)
+        body = f"IB7x{4 * shared}s{len(self.metacopy)}s{size}s{len(self.redirect)}s{path - 1}s{-path % 4}x4s"
+        self.fields = Struct(inode.format + body).unpack_from
+        self.sets: dict[bytes, tuple[Xattrs, int] | None] = {}
+        """By their ids: attributes, and the bits that the name filter must leave clear; None if they are not plain."""
 
 
 class PlainFiles:
@@ -83,26 +87,28 @@ class PlainFiles:
 
     def find(self, nid: int) -> PlainFile | None:
         """The regular file *nid*; None if it is anything but a flawless plain one."""
-        offset = nid * SLOT
-        key = self._image[offset : offset + 4]
+        image, offset = self._image, nid * SLOT
+        key = image[offset : offset + 4]
         shape = self._shapes[key] if key in self._shapes else self._shape(key)
-        if shape is None or offset + shape.fields.size > len(self._image):
+        if shape is None:
             return None
-        # fmt: off
-        if shape.extended:
-            (_, _, mode, size, chunk, uid, gid, seconds, nanoseconds, nlink, name_filter, shared, ids,
-             metacopy, digest, redirect, head, slash, rest, address) = shape.fields.unpack_from(self._image, offset)
-            mtime_ns = seconds * NANOSECONDS + nanoseconds
-        else:
-            (_, _, mode, nlink, size, chunk, uid, gid, name_filter, shared, ids,
-             metacopy, digest, redirect, head, slash, rest, address) = shape.fields.unpack_from(self._image, offset)
-            mtime_ns, nanoseconds = self._build_time_ns, self._build_nanoseconds
-        # fmt: on
+        try:
+            # fmt: off
+            if shape.extended:
+                (_, _, mode, size, chunk, uid, gid, seconds, nanoseconds, nlink, name_filter, shared, ids,
+                 metacopy, digest, redirect, path, address) = shape.fields(image, offset)
+                mtime_ns = seconds * NANOSECONDS + nanoseconds
+            else:
+                (_, _, mode, nlink, size, chunk, uid, gid, name_filter, shared, ids,
+                 metacopy, digest, redirect, path, address) = shape.fields(image, offset)
+                mtime_ns, nanoseconds = self._build_time_ns, self._build_nanoseconds
+            # fmt: on
+        except struct.error:  # it is cut short
+            return None
         if (
             metacopy != shape.metacopy
             or redirect != shape.redirect
-            or slash != b"/"
-            or head + rest != hexlify(digest)
+            or path != hexlify(digest, b"/", len(digest) - 1)
             or address != NULL_CHUNK
             or shared != shape.shared
             or mode & _TYPE_MASK != _REGULAR
@@ -111,15 +117,17 @@ class PlainFiles:
             or nanoseconds >= self._nanoseconds_end
         ):
             return None
-        if shared:
-            xattrs = self._nodes.xattrs.shared(ids, offset)
-            if xattrs.has_overlay or xattrs.repeated:
-                return None
-        else:
-            xattrs = NO_XATTR_SET
-        if name_filter & (xattrs.filter_bits | _OVERLAY_BITS) & self._filter_mask:
+        found = shape.sets[ids] if ids in shape.sets else self._set(shape, ids, offset)
+        if found is None or name_filter & found[1]:
             return None
-        return mode, nlink, uid, gid, mtime_ns, xattrs, size, digest
+        return mode, nlink, uid, gid, mtime_ns, found[0], size, digest
+
+    def _set(self, shape: _Shape, ids: bytes, offset: int) -> tuple[Xattrs, int] | None:
+        xattrs = self._nodes.xattrs.shared(ids, offset) if ids else NO_XATTR_SET
+        plain = not (xattrs.has_overlay or xattrs.repeated)
+        found = (xattrs.own, (xattrs.filter_bits | _OVERLAY_BITS) & self._filter_mask) if plain else None
+        shape.sets[ids] = found
+        return found
 
     def _shape(self, key: bytes) -> _Shape | None:
         """The shape of inodes that begin with *key*, which are i_format and i_xattr_icount."""

@@ -48,11 +48,8 @@ class XattrSet(NamedTuple):
 
     repeated: bool = False
     """Whether a name stands twice in `own`."""
-
-    @property
-    def has_overlay(self) -> bool:
-        """Whether one of the attributes acts upon overlayfs."""
-        return self.opaque or self.metacopy is not None or self.redirect is not None
+    has_overlay: bool = False
+    """Whether one of the attributes acts upon overlayfs."""
 
 
 NO_XATTR_SET: Final = XattrSet()
@@ -170,4 +167,4 @@ def _sort_out(entries: Iterable[tuple[bytes, bytes, int]], offset: int) -> Xattr
     own.sort()
     metacopy, redirect = overlay.get(OVERLAY_METACOPY), overlay.get(OVERLAY_REDIRECT)
     repeated = len(dict(own)) < len(own)
-    return XattrSet(tuple(own), metacopy, redirect, OVERLAY_OPAQUE in overlay, bits, repeated)
+    return XattrSet(tuple(own), metacopy, redirect, OVERLAY_OPAQUE in overlay, bits, repeated, bool(overlay))

@@ -34,7 +34,7 @@ def image_object_ids(image: Image, algorithm: Algorithm | None = None, *, limit:
     """
     walk = ReferenceWalk(image, algorithm, limit)
     walk.run()
-    return [ObjectId(digest) for digest in walk.found]
+    return ObjectId.unpack(b"".join(walk.found), walk.nodes.algorithm) if walk.nodes.algorithm else []
 
 
 def possible_object_ids(image: Image, algorithm: Algorithm) -> list[ObjectId]:

@@ -260,8 +260,8 @@ class ClassicImage(ImageWriter):
                     )
                 digest = inode.digest
                 if shape.slots == INLINE:
-                    path = hexlify(digest)
-                    out += (header, shape.before, digest, shape.between, path[:2], b"/", path[2:], shape.after)
+                    path = hexlify(digest, b"/", len(digest) - 1)
+                    out += (header, shape.before, digest, shape.between, path, shape.after)
                 else:
                     metacopy, redirect = ids[digest]
                     out += (header, shape.before, metacopy, shape.between, redirect, shape.after)

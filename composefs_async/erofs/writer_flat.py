@@ -123,8 +123,8 @@ class FlatImage(ImageWriter):
                 header = _pack(_CHUNKED, shape.icount, inode.mode, inode.size, _CHUNK_FORMAT, nid, *common)
                 digest = inode.digest
                 if shape.slots == INLINE:
-                    path = hexlify(digest)
-                    out += (header, shape.before, digest, shape.between, path[:2], b"/", path[2:], shape.after)
+                    path = hexlify(digest, b"/", len(digest) - 1)
+                    out += (header, shape.before, digest, shape.between, path, shape.after)
                 else:
                     metacopy, redirect = self.attributes.ids[digest]
                     out += (header, shape.before, metacopy, shape.between, redirect, shape.after)

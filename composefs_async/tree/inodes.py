@@ -13,6 +13,7 @@ frozen dataclass takes 1.1 µs.  Treat an inode that several threads see as immu
 from __future__ import annotations
 
 import stat
+from binascii import hexlify
 from typing import Final, TypeAlias
 
 __all__ = [
@@ -225,8 +226,7 @@ _NO_NAMES: Final[frozenset[bytes]] = frozenset()
 
 def object_path(digest: bytes) -> bytes:
     """The canonical path ``XX/REST`` of the object with this raw digest."""
-    text = digest.hex()
-    return f"{text[:2]}/{text[2:]}".encode()
+    return hexlify(digest, b"/", len(digest) - 1)
 
 
 def make_xattrs(pairs: dict[bytes, bytes]) -> Xattrs:
