@@ -104,6 +104,7 @@ def init(
     insecure: bool = False,
     ensure: bool = False,
     timeout: float | None = None,
+    check: Callable[[], object] | None = None,
 ) -> tuple[RepoState, bool]:
     """Create and open a repository; the flag tells whether it is new.
 
@@ -120,7 +121,7 @@ def init(
     made = _make_directory(name)
     wanted = Metadata.new(algorithm, erofs_formats)
     try:
-        with locked_directory(name, "initializing it", timeout=timeout) as fd:
+        with locked_directory(name, "initializing it", timeout=timeout, check=check) as fd:
             created = not meta_file.exists(fd) and _write_first(fd, name, wanted, secure=not insecure)
             state = load(fd, name, algorithm if ensure else None)
     except BaseException:

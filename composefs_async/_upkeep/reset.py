@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Callable
 
 from .._repo import evidence, meta_file, opening
 from .._repo.metadata import ErofsFormats, Metadata
@@ -29,6 +30,7 @@ def reset_metadata(
     erofs_formats: ErofsFormats | None,
     insecure: bool = False,
     timeout: float | None = None,
+    check: Callable[[], object] | None = None,
 ) -> RepoState:
     """Remove ``streams/`` and ``images/``, replace meta.json, keep the objects, and open.  Durable; nobody may use it.
 
@@ -42,7 +44,8 @@ def reset_metadata(
     """
     name = os.fspath(path)
     wanted = Metadata.new(algorithm, erofs_formats)
-    with opening.locked_directory(name, "resetting its metadata", exclusive=True, timeout=timeout) as fd:
+    operation = "resetting its metadata"
+    with opening.locked_directory(name, operation, exclusive=True, timeout=timeout, check=check) as fd:
         evidence.require_fitting(fd, name, algorithm, secure=not insecure)
         for tree in _TREES:
             _remove(fd, tree)

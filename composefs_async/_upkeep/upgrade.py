@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from .._repo import evidence, meta_file, objects, opening, streams
 from .._repo.metadata import ErofsFormats, Metadata
@@ -29,7 +29,7 @@ from ..results import UpgradeResult
 from ..splitstream.format import HEADER_SIZE, Generation, unpack_header
 from . import graph
 
-__all__ = ["is_old", "upgrade"]
+__all__ = ["init", "upgrade"]
 
 _IMAGE_REF = "composefs.image"
 _OLDEST = "before 2026-01"
@@ -38,15 +38,38 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 """A stream from before 2026-01 is one zstd frame, without a header."""
 
 
-def is_old(path: str | os.PathLike[str], *, timeout: float | None = None) -> bool:
-    """Whether there is a repository without meta.json."""
+def init(
+    path: str | os.PathLike[str],
+    *,
+    algorithm: Algorithm,
+    erofs_formats: ErofsFormats | None,
+    insecure: bool = False,
+    ensure: bool = False,
+    timeout: float | None = None,
+    check: Callable[[], object] | None = None,
+) -> tuple[RepoState, bool]:
+    """As `opening.init`; with *ensure* a repository without meta.json gets the one that fits it, and is not new."""
+    if ensure and _is_old(os.fspath(path), timeout, check):
+        upgrade(path, algorithm=algorithm, timeout=timeout, check=check)
+    return opening.init(
+        path,
+        algorithm=algorithm,
+        erofs_formats=erofs_formats,
+        insecure=insecure,
+        ensure=ensure,
+        timeout=timeout,
+        check=check,
+    )
+
+
+def _is_old(path: str, timeout: float | None, check: Callable[[], object] | None) -> bool:
     try:
-        with opening.locked_directory(os.fspath(path), "looking at it", timeout=timeout) as fd:
+        with opening.locked_directory(path, "looking at it", timeout=timeout, check=check) as fd:
             found = not meta_file.exists(fd) and (evidence.has_names(fd) or bool(evidence.count_objects(fd).counts))
-            os.close(fd)
-            return found
+        os.close(fd)
     except RepositoryNotFoundError:
         return False
+    return found
 
 
 def upgrade(
@@ -56,6 +79,7 @@ def upgrade(
     require_verity: bool = False,
     dry_run: bool = False,
     timeout: float | None = None,
+    check: Callable[[], object] | None = None,
 ) -> UpgradeResult:
     """Write the meta.json that fits what is there, unless there is one.  Durable; several may do it at once.
 
@@ -70,7 +94,7 @@ def upgrade(
         ReadOnlyRepositoryError, RepositoryInUseError
     """
     name = os.fspath(path)
-    with opening.locked_directory(name, "upgrading it", timeout=timeout) as fd:
+    with opening.locked_directory(name, "upgrading it", timeout=timeout, check=check) as fd:
         found = _present(fd, name)
         decided = found or _decide(fd, name)
     state = RepoState(name, fd, decided[0], secure=decided[1])

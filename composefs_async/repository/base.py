@@ -111,9 +111,7 @@ class OpenRepository(AsyncContextManagerMixin):
                 not protect, and *insecure* is not set.
             RepositoryInUseError: the time is over.
         """
-        if ensure and upgrade.is_old(path, timeout=timeout):
-            upgrade.upgrade(path, algorithm=algorithm, timeout=timeout)
-        state, created = opening.init(
+        state, created = upgrade.init(
             path,
             algorithm=algorithm,
             erofs_formats=_formats(erofs_version),
@@ -134,15 +132,18 @@ class OpenRepository(AsyncContextManagerMixin):
         ensure: bool = False,
         timeout: float | None = None,
     ) -> tuple[Self, bool]:
-        return await hop(
-            cls.init,
+        """The same; a cancellation ends the wait."""
+        state, created = await checked_hop(
+            upgrade.init,
             path,
             algorithm=algorithm,
-            erofs_version=erofs_version,
+            erofs_formats=_formats(erofs_version),
             insecure=insecure,
             ensure=ensure,
             timeout=timeout,
+            discard=lambda made: made[0].close(),
         )
+        return cls(state), created
 
     @classmethod
     def reset_metadata(
@@ -184,14 +185,17 @@ class OpenRepository(AsyncContextManagerMixin):
         insecure: bool = False,
         timeout: float | None = RESET_TIMEOUT,
     ) -> Self:
-        return await hop(
-            cls.reset_metadata,
+        """The same; a cancellation ends the wait."""
+        state = await checked_hop(
+            reset.reset_metadata,
             path,
             algorithm=algorithm,
-            erofs_version=erofs_version,
+            erofs_formats=_formats(erofs_version),
             insecure=insecure,
             timeout=timeout,
+            discard=RepoState.close,
         )
+        return cls(state)
 
     @staticmethod
     def upgrade(
@@ -230,8 +234,9 @@ class OpenRepository(AsyncContextManagerMixin):
         dry_run: bool = False,
         timeout: float | None = None,
     ) -> UpgradeResult:
-        return await hop(
-            OpenRepository.upgrade,
+        """The same; a cancellation ends the wait."""
+        return await checked_hop(
+            upgrade.upgrade,
             path,
             algorithm=algorithm,
             require_verity=require_verity,

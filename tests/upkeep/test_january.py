@@ -20,7 +20,7 @@ from composefs_async.tree.dumpwriter import write_dump
 
 from .generations import PLATFORM, Builder, Image, entries, january
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
 TAGS = ["app", "localhost/app:1.0"]
 tags = pytest.mark.parametrize("tag", TAGS)

@@ -23,6 +23,8 @@ from composefs_async.results import NamedReference
 
 from .generations import Image, january
 
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
 CATEGORIES: list[Category] = ["streams", "images"]
 categories = pytest.mark.parametrize("category", CATEGORIES)
 OTHER = "sha256:" + 64 * "0"

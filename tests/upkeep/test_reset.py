@@ -22,6 +22,8 @@ from composefs_async.repository import Repository
 
 from .generations import PLATFORM, Image, before_january, entries, february, january
 
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
 SHA256 = Algorithm.SHA256
 
 

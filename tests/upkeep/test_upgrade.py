@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import anyio
 import pytest
 
 from composefs_async._repo import evidence, meta_file
@@ -24,6 +25,8 @@ from composefs_async.repository import Repository
 from composefs_async.results import UpgradeResult
 
 from .generations import Builder, Image, before_january, entries, february, golden, january
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
 
 algorithms = pytest.mark.parametrize("algorithm", Algorithm, ids=lambda algorithm: algorithm.value)
 FLAT, CLASSIC = "composefs.image", "composefs.image.v1"
@@ -287,3 +290,26 @@ async def test_the_async_forms_do_the_same(tmp_path: Path, image: Image) -> None
     assert await Repository.upgrade_async(path) == planned
     async with await Repository.open_path_async(path) as repo:
         assert await repo.has_named_stream_async("app")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("operation", ["upgrade", "init", "reset_metadata"])
+async def test_waiting_for_the_lock_ends_by_a_cancellation(
+    operation: str, tmp_path: Path, image: Image, no_blocking: object
+) -> None:
+    path = tmp_path / "repo"
+    january(path, Algorithm.SHA256, image)
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "upgrade": lambda: Repository.upgrade_async(path),
+        "init": lambda: Repository.init_async(path, algorithm=Algorithm.SHA256, insecure=True, ensure=True),
+        "reset_metadata": lambda: Repository.reset_metadata_async(
+            path, algorithm=Algorithm.SHA256, insecure=True, timeout=None
+        ),
+    }
+    fd = os.open(path, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    with anyio.move_on_after(0.1) as scope:
+        await calls[operation]()
+    os.close(fd)
+    assert scope.cancelled_caught
+    assert sorted(os.listdir(path)) == ["objects", "streams"]
