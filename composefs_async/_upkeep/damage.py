@@ -131,7 +131,7 @@ class Damage:
             for directory in directories(image_to_tree(content, self._state.algorithm)):
                 for inode in directory.children.values():
                     if isinstance(inode, ExternalFile) and inode.digest in found:
-                        found[inode.digest] = inode.size
+                        found[ObjectId(inode.digest)] = inode.size
         return found
 
     def replaced(self, ids: Iterable[ObjectId]) -> None:

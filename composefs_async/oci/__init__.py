@@ -11,6 +11,7 @@ from .layers import LayerResult, import_layer
 from .limits import Limits
 from .platforms import Platform
 from .pull import PullResult, pull
+from .repair import repair
 from .sources.base import LocalBlob, StreamedBlob
 from .unpack import ByteSource
 
@@ -28,4 +29,5 @@ __all__ = [
     "image_tree_async",
     "import_layer",
     "pull",
+    "repair",
 ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from .._aio.hops import checked_hop, hop, in_loop
 from .._upkeep import check, collect, leases
+from .._upkeep import repair as repairing
 from .._upkeep import usage as _usage
 from ..progress import ProgressCallback
-from ..results import FsckResult, GcResult, Lease, Usage
-from .base import OpenRepository
+from ..results import FsckResult, GcResult, Lease, RepairResult, Usage
+from .base import OpenRepository, Path
 
 __all__ = ["UpkeepOperations"]
 
@@ -100,6 +101,42 @@ class UpkeepOperations(OpenRepository):
             limit=limit,
             progress=in_loop(progress),
         )
+
+    # -- repair --------------------------------------------------------------------------------
+
+    def repair(
+        self,
+        sources: Sequence[Path] = (),
+        *,
+        dry_run: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> RepairResult:
+        """Check everything, and mend what *sources* and the repository itself have the content for.  Durable.
+
+        Objects that are missing or corrupt come back, each compared with its id before it is in place; names that are
+        gone are made again where it is known what they meant.  What is replaced or removed goes to a directory in
+        ``.composefs-async/quarantine``, and nothing is deleted.  Stopped anywhere it leaves nothing worse than it was.
+        Images, and sources that are image directories, are the business of `composefs_async.oci.repair`.
+
+        Args:
+            sources: repositories of the same algorithm, and directories of files, tried in this order.
+            dry_run: only tell what would be done; what a missing stream needs in turn is not foreseen.
+
+        Raises:
+            AlgorithmMismatchError: a source is a repository of the other algorithm.
+            ReadOnlyRepositoryError
+        """
+        return repairing.repair(self._state, sources, dry_run=dry_run, progress=progress)
+
+    async def repair_async(
+        self,
+        sources: Sequence[Path] = (),
+        *,
+        dry_run: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> RepairResult:
+        """The same; a cancellation ends it soon."""
+        return await checked_hop(repairing.repair, self._state, sources, dry_run=dry_run, progress=in_loop(progress))
 
     # -- usage ---------------------------------------------------------------------------------
 

@@ -1,0 +1,357 @@
+"""Repair: what is missing or corrupt comes back from elsewhere, what can be recomputed is, and the rest is told.
+
+Owns the order of steps and the account of them.  Does not own finding damage (`check`), where content comes from
+(`repair_sources`), putting it in place (`replacing`), or what can be mended with OCI documents only
+(`composefs_async.oci.repair`, which drives the same `Repair`).
+
+Each step leaves the repository no worse wherever it is stopped: objects are compared with their ids and flushed before
+they are in place, what they replace is kept in a quarantine, names appear only when what they lead to is there, and
+what is removed is moved to the quarantine, last, when nothing needs it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+
+from .. import fsverity
+from .._repo import names
+from .._repo.names import Link
+from .._repo.state import RepoState
+from .._sys import files
+from ..digest import ObjectId
+from ..errors import FormatError
+from ..progress import Message, ProgressCallback
+from ..results import Finding, FsckResult, RepairAction, RepairResult, Unrepaired
+from . import lost_streams
+from .check import fsck
+from .damage import MISSING, Damage, is_there
+from .repair_sources import DirectorySource, ObjectSource, RepositorySource, open_source
+from .replacing import Quarantine, replace
+
+__all__ = ["ITSELF", "Repair", "repair"]
+
+_IN_THE_WAY = ("entry-not-symlink", "unexpected-file-type")
+ITSELF = "the repository itself"
+_FLAWS = frozenset(
+    {
+        "image-invalid",
+        "stream-content-invalid",
+        "stream-digest-mismatch",
+        "stream-open-failed",
+        "stream-read-failed",
+        "stream-size-mismatch",
+        "stream-tail-missing",
+    }
+)
+"""Findings on a stream or image that another copy of its object would have, too."""
+
+
+Check = Callable[[], object] | None
+
+
+def repair(
+    state: RepoState,
+    sources: Sequence[str | os.PathLike[str]] = (),
+    *,
+    dry_run: bool = False,
+    progress: ProgressCallback | None = None,
+    check: Check = None,
+) -> RepairResult:
+    """Check everything, and mend what *sources* and the repository itself have the content for.  Blocks.  Durable.
+
+    Args:
+        sources: repositories of the same algorithm and directories of files, tried in this order.
+        dry_run: only tell what would be done; what a missing stream needs in turn is not foreseen.
+        check: called now and then; what it raises ends the repair, and what has been done stays.
+
+    Raises:
+        AlgorithmMismatchError: a source is a repository of the other algorithm.
+        ReadOnlyRepositoryError
+    """
+    opened: list[ObjectSource] = []
+    try:
+        opened.extend(open_source(source, state.algorithm) for source in sources)
+        run = Repair.begin(state, dry_run=dry_run, progress=progress, check=check)
+        for each in opened:
+            run.take(each, check=check)
+        return run.finish(check=check)
+    finally:
+        for each in opened:
+            each.close()
+
+
+class Repair:
+    """One repair under way: `begin`, any number of `take`, `finish`.  All of it blocks."""
+
+    def __init__(self, state: RepoState, before: FsckResult, *, dry_run: bool, progress: ProgressCallback) -> None:
+        self.state, self.before, self.dry_run = state, before, dry_run
+        self.report = progress
+        self.damage: Damage = Damage(state, *_damaged(state, before))
+        self.actions: list[RepairAction] = []
+        self._hurt = [each.path for each in self.damage.hurt_references()]
+        self._quarantine = Quarantine(state)
+        self.problems: list[str] = []
+        """Why a source could not help."""
+        self._covered: set[str] = set()
+        self._lost: dict[str, ObjectId] = {}
+
+    @classmethod
+    def begin(
+        cls, state: RepoState, *, dry_run: bool = False, progress: ProgressCallback | None = None, check: Check = None
+    ) -> Repair:
+        """Check everything, and mend what needs no other source: protection by fs-verity, and names.
+
+        Raises:
+            ReadOnlyRepositoryError
+        """
+        if not dry_run:
+            state.require_writable()
+        report = progress or _ignore
+        run = cls(state, fsck(state, progress=report, check=check), dry_run=dry_run, progress=report)
+        with state.shared():
+            # What is right and only not protected is replaced by a copy of itself.
+            run._clear_places()
+            run._take_objects(RepositorySource(state, ITSELF, owned=False), run.damage.corrupt, ITSELF)
+            run.mend_names()
+        return run
+
+    # -- objects -------------------------------------------------------------------------------
+
+    def take(self, source: ObjectSource, *, check: Check = None) -> None:
+        """Replace what is needed, and missing or corrupt, as far as *source* has it."""
+        with self.state.shared():
+            if isinstance(source, RepositorySource):
+                self._look_for_lost(source)
+            while wanted := self._wanted():
+                if not self._take_objects(source, wanted, source.name, check):
+                    break
+            self.mend_names()
+
+    def _wanted(self) -> dict[ObjectId, str]:
+        wanted = self.damage.wanted
+        return {each: why for each, why in wanted.items() if f"objects/{each.path}" not in self._covered}
+
+    def _take_objects(
+        self, source: ObjectSource, wanted: Mapping[ObjectId, str], name: str, check: Check = None
+    ) -> bool:
+        done: list[ObjectId] = []
+        sizes = self.damage.sizes(wanted) if isinstance(source, DirectorySource) else dict.fromkeys(wanted)
+        candidates = _checking(source.candidates(sizes), check)
+        try:
+            for object_id in replace(self.state, candidates, None if self.dry_run else self._quarantine):
+                done.append(object_id)
+                action = "restored" if wanted[object_id] == MISSING else "replaced"
+                self.note(f"objects/{object_id.path}", action, name)
+        finally:
+            if not self.dry_run:
+                self.damage.replaced(done)
+        return bool(done)
+
+    def put(self, contents: Iterable[bytes], source: str) -> None:
+        """Put objects whose content is at hand in place, as far as they are missing or corrupt."""
+        by_id = {fsverity.digest(content, self.state.algorithm): content for content in contents}
+        needed = {each: self.damage.corrupt[each] for each in by_id if each in self.damage.corrupt}
+        needed |= {each: MISSING for each in by_id if not is_there(self.state, each)}
+        with self.state.shared():
+            self._take_objects(_Contents(by_id, source), needed, source)
+
+    def bring(self, object_id: ObjectId, source: ObjectSource) -> None:
+        """Bring a stream here from *source*, with all that it needs, though nothing here refers to it yet."""
+        self.damage.bring(object_id)
+        self.take(source)
+
+    def note(self, path: str, action: str, source: str = "") -> None:
+        """Write down what has been done, or in a dry run would be."""
+        self.actions.append(RepairAction(path, action, source))
+        self._covered.add(path)
+        self.report(Message(f"{path}: {action}" + (f" from {source}" if source else "")))
+
+    # -- names ---------------------------------------------------------------------------------
+
+    def mend_names(self) -> None:
+        """Make the names whose objects are known and there; durable."""
+        links = self._missing_links() or self._wrong_references()
+        if self.dry_run:
+            links = [link for link in links if link.path not in self._covered]
+        while links:
+            for link in links:
+                self.note(link.path, "linked")
+            if self.dry_run:
+                return
+            names.publish(self.state, links)
+            self.damage.read_names()
+            links = self._wrong_references()
+
+    def _clear_places(self) -> None:
+        """Move away files that stand where a link or a directory should be."""
+        for finding in self.before.findings:
+            if finding.kind in _IN_THE_WAY:
+                self._put_aside(finding.path)
+
+    def _missing_links(self) -> list[Link]:
+        """Links of the first level that are not as they should be, to objects that are there and not corrupt."""
+        found: dict[str, Link] = {}
+        for path, object_id in self._meant().items():
+            category, _, name = path.partition("/")
+            if object_id not in self.damage.corrupt and is_there(self.state, object_id):
+                link = Link.to_object("images" if category == "images" else "streams", name, object_id)
+                if names.target_of(self.state, path) != link.target:
+                    found[path] = link
+        return list(found.values())
+
+    def _wrong_references(self) -> list[Link]:
+        """Links below ``refs/`` that mean a name that is there, but do not lead to it."""
+        found: list[Link] = []
+        for reference in self.damage.roots.references:
+            if reference.object_id is not None:
+                below = reference.path.removeprefix(f"{reference.category}/refs/")
+                link = Link.reference(reference.category, below, reference.name)
+                if names.target_of(self.state, link.path) != link.target:
+                    found.append(link)
+        return found
+
+    def _meant(self) -> dict[str, ObjectId]:
+        """What names that are missing or wrong should lead to."""
+        meant = {f"streams/{name}": found for name, found in self._lost_streams().items()}
+        for finding in self.before.findings:
+            meant.update(_meant_by(finding))
+        links = self.damage.roots.links["images"]
+        named = {each.name for each in self.damage.roots.references if each.category == "images"}
+        for name in named | links.keys():
+            with suppress(FormatError):
+                meant[f"images/{name}"] = ObjectId.from_hex(name)
+        return {path: found for path, found in meant.items() if found.algorithm is self.state.algorithm}
+
+    def _lost_names(self) -> list[str]:
+        """Streams that references mean and that have no name any more."""
+        links = self.damage.roots.links["streams"]
+        references = self.damage.roots.references
+        lost = {each.name for each in references if each.category == "streams" and each.name not in links}
+        return sorted(lost - self._lost.keys())
+
+    def _lost_streams(self) -> dict[str, ObjectId]:
+        if lost := self._lost_names():
+            self._lost.update(lost_streams.find(self.state, lost, self.damage))
+        return self._lost
+
+    def _look_for_lost(self, source: RepositorySource) -> None:
+        """What a name means is not known here, but perhaps in *source*; its content must have the name's digest."""
+        for name in self._lost_names():
+            object_id = source.stream(name)
+            if object_id is not None:
+                self.damage.bring(object_id)
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def finish(self, *, check: Check = None) -> RepairResult:
+        """Move corrupt objects that nothing needs, and files in the place of links, away; check everything again."""
+        with self.state.shared():
+            self._clean()
+            if not self.dry_run:
+                self.state.syncs.sync()
+        if self.dry_run or not self.actions:
+            after = self.before
+            left = [finding for finding in self.before.errors if not self._is_covered(finding)]
+            still_hurt = set(self._hurt) if left else set[str]()
+        else:
+            after = fsck(self.state, progress=self.report, check=check)
+            left = list(after.errors)
+            damage = Damage(self.state, *_damaged(self.state, after))
+            still_hurt = {each.path for each in damage.hurt_references()}
+        return RepairResult(
+            self.before,
+            after,
+            tuple(self.actions),
+            tuple(Unrepaired(finding.path, finding.text) for finding in left),
+            tuple(self._hurt),
+            tuple(path for path in self._hurt if path not in still_hurt),
+            tuple(self.problems),
+            self._quarantine.path,
+            self.dry_run,
+        )
+
+    def _clean(self) -> None:
+        needed = self.damage.needed
+        for finding in self.before.errors:
+            path = finding.path
+            if path.startswith("objects/") and path not in self._covered:
+                with suppress(FormatError):
+                    if ObjectId.from_path(path) in needed:
+                        continue
+                self._put_aside(path)
+
+    def _put_aside(self, path: str) -> None:
+        if not self.dry_run:
+            with suppress(FileNotFoundError):
+                self._quarantine.take(path)
+        self.note(path, "quarantined")
+
+    def _is_covered(self, finding: Finding) -> bool:
+        """In a dry run: whether what was found would be mended."""
+        paths = {finding.path}
+        if finding.object_id:
+            with suppress(FormatError):
+                paths = {f"objects/{ObjectId.from_hex(finding.object_id).path}", finding.expected}
+        return not self._covered.isdisjoint(paths)
+
+
+class _Contents:
+    """Bytes as a source."""
+
+    def __init__(self, contents: Mapping[ObjectId, bytes], name: str) -> None:
+        self._contents, self.name = contents, name
+
+    def candidates(self, wanted: Mapping[ObjectId, int | None]) -> Iterator[tuple[ObjectId, int]]:
+        for object_id in wanted:
+            if object_id in self._contents:
+                fd = os.memfd_create("object", os.MFD_CLOEXEC)
+                files.write_all(fd, self._contents[object_id])
+                yield object_id, fd
+
+    def close(self) -> None:
+        pass
+
+
+def _ignore(event: object) -> None:
+    pass
+
+
+def _checking(candidates: Iterator[tuple[ObjectId, int]], check: Check) -> Iterator[tuple[ObjectId, int]]:
+    for object_id, fd in candidates:
+        try:
+            if check:
+                check()
+        except BaseException:
+            os.close(fd)
+            raise
+        yield object_id, fd
+
+
+def _damaged(state: RepoState, found: FsckResult) -> tuple[dict[ObjectId, str], dict[ObjectId, str]]:
+    """Corrupt objects and flawed streams, with what is wrong."""
+    corrupt: dict[ObjectId, str] = {}
+    flawed: dict[ObjectId, str] = {}
+    for finding in found.errors:
+        if finding.path.startswith("objects/"):
+            with suppress(FormatError):
+                object_id = ObjectId.from_path(finding.path)
+                if object_id.algorithm is state.algorithm:
+                    corrupt[object_id] = finding.text
+        elif finding.kind in _FLAWS:
+            category, _, name = finding.path.partition("/")
+            led_to = names.object_of(state, "images" if category == "images" else "streams", name)
+            if led_to is not None:
+                flawed[led_to] = finding.text
+    return corrupt, {each: text for each, text in flawed.items() if each not in corrupt}
+
+
+def _meant_by(finding: Finding) -> dict[str, ObjectId]:
+    """What a finding says of a name and the object that it should lead to."""
+    with suppress(FormatError):
+        if finding.kind == "named-ref-unlinked":
+            return {finding.expected: ObjectId.from_hex(finding.object_id)}
+        if finding.kind == "link-target-invalid" and finding.path.startswith("streams/"):
+            return {finding.path: ObjectId.from_path(finding.detail)}
+    return {}

@@ -1,0 +1,328 @@
+"""Repair that knows OCI: images from a directory or another repository, their documents, and EROFS images built anew.
+
+Owns which images are to be mended and what their streams should say.  Does not own objects, names and the account of
+what was done (`composefs_async._upkeep.repair`), nor where layers come from (`repair_sources`).
+
+In the order of the sources: objects come back by their ids; what is still not whole then, layers whose content is not
+what their name says among it, is brought by the names of images and layers.  Streams that refer to something new are
+written again, and their names moved when all is in place; the old ones are left to gc.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+from .._aio.hops import checked_hop, hop, in_loop, using
+from .._repo import names, streams
+from .._repo.images import image_link
+from .._repo.names import Link
+from .._repo.state import RepoState
+from .._upkeep.damage import Damage, is_there
+from .._upkeep.repair import ITSELF, Repair
+from .._upkeep.repair_sources import DirectorySource, RepositorySource, open_source
+from ..digest import ObjectId
+from ..erofs.writer import build_image
+from ..errors import ComposefsError
+from ..fsverity import digest
+from ..progress import ProgressCallback
+from ..repository import Repository, state_of
+from ..results import RepairResult
+from ..splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, SplitstreamWriter
+from ..tree.inodes import Directory
+from .catalogue import open_image
+from .filesystem import TreeBuilder, XattrFilter
+from .limits import Limits
+from .names import (
+    IMAGE_REF,
+    IMAGE_REFS,
+    IMAGE_V1_REF,
+    config_ref,
+    config_stream,
+    digest_of_manifest_stream,
+    image_ref,
+    layer_stream,
+    manifest_stream,
+)
+from .repair_sources import ImageDocuments, ImagesOfLayout, ImagesOfRepository, ImagesSource
+from .tarentries import read_entries
+
+__all__ = ["repair"]
+
+LAYERS = "its layers"
+_LAYER = layer_stream("sha256:" + 64 * "0").removesuffix("sha256:" + 64 * "0")
+_VERSIONS = {IMAGE_REF: (2,), IMAGE_V1_REF: (1, 0)}
+"""Layouts that an image under a reference can have."""
+
+
+async def repair(
+    repo: Repository,
+    sources: Sequence[str | os.PathLike[str]] = (),
+    *,
+    dry_run: bool = False,
+    progress: ProgressCallback | None = None,
+    limits: Limits | None = None,
+) -> RepairResult:
+    """As `Repository.repair`, with image directories as sources, and images built anew.  Durable on return.
+
+    Of an image directory only the layers that are needed are read.  A layer that lost the end of its tar, as the
+    composefs-rs of spring 2026 stored it, is mended from a directory, and its image refers to the whole one then.
+
+    Args:
+        sources: ``oci:DIR[:TAG]`` beside repositories and directories of files, tried in this order.  Images are found
+            by their digests; the one with TAG serves for layers besides.
+
+    Raises:
+        AlgorithmMismatchError: a source is a repository of the other algorithm.
+        OciError, TransportError: a source is no image directory, or has no such tag.
+        ReadOnlyRepositoryError
+    """
+    state = state_of(repo)
+    async with AsyncExitStack() as stack:
+        opened = [
+            await stack.enter_async_context(_opened(state, os.fspath(source), limits or Limits())) for source in sources
+        ]
+        await stack.enter_async_context(using(state))
+        run = await checked_hop(Repair.begin, state, dry_run=dry_run, progress=in_loop(progress))
+        itself = ImagesOfRepository(RepositorySource(state, ITSELF, owned=False))
+        for objects, images in [(None, itself), *opened]:
+            if objects is not None:
+                await checked_hop(run.take, objects)
+            if images is not None:
+                await _Mending(run, images).run()
+            await hop(_rebuild_images, run, repo)
+        return await checked_hop(run.finish)
+
+
+@asynccontextmanager
+async def _opened(
+    state: RepoState, source: str, limits: Limits
+) -> AsyncIterator[tuple[RepositorySource | DirectorySource | None, ImagesSource | None]]:
+    """A source of objects and one of images, as far as *source* is that."""
+    if source.startswith("oci:"):
+        async with ImagesOfLayout.open(state, source, limits) as images:
+            yield None, images
+        return
+    objects = await hop(open_source, source, state.algorithm)
+    try:
+        yield objects, ImagesOfRepository(objects) if isinstance(objects, RepositorySource) else None
+    finally:
+        await hop(objects.close)
+
+
+# -- images from a source ----------------------------------------------------------------------
+
+
+class _Mending:
+    """What is not whole, brought from one source by name."""
+
+    def __init__(self, run: Repair, source: ImagesSource) -> None:
+        self._run, self._source = run, source
+        self._brought: dict[str, ObjectId] = {}
+        """New streams of layers."""
+        self._tried: dict[str, bool] = {}
+        """Layers, and whether they could be had."""
+
+    async def run(self) -> None:
+        for manifest_digest in await hop(_hurt_manifests, self._run.damage):
+            documents = await self._source.find(manifest_digest)
+            if documents is not None:
+                await self._image(documents)
+        for name in await hop(_hurt_layers, self._run.damage):
+            layer = name.removeprefix(_LAYER)
+            await self._layer(layer)
+            if layer in self._brought:
+                await hop(self._name_layer, name, self._brought[layer])
+
+    async def _image(self, documents: ImageDocuments) -> None:
+        run, complete = self._run, True
+        for layer in dict.fromkeys(documents.layers):
+            stream_id = await hop(_stream_of, run, documents, layer)
+            if stream_id is None or await hop(run.damage.hurts, stream_id):
+                complete &= await self._layer(layer)
+        if not run.dry_run:
+            await hop(_write_documents, run, documents, self._brought, self._source.name)
+        elif complete:
+            for name in (config_stream(documents.config_digest), manifest_stream(documents.manifest_digest)):
+                run.note(f"streams/{name}", "rewritten", self._source.name)
+
+    async def _layer(self, layer: str) -> bool:
+        """Bring the objects of a layer, or all of it if its stream is not what it should be; False if that failed."""
+        if layer in self._tried:
+            return self._tried[layer]
+        self._tried[layer] = False
+        try:
+            if self._run.dry_run:
+                self._tried[layer] = self._source.has_layer(layer)
+                if self._tried[layer]:
+                    await hop(self._foresee, layer)
+            else:
+                async with self._source.layer(layer) as found:
+                    if found is not None:
+                        self._tried[layer] = await hop(self._take_layer, layer, *found)
+        except (ComposefsError, OSError) as error:
+            # The source is damaged itself, or cannot be read: others may do better.
+            if self._source.name != ITSELF:
+                self._run.problems.append(f"{self._source.name}: layer {layer}: {error}")
+        return self._tried[layer]
+
+    def _take_layer(self, layer: str, stream_id: ObjectId, objects: RepositorySource) -> bool:
+        self._run.take(objects)
+        present = names.object_of(self._run.state, "streams", layer_stream(layer))
+        if present is not None and not self._run.damage.hurts(present):
+            return True
+        self._run.bring(stream_id, objects)
+        if self._run.damage.hurts(stream_id):
+            return False
+        self._brought[layer] = stream_id
+        return True
+
+    def _foresee(self, layer: str) -> None:
+        name = layer_stream(layer)
+        self._run.note(f"streams/{name}", "rewritten", self._source.name)
+        present = names.object_of(self._run.state, "streams", name)
+        node = self._run.damage.nodes.get(present) if present else None
+        for object_id in sorted(node.lacking if node else ()):
+            self._run.note(f"objects/{object_id.path}", "restored", self._source.name)
+
+    def _name_layer(self, name: str, stream_id: ObjectId) -> None:
+        link = Link.to_object("streams", name, stream_id)
+        if names.target_of(self._run.state, link.path) != link.target:
+            names.publish(self._run.state, [link])
+            self._run.note(link.path, "rewritten", self._source.name)
+            self._run.damage.read_names()
+
+
+def _hurt_manifests(damage: Damage) -> list[str]:
+    """Digests of the manifests that are not whole, or that references mean and that have no name."""
+    links = damage.roots.links["streams"]
+    meant = {each.name for each in damage.roots.references if each.category == "streams"}
+    hurt = [name for name in sorted(links.keys() | meant) if name not in links or damage.hurts(links[name])]
+    return [found for name in hurt if (found := digest_of_manifest_stream(name)) is not None]
+
+
+def _hurt_layers(damage: Damage) -> list[str]:
+    """Names of layers that are not whole, whether an image has them or not."""
+    links = damage.roots.links["streams"]
+    meant = {each.name for each in damage.roots.references if each.category == "streams"}
+    return [
+        name
+        for name in sorted(links.keys() | meant)
+        if name.startswith(_LAYER) and (name not in links or damage.hurts(links[name]))
+    ]
+
+
+# -- documents ---------------------------------------------------------------------------------
+
+
+def _refs_of(run: Repair, name: str) -> dict[str, ObjectId]:
+    """The named references of a stream, none if it cannot be read."""
+    stream_id = run.damage.roots.links["streams"].get(name)
+    node = run.damage.nodes.get(stream_id) if stream_id is not None else None
+    return dict(node.named) if node else {}
+
+
+def _stream_of(run: Repair, documents: ImageDocuments, layer: str) -> ObjectId | None:
+    """The stream that a layer has in the image, or by its name: one that is whole, if there is one."""
+    in_image = _refs_of(run, config_stream(documents.config_digest)).get(layer)
+    by_name = run.damage.roots.links["streams"].get(layer_stream(layer))
+    found = [stream_id for stream_id in (in_image, by_name) if stream_id is not None]
+    return next((stream_id for stream_id in found if not run.damage.hurts(stream_id)), found[0] if found else None)
+
+
+def _write_documents(run: Repair, documents: ImageDocuments, brought: Mapping[str, ObjectId], source: str) -> None:
+    """Bring config and manifest, and let them refer to the layers as they are now; publishes what is new."""
+    layers: list[tuple[str, ObjectId]] = []
+    for layer in dict.fromkeys(documents.layers):
+        stream_id = brought.get(layer) or _stream_of(run, documents, layer)
+        if stream_id is None:
+            return  # the layer could not be had, and a problem says why
+        layers.append((layer, stream_id))
+    run.put([documents.config_raw, documents.manifest_raw], source)
+    config_name, manifest_name = config_stream(documents.config_digest), manifest_stream(documents.manifest_digest)
+    config_refs = _refs_of(run, config_name)
+    images = [(key, found) for key, found in config_refs.items() if key in IMAGE_REFS]
+    if not config_refs and documents.is_container:  # nobody knows which images there were
+        images = _make_images(run, layers)
+    config_id = _write(run, config_name, OCI_CONFIG, documents.config_raw, [*layers, *images], source)
+    old = [(key, found) for key, found in _refs_of(run, manifest_name).items() if key in IMAGE_REFS]
+    refs = [(config_ref(documents.config_digest), config_id), *layers, *old]
+    manifest_id = _write(run, manifest_name, OCI_MANIFEST, documents.manifest_raw, refs, source)
+    links = [Link.to_object("streams", layer_stream(name), stream_id) for name, stream_id in layers]
+    links += [image_link(image_id) for _, image_id in images if is_there(run.state, image_id)]
+    links.append(Link.to_object("streams", config_name, config_id))
+    links.append(Link.to_object("streams", manifest_name, manifest_id))
+    changed = [link for link in links if names.target_of(run.state, link.path) != link.target]
+    if changed:
+        names.publish(run.state, changed)
+        for link in changed:
+            run.note(link.path, "rewritten", source)
+        run.damage.read_names()
+
+
+def _write(
+    run: Repair, name: str, content_type: int, payload: bytes, refs: Sequence[tuple[str, ObjectId]], source: str
+) -> ObjectId:
+    """Store the stream of a document, unless the one with that name is whole and says the same."""
+    present = run.damage.roots.links["streams"].get(name)
+    node = run.damage.nodes.get(present) if present is not None else None
+    whole = node is not None and not node.lacking and present not in run.damage.flawed
+    if present is not None and node is not None and whole and dict(node.named) == dict(refs):
+        return present
+    writer = SplitstreamWriter(run.state.algorithm, content_type)
+    for key, stream_id in refs:
+        writer.add_named_stream_ref(key, stream_id)
+    writer.write_reference(digest(payload, run.state.algorithm))
+    writer.add_external_size(len(payload))
+    content = writer.done()
+    run.put([content], source)
+    return digest(content, run.state.algorithm)
+
+
+def _make_images(run: Repair, layers: Sequence[tuple[str, ObjectId]]) -> list[tuple[str, ObjectId]]:
+    """The images that a pull would make; none if layers are not whole."""
+    if any(run.damage.hurts(stream_id) for _, stream_id in layers):
+        return []
+    tree, made = _tree(run.state, layers), dict[str, ObjectId]()
+    for version in run.state.metadata.formats:
+        if image_ref(version) not in made:
+            content = build_image(tree, run.state.algorithm, version)
+            made[image_ref(version)] = digest(content, run.state.algorithm)
+            run.put([content], LAYERS)
+    return [(key, made[key]) for key in sorted(made)]
+
+
+# -- EROFS images ------------------------------------------------------------------------------
+
+
+def _rebuild_images(run: Repair, repo: Repository) -> None:
+    """Build those that are missing or corrupt from their layers; one that comes out with another id is not taken."""
+    with run.state.shared():
+        for manifest_digest in _hurt_manifests(run.damage):
+            with suppress(ComposefsError):  # its documents or layers are not whole either
+                image = open_image(repo, f"@{manifest_digest}")
+                lacking = {key: found for key, found in image.images.items() if found in run.damage.unreadable}
+                if image.config and lacking and not any(run.damage.hurts(layer) for layer in image.layers.values()):
+                    tree = _tree(run.state, [(each, image.layers[each]) for each in image.config.diff_ids])
+                    for key, wanted in lacking.items():
+                        contents = (build_image(tree, run.state.algorithm, each) for each in _VERSIONS.get(key, ()))
+                        _put_image(run, wanted, contents)
+        if not run.dry_run:
+            run.mend_names()
+
+
+def _tree(state: RepoState, layers: Sequence[tuple[str, ObjectId]]) -> Directory:
+    builder = TreeBuilder()
+    for diff_id, stream_id in layers:
+        with streams.open_stream(state, layer_stream(diff_id), stream_id, OCI_LAYER) as reader:
+            builder.add_layer(read_entries(reader.chunks()), f"layer {diff_id}")
+    return builder.finish(XattrFilter.ALLOWLIST_ONLY)
+
+
+def _put_image(run: Repair, wanted: ObjectId, contents: Iterator[bytes]) -> None:
+    for content in contents:
+        if digest(content, run.state.algorithm) == wanted:
+            run.put([content], LAYERS)
+            return
+    run.problems.append(f"image {wanted.hex()}: built from its layers it has another id")

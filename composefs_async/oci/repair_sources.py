@@ -1,0 +1,221 @@
+"""Where a repair gets images from, by name: an image directory, or another repository.
+
+Owns finding an image by its manifest's digest, and bringing one layer at a time, complete and verified, into a form
+that objects can be taken from.  Does not own what is done with them (`repair`).
+
+Layers of an image directory are imported into a repository of their own, below ``.composefs-async/`` of the one that is
+repaired, which vanishes afterwards; one that a crash left is removed by the next repair.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from .._aio.hops import hop
+from .._repo.state import DIRECTORY_MODE, RepoState
+from .._sys import files
+from .._upkeep import private
+from .._upkeep.lost_streams import content_is
+from .._upkeep.repair_sources import RepositorySource
+from ..digest import ObjectId
+from ..errors import ComposefsError, DigestMismatchError, OciError, TransportError
+from ..repository import Repository, state_of
+from .catalogue import open_image
+from .documents import ImageConfig, ImageLayer, Manifest
+from .layers import ImportRun, import_layer, store_blob
+from .limits import Limits
+from .names import layer_stream, parse_layout_reference
+from .sources.base import ResolvedImage
+from .sources.layout import OciLayoutSource
+from .unpack import Unpacker, byte_source
+
+__all__ = ["ImageDocuments", "ImagesOfLayout", "ImagesOfRepository", "ImagesSource"]
+
+_SCRATCH = "scratch-"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDocuments:
+    """Manifest and config of an image or artifact, verified."""
+
+    manifest_digest: str
+    manifest_raw: bytes = field(repr=False)
+    config_digest: str
+    config_raw: bytes = field(repr=False)
+    is_container: bool
+    """No artifact, so that it has EROFS images."""
+    layers: tuple[str, ...]
+    """By what they are known in the repository, in the order of the config."""
+
+
+def _documents(
+    manifest: Manifest, config: ImageConfig | None, config_raw: bytes, layers: Iterable[str]
+) -> ImageDocuments:
+    digest = manifest.config.digest
+    return ImageDocuments(manifest.digest, manifest.raw, digest, config_raw, config is not None, tuple(layers))
+
+
+Layer = tuple[ObjectId, RepositorySource]
+"""The stream of a layer, and where it is with all its objects."""
+
+
+class ImagesSource(Protocol):
+    """Has images, or some of what they consist of."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def find(self, manifest_digest: str) -> ImageDocuments | None:
+        """The image with that manifest; None if it is not there or damaged."""
+        ...
+
+    def has_layer(self, layer: str) -> bool:
+        """Whether it makes sense to ask for a layer."""
+        ...
+
+    def layer(self, layer: str) -> AbstractAsyncContextManager[Layer | None]:
+        """A layer whose content is what its digest says, for the time of the block; None if it is not there.
+
+        Raises:
+            ComposefsError: it is damaged.
+        """
+        ...
+
+
+# -- another repository ------------------------------------------------------------------------
+
+
+class ImagesOfRepository:
+    """The images of a repository of the same algorithm."""
+
+    def __init__(self, objects: RepositorySource) -> None:
+        self._objects, self.name = objects, objects.name
+        self._repo = Repository(objects.state)
+
+    async def find(self, manifest_digest: str) -> ImageDocuments | None:
+        try:
+            image = await hop(open_image, self._repo, f"@{manifest_digest}")
+        except (ComposefsError, OSError):
+            return None
+        return _documents(image.manifest, image.config, image.config_raw, image.layers)
+
+    def has_layer(self, layer: str) -> bool:
+        return self._objects.stream(layer_stream(layer)) is not None
+
+    @asynccontextmanager
+    async def layer(self, layer: str) -> AsyncIterator[Layer | None]:
+        name = layer_stream(layer)
+        stream_id = await hop(self._objects.stream, name)
+        if stream_id is None:
+            yield None
+            return
+        if not await hop(content_is, self._objects.state, stream_id, name):
+            raise OciError(f"layer {layer}", "its content there is not what its name says")
+        yield stream_id, self._objects
+
+
+# -- an image directory ------------------------------------------------------------------------
+
+
+class ImagesOfLayout:
+    """The images of an image directory, ``oci:DIR[:TAG]``."""
+
+    def __init__(self, state: RepoState, name: str, source: OciLayoutSource, limits: Limits) -> None:
+        self._state, self.name, self._source, self._limits = state, name, source, limits
+        self._layers: dict[str, tuple[ImageLayer, bool]] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, state: RepoState, text: str, limits: Limits) -> AsyncIterator[ImagesOfLayout]:
+        """Look into the directory.
+
+        Raises:
+            OciError, TransportError: it is none, or has no such tag.
+        """
+        place = parse_layout_reference(text)
+        source = OciLayoutSource(place.directory, document_limit=limits.document_size)
+        images = cls(state, text, source, limits)
+        if place.tag is not None or place.digest is not None:
+            images._take_layers(await source.resolve(tag=place.tag, digest=place.digest))
+        else:
+            await hop(_check, place.directory)
+        yield images
+
+    def _take_layers(self, image: ResolvedImage) -> None:
+        for layer in image.layers:
+            self._layers.setdefault(layer.name, (layer, image.config is not None))
+
+    async def find(self, manifest_digest: str) -> ImageDocuments | None:
+        try:
+            image = await self._source.resolve(digest=manifest_digest)
+        except (OciError, TransportError, DigestMismatchError):
+            return None
+        self._take_layers(image)
+        return _documents(image.manifest, image.config, image.config_raw, [layer.name for layer in image.layers])
+
+    def has_layer(self, layer: str) -> bool:
+        return layer in self._layers
+
+    @asynccontextmanager
+    async def layer(self, layer: str) -> AsyncIterator[Layer | None]:
+        if layer not in self._layers:
+            yield None
+            return
+        found, is_tar = self._layers[layer]
+        async with _scratch(self._state) as scratch:
+            stream_id = await self._import(scratch, found, is_tar)
+            yield stream_id, RepositorySource(state_of(scratch), self.name, owned=False)
+
+    async def _import(self, scratch: Repository, layer: ImageLayer, is_tar: bool) -> ObjectId:
+        descriptor = layer.descriptor
+        async with self._source.open_blob(descriptor) as blob:
+            if is_tar:
+                media_type = descriptor.media_type
+                result = await import_layer(scratch, layer.name, blob, media_type=media_type, limits=self._limits)
+                return result.stream_id
+            async with ImportRun.begin(scratch, None, self._limits) as run:
+                raw = Unpacker(run.state, byte_source(blob), descriptor.digest, raw=True, limits=self._limits)
+                return (await store_blob(run, descriptor, raw)).stream_id
+
+
+def _check(directory: str) -> None:
+    if not Path(directory, "oci-layout").is_file():
+        raise OciError(directory, "not an OCI image directory: it has no file oci-layout")
+
+
+@asynccontextmanager
+async def _scratch(state: RepoState) -> AsyncIterator[Repository]:
+    """A repository like that of *state*, on the same file system, for the time of the block."""
+    repo = await hop(_make_scratch, state)
+    try:
+        yield repo
+    finally:
+        await hop(_remove_scratch, repo)
+
+
+def _make_scratch(state: RepoState) -> Repository:
+    files.make_directory(private.DIRECTORY, DIRECTORY_MODE, dir_fd=state.fd)
+    top = Path(state.path, private.DIRECTORY)
+    for old in top.glob(f"{_SCRATCH}*"):
+        _remove_stale(old)
+    path = top / f"{_SCRATCH}{secrets.token_hex(6)}"
+    return Repository.init(path, algorithm=state.algorithm, erofs_version=None, insecure=not state.secure)[0]
+
+
+def _remove_scratch(repo: Repository) -> None:
+    shutil.rmtree(repo.path, ignore_errors=True)
+    repo.close()
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what a repair left that did not end; one that runs holds its lock."""
+    with suppress(OSError), files.opened(os.fspath(path), os.O_RDONLY | os.O_DIRECTORY) as fd:
+        if files.lock(fd, exclusive=True, timeout=0):
+            shutil.rmtree(path, ignore_errors=True)
