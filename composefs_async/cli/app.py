@@ -92,6 +92,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         "mkcomposefs": ("mkcomposefs", "Make an image file as the C program of this name does."),
         "composefs-info": ("composefs_info", "Look into image files as the C program of this name does."),
         "gc": ("upkeep", "Remove what nothing with a name needs."),
+        "fsck": ("check", "Check everything in the repository."),
         "leases": ("upkeep", "What keeps the content of interrupted imports."),
         "transaction": ("upkeep", "Keep gc away for a while."),
         "du": ("usage", "What tags and images cost, and what removing them would free."),
@@ -159,6 +160,7 @@ def app(
         "dump": ("oci_trees", "Print the tree of an image as a dump file."),
         "compute-id": ("oci_trees", "Print the id of the EROFS image of an image."),
         "mount": ("oci_trees", "Mount an image."),
+        "fsck": ("oci_check", "Check images and the repository."),
     },
 )
 def oci() -> None:

@@ -17,9 +17,11 @@ from ..errors import (
     TransportError,
 )
 
-__all__ = ["BROKEN_PIPE", "INTERRUPTED", "TABLE", "USAGE", "describe", "exit_code", "single"]
+__all__ = ["BROKEN_PIPE", "COULD_NOT_CHECK", "INTERRUPTED", "TABLE", "USAGE", "describe", "exit_code", "single"]
 
 USAGE = 2
+COULD_NOT_CHECK = 2
+"""What ``fsck`` and ``oci fsck`` return for any error: 1 means that they have found something."""
 INTERRUPTED = 130
 """128 and the number of SIGINT, as shells report a program that died of it."""
 BROKEN_PIPE = 141
@@ -28,7 +30,11 @@ BROKEN_PIPE = 141
 _READ_ONLY = 7
 # The first class that fits counts, so the more special ones come first.
 _BY_ERROR: list[tuple[type[BaseException], int, str]] = [
-    (InvalidNameError, USAGE, "wrong arguments, or a name or digest that cannot be"),
+    (
+        InvalidNameError,
+        USAGE,
+        "wrong arguments, or a name or digest that cannot be; of fsck: any error that kept it from checking",
+    ),
     (NotFoundError, 3, "an object, stream, image or tag is not there"),
     (IntegrityError, 4, "content is not what its digest says, or is not protected"),
     (FormatError, 5, "a layer, document, stream or image is malformed"),
@@ -42,7 +48,7 @@ _BY_ERROR: list[tuple[type[BaseException], int, str]] = [
 TABLE: list[tuple[int, str]] = sorted(
     [
         (0, "success"),
-        (1, "any other error, such as a full disk or a missing permission"),
+        (1, "any other error, such as a full disk or a missing permission; of fsck: something is damaged"),
         *((code, meaning) for _, code, meaning in _BY_ERROR),
         (INTERRUPTED, "interrupted"),
         (BROKEN_PIPE, "the reader of the output has gone"),

@@ -16,6 +16,7 @@ import click
 
 from ..progress import (
     BytesRead,
+    CheckProgress,
     ImageMade,
     ImageTagged,
     ImportStarted,
@@ -106,6 +107,7 @@ class _Bars:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
+        self._read_before: dict[str, int] = {}
 
     def __call__(self, event: ProgressEvent) -> None:
         match event:
@@ -115,12 +117,21 @@ class _Bars:
                 self._progress.update(self._tasks[diff_id], completed=fetched)
             case LayerDone(diff_id, stats) if diff_id in self._tasks:
                 self._progress.update(self._tasks[diff_id], completed=stats.bytes_read, total=stats.bytes_read)
+            case CheckProgress(stage, done, total, read):
+                self._check(stage, done, total, read)
             case LayerSkipped(diff_id):
                 self._progress.console.print(f"{diff_id[:_SHORT]} present", highlight=False)
             case Message(text):
                 self._progress.console.print(printable(text), highlight=False, markup=False)
             case _:
                 pass
+
+    def _check(self, stage: str, done: int, total: int, read: int) -> None:
+        """The bars are of bytes, and how many there will be is told by the share of the work that is done."""
+        read -= self._read_before.setdefault(stage, read)
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=None)
+        self._progress.update(self._tasks[stage], completed=read, total=read * total // done if done else None)
 
 
 def size_text(size: int) -> str:
