@@ -36,7 +36,7 @@ from .unpack import Unpacker
 
 __all__ = ["Conveyor", "store_raw"]
 
-_CHUNK = 4 << 20
+_CHUNK = 2 << 20
 """Bytes of tar that a carrier takes at a time: enough to pay for the hops."""
 _HEADROOM = PIECE + 512
 """In front of a chunk, for what the splitter left of the one before."""
@@ -275,8 +275,8 @@ class Conveyor:
             ended = [self._finish_large(large) for large in chunk.ended]
             view = chunk.view
             ids = {EXTERNAL: iter(chunk.stored.ids), LARGE_END: iter([large.id for large in ended])}
-            body: list[memoryview | ObjectId] = [
-                view[begin:end] if kind == INLINE else next(ids[kind])
+            body: list[Buffer | ObjectId] = [
+                bytes(view[begin:end]) if kind == INLINE else next(ids[kind])
                 for kind, begin, end in chunk.items
                 if kind not in (LARGE_BEGIN, LARGE_PIECE)
             ]

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from .._aio.hops import write_hop
 from .._repo import streams
+from .._repo.batch import Buffer
 from .._repo.state import RepoState
 from ..digest import ObjectId
 from ..errors import ComposefsError
@@ -38,20 +39,14 @@ class Follower:
         self.failed = False
         """The layer makes no sense, and the tree is of no use."""
 
-    def take(self, body: Iterable[memoryview | ObjectId]) -> None:
+    def take(self, body: Iterable[Buffer | ObjectId]) -> None:
         """Put what *body*, which need not stay unchanged, completes into the tree; never raises for what is in it."""
         if self.failed:
             return
-        reader = self._reader
         entries: list[TarEntry] = []
         try:
-            for item in body:
-                if reader.ended:
-                    break
-                if isinstance(item, ObjectId):
-                    entries.append(reader.external(item))
-                else:
-                    entries += reader.inline(bytes(item))
+            if not self._reader.ended:
+                self._reader.feed(body, entries)
             self.begun = True
             self._builder.add(entries)
         except ComposefsError:
