@@ -24,7 +24,7 @@ from ..errors import ComposefsError, FormatError
 from ..results import Lease
 from . import graph, private
 
-__all__ = ["DURATION", "LeaseHolder", "all_leases", "begin", "drop", "expire", "is_whole"]
+__all__ = ["DURATION", "LeaseHolder", "all_leases", "begin", "drop", "expire"]
 
 DURATION = 24 * 3600.0
 """Seconds that a lease holds after the last step of its import, unless told otherwise."""
@@ -87,9 +87,11 @@ class LeaseHolder:
     def __init__(self, state: RepoState, record: _Record, duration: float) -> None:
         self._state, self._record, self._duration = state, record, duration
         self._mutex = threading.Lock()
-        self.layers: dict[str, ObjectId] = dict(record.believed)
-        """Of an import that was interrupted: the streams of the layers that it had finished.  Look before you trust
-        them (`is_whole`)."""
+
+    def find(self, diff_id: str) -> ObjectId | None:
+        """The stream of a layer that an earlier import of this image finished, if all of it is there."""
+        stream_id = self._record.layers.get(diff_id)
+        return stream_id if stream_id is not None and _is_whole(self._state, stream_id) else None
 
     def finished(self, diff_id: str, stream_id: ObjectId) -> None:
         """Remember a layer that is in place and has no name."""
@@ -120,7 +122,7 @@ def begin(state: RepoState, manifest_digest: str, reference: str, duration: floa
     return LeaseHolder(state, record, duration)
 
 
-def is_whole(state: RepoState, stream_id: ObjectId) -> bool:
+def _is_whole(state: RepoState, stream_id: ObjectId) -> bool:
     """Whether a layer's stream can be read, and all objects that it needs are there."""
     try:
         node = graph.read_node(state, stream_id)

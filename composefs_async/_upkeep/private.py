@@ -6,8 +6,9 @@ it can be deleted at any time: that costs time, or the leases of imports that we
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from .._repo.state import DIRECTORY_MODE, FILE_MODE, RepoState
 from .._sys import files
@@ -15,6 +16,8 @@ from .._sys import files
 __all__ = ["DIRECTORY", "listing", "read", "remove", "timestamp", "write"]
 
 DIRECTORY = ".composefs-async"
+
+_ATTEMPTS = 8
 
 
 def read(state: RepoState, name: str, limit: int) -> bytes | None:
@@ -37,36 +40,55 @@ def write(state: RepoState, name: str, content: bytes | Callable[[int], object])
         content: or what writes it to the descriptor that it is given.
     """
     path = f"{DIRECTORY}/{name}"
-    parent = os.path.dirname(path)
-    for directory in (DIRECTORY, parent):
-        files.make_directory(directory, DIRECTORY_MODE, dir_fd=state.fd)
-    tmpfile = files.Tmpfile.create(parent, FILE_MODE, dir_fd=state.fd)
-    try:
+    with _tmpfile(state, os.path.dirname(path)) as tmpfile:
         if callable(content):
             content(tmpfile.fd)
         else:
             files.write_all(tmpfile.fd, content)
-        tmpfile.replace(path, dir_fd=state.fd)
+        try:
+            tmpfile.replace(path, dir_fd=state.fd)
+        except FileNotFoundError:  # `remove` has taken the directory away
+            _make_directories(state, os.path.dirname(path))
+            tmpfile.replace(path, dir_fd=state.fd)
+
+
+@contextlib.contextmanager
+def _tmpfile(state: RepoState, directory: str) -> Iterator[files.Tmpfile]:
+    for attempt in range(_ATTEMPTS):
+        _make_directories(state, directory)
+        try:
+            tmpfile = files.Tmpfile.create(directory, FILE_MODE, dir_fd=state.fd)
+            break
+        except FileNotFoundError:  # the same
+            if attempt == _ATTEMPTS - 1:
+                raise
+    try:
+        yield tmpfile
     finally:
         tmpfile.discard()
+
+
+def _make_directories(state: RepoState, directory: str) -> None:
+    for each in (DIRECTORY, directory):
+        files.make_directory(each, DIRECTORY_MODE, dir_fd=state.fd)
 
 
 def timestamp(state: RepoState) -> int:
     """Now, in nanoseconds, by the clock that gives files their times, which may be another machine's."""
-    files.make_directory(DIRECTORY, DIRECTORY_MODE, dir_fd=state.fd)
-    tmpfile = files.Tmpfile.create(DIRECTORY, FILE_MODE, dir_fd=state.fd)
-    try:
+    with _tmpfile(state, DIRECTORY) as tmpfile:
         return os.fstat(tmpfile.fd).st_ctime_ns
-    finally:
-        tmpfile.discard()
 
 
 def remove(state: RepoState, name: str) -> bool:
-    """False if it was not there."""
+    """Remove a file, and the directories that are empty then; False if it was not there."""
+    path = f"{DIRECTORY}/{name}"
     try:
-        os.unlink(f"{DIRECTORY}/{name}", dir_fd=state.fd)
+        os.unlink(path, dir_fd=state.fd)
     except (FileNotFoundError, NotADirectoryError):
         return False
+    with contextlib.suppress(OSError):
+        while path := os.path.dirname(path):
+            os.rmdir(path, dir_fd=state.fd)
     return True
 
 

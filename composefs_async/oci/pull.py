@@ -1,7 +1,7 @@
 """A whole image into the repository: layers in parallel, then its EROFS images, config and manifest, then all names.
 
 Nothing has a name before everything has been verified and flushed, so an import that fails or is killed
-leaves unreferenced objects and nothing else.
+leaves unreferenced objects, and a lease (`composefs_async._upkeep.leases`) that keeps them for the next try.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from anyio import create_task_group
 
 from .._aio.groups import single_error
 from .._aio.hops import hop, resources, write_hop
+from .._upkeep import leases
 from ..digest import ObjectId
+from ..errors import FormatError, IntegrityError
 from ..progress import (
     ImageMade,
     ImageTagged,
@@ -109,8 +111,13 @@ class _Pull:
         total = sum(layer.descriptor.size for layer in self._image.layers)
         self._report(ImportStarted(self._image.reference, manifest.digest, len(self._image.layers), total))
         tree = await self._tree() if make_images and self._image.config is not None else None
-        layers = await self._layers(tree)
-        images = await self._images(layers, tree)
+        self._lease = await hop(leases.begin, self._state, manifest.digest, self._image.reference)
+        try:
+            layers = await self._layers(tree)
+            images = await self._images(layers, tree)
+        except (FormatError, IntegrityError):  # another try would not get further
+            await hop(self._lease.end)
+            raise
         documents = Documents(
             manifest.digest,
             manifest.raw,
@@ -118,7 +125,7 @@ class _Pull:
             self._image.config_raw,
             tuple((layer.diff_id, layer.stream_id) for layer in layers),
         )
-        config_id, manifest_id = await hop(publish, self._state, documents, images, tag)
+        config_id, manifest_id = await hop(self._publish, documents, images, tag)
         self._report(ManifestStored(manifest.digest))
         self._report(ImageTagged(tag, manifest.digest))
         stats = sum((layer.stats for layer in {layer.diff_id: layer for layer in layers}.values()), ImportStats())
@@ -133,6 +140,11 @@ class _Pull:
             stats,
             tuple(layers),
         )
+
+    def _publish(self, documents: Documents, images: dict[str, ObjectId], tag: str) -> tuple[ObjectId, ObjectId]:
+        ids = publish(self._state, documents, images, tag)
+        self._lease.end()
+        return ids
 
     async def _tree(self) -> GrowingTree | None:
         """What the images will be made of, unless all are there."""
@@ -162,11 +174,18 @@ class _Pull:
         return [found[layer.name] for layer in self._image.layers]
 
     async def _layer(self, layer: ImageLayer, tree: GrowingTree | None) -> LayerResult:
-        descriptor = layer.descriptor
         present = await find_layer(self._state, layer.name, tar=self._image.config is not None)
+        if present is None:
+            present = await hop(self._lease.find, layer.name)
         if present is not None:
             self._report(LayerSkipped(layer.name))
             return LayerResult(layer.name, present, True, ImportStats(layers_present=1))
+        result = await self._store(layer, tree)
+        await hop(self._lease.finished, layer.name, result.stream_id)
+        return result
+
+    async def _store(self, layer: ImageLayer, tree: GrowingTree | None) -> LayerResult:
+        descriptor = layer.descriptor
         self._report(LayerStarted(layer.name, descriptor.digest, descriptor.size))
         async with self._source.open_blob(descriptor) as blob:
             if self._image.config is None:
