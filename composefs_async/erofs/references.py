@@ -45,7 +45,8 @@ def possible_object_ids(image: Image, algorithm: Algorithm) -> list[ObjectId]:
     """
     size = algorithm.digest_size
     # Looking ahead, because a digest may hold what looks like the beginning of another.
-    metacopy = re.compile(b"(?=%b(.{%d}))" % (re.escape(bytes([0, size + 4, 0, algorithm.number])), size), re.DOTALL)
+    head = b"metacopy" + bytes([0, size + 4, 0, algorithm.number])  # the end of the name, and struct ovl_metacopy
+    metacopy = re.compile(b"(?=%b(.{%d}))" % (re.escape(head), size), re.DOTALL)
     redirect = re.compile(rb"(?=([0-9a-f]{2})/+([0-9a-f]{%d}))" % (2 * size - 2))
     found = dict.fromkeys(ObjectId(match[1]) for match in metacopy.finditer(image))
     for match in redirect.finditer(image):
