@@ -198,6 +198,7 @@ int shards_compare(struct shards_listing *listing, int objects, unsigned shard, 
 
     *listing = (struct shards_listing){0};
     format_path(path, id, 1);
+    path[2] = 0; /* behind a slash a link would be followed */
     fd = openat(objects, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return errno == ENOENT ? 0 : errno;
