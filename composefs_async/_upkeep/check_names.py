@@ -42,6 +42,8 @@ def _wrong_type(run: Run, path: str, error: OSError) -> None:
     """A directory that is none, or that cannot be read."""
     try:
         mode = os.stat(path, dir_fd=run.state.fd, follow_symlinks=False).st_mode
+    except NotADirectoryError:
+        return  # the directory above is none, which is a finding already
     except OSError as later:
         run.found("stat-failed", path, detail=os_text(later))
         return

@@ -11,6 +11,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterator
 
+from .._repo.names import target_of
 from .._repo.streams import FileSource
 from ..digest import ObjectId, check_content_digest
 from ..errors import AlgorithmMismatchError, FormatError, SplitstreamError
@@ -115,8 +116,7 @@ class StreamCheck:
     def _check_lost_name(self, path: str, name: str, object_id: ObjectId, is_image: bool) -> None:
         """Something that this stream needs has no name; if it is known which one it had, and nothing else has that."""
         expected = f"images/{object_id.hex()}" if is_image else _stream_name(name)
-        taken = self._images.values() if is_image else self._streams.values()
-        if expected and expected.partition("/")[2] not in taken:
+        if expected and target_of(self._run.state, expected) is None:
             fields = {"name": name, "object_id": object_id.hex(), "expected": expected}
             self._run.found("named-ref-unlinked", path, **fields)
 
