@@ -19,7 +19,7 @@ from .._repo.names import Category
 from .._repo.state import RepoState
 from .._sys import files
 from ..digest import ObjectId
-from ..errors import ReachUnknownError
+from ..errors import ReachUnknownError, ReadOnlyRepositoryError
 from ..results import GcResult
 from . import graph, leases, shards
 from .idset import IdSet
@@ -91,7 +91,8 @@ class _Collection:
         with ReachCache.open(state) as cache:
             for ids in self._follow(cache):
                 live.add(ids)
-            with contextlib.suppress(OSError):  # a repository that cannot be written, a full disk
+            with contextlib.suppress(ReadOnlyRepositoryError, OSError):  # a full disk, for example
+                state.require_writable()
                 cache.save(state)
         since = min((lease.started for lease in self._leases), default=None)
         self._survey = Survey.make(state, live, since, self._check)
