@@ -36,13 +36,13 @@ DIRECTORY_ENTRY: Final = DIRECTORY_TYPE << 16
 CHUNK_FORMATS: Final = [min(max(bits, BLOCK_BITS), CHUNK_BITS_MAX) - BLOCK_BITS for bits in range(65)]
 """What an inode says about its chunks, by the bit length of its size less one."""
 
-_PADS: Final = [bytes(count) for count in range(BLOCK_SIZE)]
+_PADS: Final = [bytes(count) for count in range(64)]
 _DOTS_COST: Final = 2 * DIRENT_SIZE + len(b".") + len(b"..")
 
 
 def pad(count: int) -> bytes:
     """Zeros, fewer than a block."""
-    return _PADS[count]
+    return _PADS[count] if count < 64 else bytes(count)
 
 
 def chunk_bits(size: int) -> int:

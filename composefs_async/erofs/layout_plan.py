@@ -35,7 +35,7 @@ class Listing:
     __slots__ = ("cuts", "directory", "index", "inodes", "names", "parent", "start", "subdirectories", "tail", "whole")
 
     directory: Directory
-    parent: Listing
+    parent: Listing | None
     names: list[bytes]
     inodes: list[Inode]
     subdirectories: int
@@ -47,7 +47,7 @@ class Listing:
 
     def __init__(self, directory: Directory, parent: Listing | None, children: dict[bytes, Inode]) -> None:
         self.directory = directory
-        self.parent = self if parent is None else parent
+        self.parent = parent
         self.names = names = sorted(children)
         self.inodes = [children[name] for name in names]
         self.subdirectories = list(map(type, self.inodes)).count(Directory)

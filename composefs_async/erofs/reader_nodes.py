@@ -10,7 +10,7 @@ has been decoded, and more than there are bytes in the image is refused.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from ..digest import Algorithm
@@ -105,6 +105,16 @@ class Header:
             raise ErofsError(f"the tail of inode {nid} crosses a block boundary", self.data)
 
 
+class _Budget:
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def claim(self, size: int, offset: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise ErofsError("structures of the image overlap", offset)
+
+
 class Nodes:
     """Access to the inodes of one image.
 
@@ -116,14 +126,10 @@ class Nodes:
         self.image = image
         self.superblock = superblock
         self.algorithm = algorithm
+        # Not a method of this class: in a cycle the image would stay until the garbage collector comes by.
+        self.claim: Callable[[int, int], None] = _Budget(len(image)).claim
+        """Take note that so many bytes, at this offset, have been decoded."""
         self.xattrs: XattrReader = XattrReader(image, superblock.xattr_base, superblock.has_filter, self.claim)
-        self._claimed = 0
-
-    def claim(self, size: int, offset: int) -> None:
-        """Take note that *size* bytes at *offset* have been decoded."""
-        self._claimed += size
-        if self._claimed > len(self.image):
-            raise ErofsError("structures of the image overlap", offset)
 
     def header(self, nid: int) -> Header:
         return Header(self.image, self.superblock, nid)

@@ -126,7 +126,7 @@ class ImageWriter(ABC):
         nids = self.plan.column(listing, self.nids)
         types = self.plan.column(listing, self.types)
         nids.insert(dot, self.nids[listing.index])
-        nids.insert(dots, self.nids[listing.parent.index])
+        nids.insert(dots, self.nids[(listing.parent or listing).index])
         types.insert(dot, DIRECTORY_ENTRY)
         types.insert(dots, DIRECTORY_ENTRY)
         return names, nids, types
