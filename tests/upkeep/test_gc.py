@@ -14,7 +14,7 @@ import pytest
 
 from composefs_async._sys import files
 from composefs_async._upkeep import collect, graph, shards
-from composefs_async.digest import ObjectId
+from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.errors import ReachUnknownError, ReadOnlyRepositoryError
 from composefs_async.repository import Repository, state_of
 from composefs_async.results import GcResult
@@ -282,6 +282,7 @@ def test_names_are_durably_gone_before_any_object_goes(empty: Repository, monkey
     assert events[4:] == ["objects"] * result.objects_removed
 
 
+@pytest.mark.parametrize("empty", [Algorithm.SHA512], indirect=True, ids=["sha512"])
 def test_wherever_it_stops_everything_is_whole_and_the_next_run_does_the_rest(
     empty: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
