@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from .. import fsverity
@@ -29,6 +29,7 @@ from .state import DIRECTORY_MODE, FILE_MODE, RepoState
 __all__ = [
     "create_object_tmpfile",
     "ensure_object",
+    "ensure_object_from",
     "finalize_object_tmpfile",
     "object_errors",
     "open_object",
@@ -57,6 +58,20 @@ def ensure_object(state: RepoState, data: bytes | bytearray | memoryview) -> Sto
         state.require_writable()
         view = memoryview(data).cast("B")
         return store_one(state, view, fsverity.digest(view, state.algorithm))
+
+
+def ensure_object_from(state: RepoState, pieces: Iterable[bytes]) -> StoredObject:
+    """The same for content that is never whole in memory; what taking *pieces* raises leaves nothing behind."""
+    hasher = fsverity.Hasher(state.algorithm)
+    with object_errors(state):
+        tmpfile = create_object_tmpfile(state)
+        try:
+            for piece in pieces:
+                hasher.update(piece)
+                files.write_all(tmpfile.fd, piece)
+            return publish_object_tmpfile(state, tmpfile, hasher.size, hasher.id())
+        finally:
+            tmpfile.discard()
 
 
 def store_one(state: RepoState, data: memoryview, object_id: ObjectId) -> StoredObject:

@@ -19,7 +19,7 @@ from .._repo import images, names, objects, streams
 from .._repo.names import Link
 from .._repo.state import RepoState
 from ..digest import ObjectId
-from ..erofs.writer import build_image
+from ..erofs.writer import image_pieces
 from ..errors import ComposefsError, OciError
 from ..repository import Repository, state_of
 from ..splitstream import OCI_CONFIG, OCI_MANIFEST, SplitstreamWriter
@@ -188,8 +188,8 @@ def _missing(state: RepoState, found: Mapping[str, ObjectId]) -> list[int]:
 
 
 def _make(state: RepoState, tree: Directory, version: int) -> MadeImage:
-    content = build_image(tree, state.algorithm, version)
-    return MadeImage(version, objects.ensure_object(state, content).id, len(content))
+    stored = objects.ensure_object_from(state, image_pieces(tree, state.algorithm, version))
+    return MadeImage(version, stored.id, stored.size)
 
 
 # -- config and manifest -----------------------------------------------------------------------

@@ -7,6 +7,7 @@ leaves unreferenced objects, and a lease (`composefs_async._upkeep.leases`) that
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -110,11 +111,12 @@ class _Pull:
         manifest = self._image.manifest
         total = sum(layer.descriptor.size for layer in self._image.layers)
         self._report(ImportStarted(self._image.reference, manifest.digest, len(self._image.layers), total))
-        tree = await self._tree() if make_images and self._image.config is not None else None
+        growing = await self._tree() if make_images and self._image.config is not None else None
         self._lease = await hop(leases.begin, self._state, manifest.digest, self._image.reference)
         try:
-            layers = await self._layers(tree)
-            images = await self._images(layers, tree)
+            with growing or nullcontext() as tree:
+                layers = await self._layers(tree)
+                images = await self._images(layers, tree)
         except (FormatError, IntegrityError):  # another try would not get further
             await hop(self._lease.end)
             raise

@@ -13,7 +13,7 @@ from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from anyio import EndOfStream
 
-from .._aio.hops import hop
+from .._aio.hops import write_hop
 from .._repo.batch import Buffer
 from .._repo.state import RepoState
 from ..errors import CompressionError, DigestMismatchError, OciError
@@ -133,12 +133,12 @@ class Unpacker:
         """
         packed: list[Buffer] = []
         if isinstance(self._source, LocalBlob):
-            return await hop(self._fill_local, self._source, view, packed), packed
+            return await write_hop(self._state, self._fill_local, self._source, view, packed), packed
         filled = 0
         while True:
             if self._decompressor is not None:
                 data = packed[-1] if packed else b""
-                filled += await hop(self._unpack, data, view[filled:])
+                filled += await write_hop(self._state, self._unpack, data, view[filled:])
                 if filled == len(view) or self._exhausted:
                     return filled, packed
             packed.append(self._take(await self._gather(self._source)))
