@@ -77,7 +77,7 @@ def has_image(state: RepoState, name: str) -> ObjectId | None:
         image_id = _resolve(state, name)
     except (ImageNotFoundError, DigestMismatchError):
         return None
-    return image_id if os.access(image_id.path, os.F_OK, dir_fd=state.objects_fd) else None
+    return image_id if objects.has_object(state, image_id) else None
 
 
 def open_image(state: RepoState, name: str) -> int:

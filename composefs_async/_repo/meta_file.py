@@ -32,7 +32,7 @@ def read(fd: int, path: str) -> tuple[Metadata, Algorithm | None]:
         AlgorithmMismatchError: it is guarded by another algorithm than the one it names.
     """
     what = f"{path}/{NAME}"
-    with files.opened(NAME, os.O_RDONLY, dir_fd=fd) as file:
+    with files.naming(path), files.opened(NAME, os.O_RDONLY, dir_fd=fd) as file:
         content = os.read(file, MAX_SIZE + 1)
         guard = _guard(file, what)
     metadata = Metadata.decode(content, what)

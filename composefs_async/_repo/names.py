@@ -101,7 +101,7 @@ def publish(state: RepoState, links: Iterable[Link], *, replace: bool = True) ->
         FileExistsError: a link is there, and is not to be replaced.
         NotADirectoryError: a directory that a link should stand in is a link itself, and may lead anywhere.
     """
-    with state.shared():
+    with state.shared(), files.naming(state.path):
         state.require_writable()
         state.syncs.sync()
         touched: dict[str, None] = {}
@@ -156,6 +156,7 @@ def target_of(state: RepoState, path: str) -> str | None:
     except OSError as error:
         if error.errno == errno.EINVAL:  # not a symbolic link
             return None
+        files.place(error, state.path)
         raise
 
 
@@ -219,7 +220,7 @@ def references(state: RepoState, category: Category, below: str = "") -> Iterato
 
 def _listing(state: RepoState, directory: str) -> list[str]:
     try:
-        with files.opened(directory, os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.fd) as fd:
+        with files.naming(state.path), files.opened(directory, os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.fd) as fd:
             return os.listdir(fd)
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -234,7 +235,7 @@ def _is_directory(state: RepoState, path: str) -> bool:
 def remove_reference(state: RepoState, category: Category, reference: str) -> bool:
     """Remove a reference durably; False if it was not there."""
     path = f"{category}/refs/{check_reference(reference)}"
-    with state.shared():
+    with state.shared(), files.naming(state.path):
         state.require_writable()
         try:
             if not all(_is_real_directory(state, directory) for directory in _parents(path)):

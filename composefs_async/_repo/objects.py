@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 
 from .. import fsverity
 from .._sys import files, verity
@@ -31,6 +31,7 @@ __all__ = [
     "ensure_object",
     "ensure_object_from",
     "finalize_object_tmpfile",
+    "has_object",
     "object_errors",
     "open_object",
     "publish_object_tmpfile",
@@ -42,14 +43,23 @@ __all__ = [
 _READ_SIZE = 1 << 20
 
 
-@contextmanager
-def object_errors(state: RepoState) -> Iterator[None]:
+def object_errors(state: RepoState) -> AbstractContextManager[None]:
     """Let errors of the system say where: writing to a descriptor knows no name, and others are relative."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = os.path.join(state.path, "objects", error.filename or "")
-        raise
+    return files.naming(_objects_path(state))
+
+
+def _objects_path(state: RepoState) -> str:
+    return os.path.join(state.path, "objects")
+
+
+def has_object(state: RepoState, object_id: ObjectId) -> bool:
+    """Whether something stands at the object's path; that it cannot be reached is an error."""
+    with object_errors(state):
+        try:
+            os.stat(object_id.path, dir_fd=state.objects_fd)
+        except FileNotFoundError:
+            return False
+    return True
 
 
 def ensure_object(state: RepoState, data: bytes | bytearray | memoryview) -> StoredObject:
@@ -90,7 +100,8 @@ def store_one(state: RepoState, data: memoryview, object_id: ObjectId) -> Stored
 def create_object_tmpfile(state: RepoState) -> files.Tmpfile:
     """A file to be filled and given to one of the following functions; the caller owns it."""
     state.require_writable()
-    return files.Tmpfile.create(".", FILE_MODE, dir_fd=state.objects_fd)
+    with object_errors(state):
+        return files.Tmpfile.create(".", FILE_MODE, dir_fd=state.objects_fd)
 
 
 def finalize_object_tmpfile(state: RepoState, fd: int, size: int) -> StoredObject:
@@ -107,7 +118,7 @@ def finalize_object_tmpfile(state: RepoState, fd: int, size: int) -> StoredObjec
 
 def publish_object_tmpfile(state: RepoState, tmpfile: files.Tmpfile, size: int, object_id: ObjectId) -> StoredObject:
     """Give a filled tmpfile, whose digest the caller has computed, its name; the caller discards it then."""
-    with state.shared():
+    with state.shared(), object_errors(state):
         if _is_intact(state, object_id, size):
             return StoredObject(object_id, size, StoreOutcome.PRESENT)
         return _publish(state, tmpfile, size, object_id)
@@ -139,6 +150,9 @@ def open_object(state: RepoState, object_id: ObjectId) -> int:
         fd = os.open(object_id.path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=state.objects_fd)
     except FileNotFoundError:
         raise ObjectNotFoundError(object_id.hex()) from None
+    except OSError as error:
+        files.place(error, _objects_path(state))
+        raise
     try:
         check_measure(state, fd, object_id)
     except BaseException:
@@ -167,7 +181,7 @@ def read_object(state: RepoState, object_id: ObjectId, *, max_size: int | None =
         IntegrityError: it has more than *max_size* bytes, or is corrupt.
     """
     fd = open_object(state, object_id)
-    with open(fd, "rb", buffering=0) as file:
+    with object_errors(state), open(fd, "rb", buffering=0) as file:
         size = os.fstat(fd).st_size
         if max_size is not None and size > max_size:
             raise IntegrityError(f"object {object_id.hex()} has {size} bytes, more than the {max_size} allowed")

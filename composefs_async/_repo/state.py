@@ -72,11 +72,12 @@ class RepoState:
 
     def _open_objects(self) -> int:
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-        try:
-            return os.open("objects", flags, dir_fd=self.fd)
-        except FileNotFoundError:
-            files.make_directory("objects", DIRECTORY_MODE, dir_fd=self.fd)
-            return os.open("objects", flags, dir_fd=self.fd)
+        with files.naming(self.path):
+            try:
+                return os.open("objects", flags, dir_fd=self.fd)
+            except FileNotFoundError:
+                files.make_directory("objects", DIRECTORY_MODE, dir_fd=self.fd)
+                return os.open("objects", flags, dir_fd=self.fd)
 
     def require_writable(self) -> None:
         """Refuse before anything is read or written in vain.

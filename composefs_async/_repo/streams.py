@@ -69,9 +69,7 @@ class OpenStream(SplitstreamReader):
 def has_stream(state: RepoState, name: str) -> ObjectId | None:
     """The id of the stream's object, if the name and the object are there."""
     object_id = names.object_of(state, "streams", name)
-    if object_id is None or not os.access(object_id.path, os.F_OK, dir_fd=state.objects_fd):
-        return None
-    return object_id
+    return object_id if object_id is not None and objects.has_object(state, object_id) else None
 
 
 def has_named_stream(state: RepoState, reference: str) -> bool:

@@ -20,7 +20,9 @@ __all__ = [
     "fsync_directory",
     "lock",
     "make_directory",
+    "naming",
     "opened",
+    "place",
     "replace_symlink",
     "syncfs",
     "write_all",
@@ -55,6 +57,27 @@ def opened(path: str, flags: int, *, dir_fd: int | None = None) -> Iterator[int]
         os.close(fd)
 
 
+def place(error: OSError, directory: str) -> None:
+    """Let *error* name the path that it is about: *directory*, or what its own one means relative to that.
+
+    A path below *directory* is left alone: the error has been here before.
+    """
+    # Who makes a link or renames has two names, of which the second is the one to be.
+    name = next((each for each in (error.filename2, error.filename) if isinstance(each, str)), "")
+    if name != directory and not name.startswith(f"{directory}/"):
+        error.filename, error.filename2 = os.path.join(directory, "" if name == "." else name).rstrip("/"), None
+
+
+@contextlib.contextmanager
+def naming(directory: str) -> Iterator[None]:
+    """`place` for all errors of a block."""
+    try:
+        yield
+    except OSError as error:
+        place(error, directory)
+        raise
+
+
 def make_directory(path: str, mode: int, *, dir_fd: int) -> None:
     """Create one directory; that it exists is fine."""
     with contextlib.suppress(FileExistsError):
@@ -62,10 +85,15 @@ def make_directory(path: str, mode: int, *, dir_fd: int) -> None:
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
-    """Write the whole of *data*, however many calls it takes."""
+    """Write the whole of *data*, however many calls it takes; an error names the file, or the directory it is in."""
     view = memoryview(data).cast("B")
-    while view:
-        view = view[os.write(fd, view) :]
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError as error:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        error.filename = os.path.dirname(path) if path.endswith(" (deleted)") else path
+        raise
 
 
 def copy_content(source: int, target: int) -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -312,6 +314,46 @@ def test_symlink_is_never_missing_or_half_while_many_replace_it(directory: int, 
     assert errors == []
     assert seen <= set(targets)
     assert os.listdir(tmp_path) == ["link"]
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "second", "expected"),
+    [
+        (None, None, "R/dir"),
+        (".", None, "R/dir"),
+        ("file", None, "R/dir/file"),
+        ("target", "link", "R/dir/link"),
+        ("/proc/self/fd/3", "link", "R/dir/link"),
+        ("/elsewhere", None, "/elsewhere"),
+        ("R/dir", None, "R/dir"),
+        ("R/dir/file", None, "R/dir/file"),
+        ("R/directory", None, "R/dir/R/directory"),
+        (7, None, "R/dir"),
+    ],
+)
+def test_error_is_placed_below_a_directory(name: Any, second: Any, expected: str) -> None:
+    with pytest.raises(OSError, match="out of") as caught, files.naming("R/dir"):
+        raise OSError(errno.ENOSPC, "out of space", name, None, second)
+    assert (caught.value.filename, caught.value.filename2) == (expected, None)
+
+
+def test_failing_write_names_the_file_or_where_it_will_be(tmp_path: Path, directory: int) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    named = os.open(tmp_path / "named", os.O_CREAT | os.O_WRONLY)
+    unnamed = files.Tmpfile.create(".", 0o644, dir_fd=directory)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+        for fd, place in ((named, tmp_path / "named"), (unnamed.fd, tmp_path)):
+            with pytest.raises(OSError, match="File too large") as caught:
+                files.write_all(fd, bytes(11))
+            assert caught.value.filename == str(place)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        os.close(named)
+        unnamed.discard()
 
 
 # -- flushes -----------------------------------------------------------------------------------
