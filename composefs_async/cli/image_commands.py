@@ -246,7 +246,7 @@ def diff(settings: Settings, before: str, after: str, json_output: bool) -> int:
 
 def _change_text(change: Change) -> str:
     sign = {"added": "+", "removed": "-", "changed": "~"}[change.kind.value]
-    fields = [f"{field.name} {_value(field.before)} -> {_value(field.after)}" for field in change.fields]
+    fields = [f"{field.name} {field.before_text} -> {field.after_text}" for field in change.fields]
     return f"{sign} {_text(change.path)}" + (f": {', '.join(printable(field) for field in fields)}" if fields else "")
 
 
@@ -262,14 +262,6 @@ def _change_json(change: Change) -> dict[str, Any]:
         "sizeBefore": change.size_before,
         "sizeAfter": change.size_after,
     }
-
-
-def _value(value: Value) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, bytes):
-        return value.hex() if len(value) in (32, 64) and not value.isascii() else repr(value)[1:]
-    return str(value)
 
 
 def _json_value(name: str, value: Value) -> object:
@@ -336,4 +328,5 @@ def _explanation_json(found: Explanation) -> dict[str, Any]:
         "appliedToOther": found.applied_to_other,
         "first": _change_json(found.first) if found.first else None,
         "attempts": found.attempts,
+        "untold": [{"name": each.name, "lost": each.lost} for each in found.untold],
     }

@@ -46,6 +46,8 @@ class Cause:
     """Of the layout, if that is what differs; there is no `rewrite` then."""
     dialect: Dialect | None = None
     """Of layouts 0 and 1, likewise."""
+    lost: str = ""
+    """What a tree to which this has happened cannot tell any more; empty if nothing is."""
 
 
 # -- changing trees ----------------------------------------------------------------------------
@@ -214,8 +216,8 @@ _ONLY_USER: Final = partial(_rewrite_inodes, partial(_keep_xattrs, (), (b"user."
 _NO_XATTRS: Final = partial(_rewrite_inodes, partial(_keep_xattrs, (), ()))
 
 
-def _cause(name: str, summary: str, groups: str, rewrite: Rewrite) -> Cause:
-    return Cause(name, summary, frozenset(groups.split()), rewrite)
+def _cause(name: str, summary: str, groups: str, rewrite: Rewrite, lost: str = "") -> Cause:
+    return Cause(name, summary, frozenset(groups.split()), rewrite, lost=lost)
 
 
 def _layout(version: int, summary: str) -> Cause:
@@ -250,20 +252,35 @@ CAUSES: Final = (
         "root run",
         partial(_container_root, lambda root, algorithm: None),
     ),
-    _cause("root-from-usr", "the root took the metadata of /usr", "root", _root_from_usr),
+    _cause("root-from-usr", "the root took the metadata of /usr", "root", _root_from_usr, "the root's own metadata"),
     _cause("root-default", "the root has mode 0755, owner 0:0 and time 0", "root", _default_root),
-    _cause("run-emptied", "/run was emptied and took the time of /usr", "run", _empty_run),
-    _cause("xattrs-allow-list", "only security.capability was kept", "xattrs", _ALLOW_LIST),
+    _cause("run-emptied", "/run was emptied and took the time of /usr", "run", _empty_run, "the content of /run"),
+    _cause(
+        "xattrs-allow-list",
+        "only security.capability was kept",
+        "xattrs",
+        _ALLOW_LIST,
+        "other attributes than security.capability",
+    ),
     _cause("xattrs-keep-user", "only security.capability and user.* were kept", "xattrs", _KEEP_USER),
-    _cause("xattrs-only-user", "only user.* was kept (mkcomposefs --user-xattrs)", "xattrs", _ONLY_USER),
+    _cause(
+        "xattrs-only-user",
+        "only user.* was kept (mkcomposefs --user-xattrs)",
+        "xattrs",
+        _ONLY_USER,
+        "other attributes than user.*",
+    ),
     _cause("xattrs-none", "all attributes were dropped (mkcomposefs --skip-xattrs)", "xattrs", _NO_XATTRS),
     _cause(
         "nanoseconds-dropped",
         "times have whole seconds",
         "mtime",
         partial(_rewrite_inodes, _drop_nanoseconds),
+        "nanoseconds of times",
     ),
-    _cause("times-zero", "times are 0 (mkcomposefs --use-epoch)", "mtime", partial(_rewrite_inodes, _zero_time)),
+    _cause(
+        "times-zero", "times are 0 (mkcomposefs --use-epoch)", "mtime", partial(_rewrite_inodes, _zero_time), "times"
+    ),
     _cause(
         "implicit-like-parents",
         "directories that nothing describes took the metadata of their parents, not mode 0755, owner 0:0, time 0",
@@ -281,8 +298,15 @@ CAUSES: Final = (
         f"content of more than {_INLINE_MAX} bytes is not in the image",
         "inline",
         partial(_externalize, _INLINE_MAX),
+        f"content of more than {_INLINE_MAX} bytes that was in the image",
     ),
     _cause("inline-none", "no content is in the image", "inline", partial(_externalize, 0)),
-    _cause("links-broken", "hard links became files of their own (mkcomposefs of a directory)", "links", _break_links),
+    _cause(
+        "links-broken",
+        "hard links became files of their own (mkcomposefs of a directory)",
+        "links",
+        _break_links,
+        "hard links",
+    ),
 )
 """In the order in which they are tried, and in which two of them are applied."""

@@ -58,6 +58,25 @@ class FieldChange:
     before: Value
     after: Value
 
+    @property
+    def before_text(self) -> str:
+        """As people read it: modes in octal, digests in hexadecimal."""
+        return _text(self.name, self.before)
+
+    @property
+    def after_text(self) -> str:
+        return _text(self.name, self.after)
+
+
+def _text(name: str, value: Value) -> str:
+    if value is None:
+        return "nothing"
+    if name == "mode" and isinstance(value, int):
+        return f"{value:04o}"
+    if isinstance(value, bytes):
+        return value.hex() if name == "digest" else repr(value)[1:]
+    return str(value)
+
 
 @dataclass(frozen=True, slots=True)
 class Change:

@@ -37,11 +37,16 @@ class Explanation:
     causes make of it; None if no path does."""
     attempts: int
     """Images built."""
+    untold: tuple[Cause, ...] = ()
+    """If no cause was found and the other tree is unknown: what may have happened to the first one, taking away what
+    the other may still have."""
 
     def __str__(self) -> str:
         place = f"; the first difference is at {_place(self.first)}" if self.first else ""
         if self.causes is None:
-            return f"no known cause makes the images equal, of {self.attempts} tried{place}"
+            lost = ", or ".join(cause.lost for cause in self.untold)
+            alone = f"; whether the image has lost {lost}, only the other one can tell" if lost else ""
+            return f"no known cause makes the images equal, of {self.attempts} tried{place}{alone}"
         if not self.causes:
             return "the images are equal"
         side = "in the first image" if self.applied_to_other else "in the second image"
@@ -82,7 +87,13 @@ def explain(
         back = search.run(other, version if other_version is None else other_version, own) if own else None
         if back is not None:
             return Explanation(back[0], True, first, search.attempts)
-    return Explanation(None, False, first, search.attempts)
+    untold = () if other else tuple(each for each in CAUSES if each.lost and _happened(each, tree, expected.algorithm))
+    return Explanation(None, False, first, search.attempts, untold)
+
+
+def _happened(cause: Cause, tree: Directory, algorithm: Algorithm) -> bool:
+    """Whether the tree is as if *cause* had changed it already."""
+    return cause.rewrite is not None and cause.rewrite(tree, algorithm) is None
 
 
 class _Search:
@@ -140,4 +151,4 @@ def _place(change: Change) -> str:
     if not change.fields:
         return f"{path} ({change.kind.value})"
     field = change.fields[0]
-    return f"{path}, {field.name}: {field.before!r}, {field.after!r}"
+    return f"{path}, {field.name}: {field.before_text}, {field.after_text}"

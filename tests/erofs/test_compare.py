@@ -193,7 +193,25 @@ def test_unknown_cause_is_admitted_with_the_first_difference() -> None:
     found = explain(root, image_id(other), other=other)
     assert found.causes is None
     assert found.first == changed(b"/usr", ("mode", 0o755, 0o711), sizes=(None, None))
-    assert str(found).endswith("; the first difference is at /usr, mode: 493, 457")
+    assert str(found).endswith("; the first difference is at /usr, mode: 0755, 0711")
+
+
+def test_what_a_tree_alone_cannot_tell_is_said() -> None:
+    whole = tree("/ 0 40755 3 0 0 0 6.0 - - -", "/usr 0 40755 2 0 0 0 7.0 - - - security.capability=x")
+    found = explain(whole, ObjectId(bytes(32)))
+    assert [cause.name for cause in found.untold] == [
+        "run-emptied",
+        "xattrs-allow-list",
+        "nanoseconds-dropped",
+        "inline-threshold",
+        "links-broken",
+    ]
+    assert str(found).endswith(
+        "; whether the image has lost the content of /run, or other attributes than security.capability, or "
+        "nanoseconds of times, or content of more than 64 bytes that was in the image, or hard links, only the other "
+        "one can tell"
+    )
+    assert explain(whole, ObjectId(bytes(32)), other=tree(*FULL)).untold == ()
 
 
 def test_attempts_are_bounded() -> None:
