@@ -33,6 +33,9 @@ def check_image(run: Run, name: str) -> ObjectId | None:
             raise_ours(error, path)
             run.found("image-read-failed", path, detail=f"Reading {path}", cause=os_text(error))
             return object_id
+        except ErofsError as error:
+            run.found("image-invalid", path, detail=f"Invalid image: {error}")
+            return object_id
     finally:
         os.close(fd)
     run.pace(len(content))

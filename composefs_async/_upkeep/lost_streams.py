@@ -20,9 +20,10 @@ from ..splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from ..splitstream.format import HEADER_SIZE, MAGIC
 from .damage import Damage
 
-__all__ = ["content_is", "find"]
+__all__ = ["content_is", "find", "name_of"]
 
 _NAME = re.compile(r"oci-(config|layer|manifest)-(sha256|sha384|sha512):([0-9a-f]+)")
+_IMAGE_REFS = "composefs.image"
 _TYPES = {"config": OCI_CONFIG, "layer": OCI_LAYER, "manifest": OCI_MANIFEST}
 _SHARD = re.compile(r"[0-9a-f]{2}")
 
@@ -64,6 +65,14 @@ def _names_of(
                         yield name
 
 
+def name_of(reference: str, object_id: ObjectId) -> str | None:
+    """The path of the name of a stream or image that is known as *reference* in another stream, if that can be told."""
+    if reference.startswith(_IMAGE_REFS):
+        return f"images/{object_id.hex()}"
+    name = f"oci-{reference.replace(':', '-', 1)}" if reference.startswith("config:") else f"oci-layer-{reference}"
+    return f"streams/{name}" if _NAME.fullmatch(name) else None
+
+
 def content_is(state: RepoState, object_id: ObjectId, name: str) -> bool:
     """Whether the content of a stream has the digest that *name* says."""
     match = _NAME.fullmatch(name)
@@ -82,19 +91,30 @@ def _content_digest(state: RepoState, object_id: ObjectId, algorithm: str) -> st
 def _unnamed_streams(state: RepoState, damage: Damage) -> Iterator[ObjectId]:
     """Objects that begin like a stream, have no name, and are not known to be corrupt."""
     named = set(damage.roots.links["streams"].values())
-    with files.opened("objects", os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.fd) as fd:
-        shards = sorted(name for name in os.listdir(fd) if _SHARD.fullmatch(name))
-    for shard in shards:
-        with files.opened(f"objects/{shard}", os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.fd) as fd:
-            for name in os.listdir(fd):
+    for shard in _listing(state, "objects"):
+        if _SHARD.fullmatch(shard):
+            for name in _listing(state, f"objects/{shard}"):
                 with suppress(ComposefsError):
                     object_id = ObjectId.from_path(f"{shard}/{name}").require(state.algorithm)
-                    if object_id not in named and object_id not in damage.corrupt and _begins_like_one(name, fd):
+                    if (
+                        object_id not in named
+                        and object_id not in damage.corrupt
+                        and _begins_like_one(state, object_id)
+                    ):
                         yield object_id
 
 
-def _begins_like_one(name: str, dir_fd: int) -> bool:
-    with suppress(OSError), files.opened(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=dir_fd) as fd:
+def _listing(state: RepoState, directory: str) -> list[str]:
+    try:
+        with files.opened(directory, os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.fd) as fd:
+            return sorted(os.listdir(fd))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _begins_like_one(state: RepoState, object_id: ObjectId) -> bool:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    with suppress(OSError), files.opened(object_id.path, flags, dir_fd=state.objects_fd) as fd:
         start = os.pread(fd, HEADER_SIZE, 0)
         return start.startswith(MAGIC) or start[18 : 18 + len(MAGIC)] == MAGIC
     return False

@@ -24,7 +24,7 @@ from ..digest import ObjectId
 from ..errors import FormatError
 from ..progress import Message, ProgressCallback
 from ..results import Finding, FsckResult, RepairAction, RepairResult, Unrepaired
-from . import lost_streams
+from . import graph, lost_streams
 from .check import fsck
 from .damage import MISSING, Damage, is_there
 from .repair_sources import DirectorySource, ObjectSource, RepositorySource, open_source
@@ -94,7 +94,8 @@ class Repair:
         self._quarantine = Quarantine(state)
         self.problems: list[str] = []
         """Why a source could not help."""
-        self._covered: set[str] = set()
+        self.covered: set[str] = set()
+        """The paths of all actions."""
         self._lost: dict[str, ObjectId] = {}
 
     @classmethod
@@ -131,7 +132,7 @@ class Repair:
 
     def _wanted(self) -> dict[ObjectId, str]:
         wanted = self.damage.wanted
-        return {each: why for each, why in wanted.items() if f"objects/{each.path}" not in self._covered}
+        return {each: why for each, why in wanted.items() if f"objects/{each.path}" not in self.covered}
 
     def _take_objects(
         self, source: ObjectSource, wanted: Mapping[ObjectId, str], name: str, check: Check = None
@@ -165,30 +166,34 @@ class Repair:
     def note(self, path: str, action: str, source: str = "") -> None:
         """Write down what has been done, or in a dry run would be."""
         self.actions.append(RepairAction(path, action, source))
-        self._covered.add(path)
+        self.covered.add(path)
         self.report(Message(f"{path}: {action}" + (f" from {source}" if source else "")))
 
     # -- names ---------------------------------------------------------------------------------
 
     def mend_names(self) -> None:
         """Make the names whose objects are known and there; durable."""
-        links = self._missing_links() or self._wrong_references()
-        if self.dry_run:
-            links = [link for link in links if link.path not in self._covered]
-        while links:
+        done: set[str] = set(self.covered) if self.dry_run else set()
+        while links := [link for link in self._wanted_links() if link.path not in done]:
+            done.update(link.path for link in links)
             for link in links:
                 self.note(link.path, "linked")
             if self.dry_run:
-                return
+                for link in links:
+                    if "/refs/" not in link.path:
+                        self.damage.bring(ObjectId.from_path(link.target))
+                continue
             names.publish(self.state, links)
             self.damage.read_names()
-            links = self._wrong_references()
 
     def _clear_places(self) -> None:
         """Move away files that stand where a link or a directory should be."""
         for finding in self.before.findings:
             if finding.kind in _IN_THE_WAY:
                 self._put_aside(finding.path)
+
+    def _wanted_links(self) -> list[Link]:
+        return [*self._missing_links(), *self._wrong_references()]
 
     def _missing_links(self) -> list[Link]:
         """Links of the first level that are not as they should be, to objects that are there and not corrupt."""
@@ -215,11 +220,15 @@ class Repair:
     def _meant(self) -> dict[str, ObjectId]:
         """What names that are missing or wrong should lead to."""
         meant = {f"streams/{name}": found for name, found in self._lost_streams().items()}
-        for finding in self.before.findings:
-            meant.update(_meant_by(finding))
-        links = self.damage.roots.links["images"]
-        named = {each.name for each in self.damage.roots.references if each.category == "images"}
-        for name in named | links.keys():
+        roots = self.damage.roots
+        meant.update((f"streams/{name}", found) for name, found in roots.links["streams"].items())
+        for node in self.damage.nodes.values():
+            for reference, object_id in node.named:
+                path = lost_streams.name_of(reference, object_id)
+                if path and names.target_of(self.state, path) is None:
+                    meant[path] = object_id
+        named = {each.name for each in roots.references if each.category == "images"}
+        for name in named | roots.links["images"].keys():
             with suppress(FormatError):
                 meant[f"images/{name}"] = ObjectId.from_hex(name)
         return {path: found for path, found in meant.items() if found.algorithm is self.state.algorithm}
@@ -254,12 +263,12 @@ class Repair:
         if self.dry_run or not self.actions:
             after = self.before
             left = [finding for finding in self.before.errors if not self._is_covered(finding)]
-            still_hurt = set(self._hurt) if left else set[str]()
+            hurt = [each for each in self.damage.hurt_references() if not self._would_be_whole(each)]
         else:
             after = fsck(self.state, progress=self.report, check=check)
             left = list(after.errors)
-            damage = Damage(self.state, *_damaged(self.state, after))
-            still_hurt = {each.path for each in damage.hurt_references()}
+            hurt = Damage(self.state, *_damaged(self.state, after)).hurt_references()
+        still_hurt = {each.path for each in hurt}
         return RepairResult(
             self.before,
             after,
@@ -273,10 +282,14 @@ class Repair:
         )
 
     def _clean(self) -> None:
-        needed = self.damage.needed
+        needed = self.damage.wanted if self.dry_run else self.damage.needed
+        lost = [each for each in self.damage.roots.references if each.object_id is None]
+        names_of = {f"{each.category}/{each.name}" for each in lost}
+        if not needed.keys().isdisjoint(self.damage.unreadable) or not self.covered.issuperset(names_of):
+            return  # it cannot be told what is needed
         for finding in self.before.errors:
             path = finding.path
-            if path.startswith("objects/") and path not in self._covered:
+            if path.startswith("objects/") and path not in self.covered:
                 with suppress(FormatError):
                     if ObjectId.from_path(path) in needed:
                         continue
@@ -288,13 +301,34 @@ class Repair:
                 self._quarantine.take(path)
         self.note(path, "quarantined")
 
+    # -- what a dry run would have done --------------------------------------------------------
+
     def _is_covered(self, finding: Finding) -> bool:
-        """In a dry run: whether what was found would be mended."""
-        paths = {finding.path}
+        """Whether what was found would be mended."""
+        paths = {finding.path, finding.expected}
         if finding.object_id:
             with suppress(FormatError):
-                paths = {f"objects/{ObjectId.from_hex(finding.object_id).path}", finding.expected}
-        return not self._covered.isdisjoint(paths)
+                paths = {finding.expected, f"objects/{ObjectId.from_hex(finding.object_id).path}"}
+        category, _, name = finding.path.partition("/")
+        if category in graph.CATEGORIES and not finding.object_id:
+            references = self.damage.roots.references
+            paths |= {f"{each.category}/{each.name}" for each in references if each.path == finding.path}
+            led_to = self.damage.roots.links["images" if category == "images" else "streams"].get(name)
+            if led_to is not None:
+                paths.add(f"objects/{led_to.path}")
+        return not self.covered.isdisjoint(paths)
+
+    def _would_be_whole(self, reference: graph.Reference) -> bool:
+        if reference.object_id is None:
+            return f"{reference.category}/{reference.name}" in self.covered
+        names_of = {led_to: name for name, led_to in self.damage.roots.links["streams"].items()}
+        for reached in self.damage.reach(reference.object_id):
+            lacking = {reached} if reached in self.damage.unreadable else self.damage.nodes[reached].lacking
+            if not self.covered.issuperset(f"objects/{each.path}" for each in lacking):
+                return False
+            if reached in self.damage.flawed and f"streams/{names_of.get(reached)}" not in self.covered:
+                return False
+        return True
 
 
 class _Contents:
@@ -345,13 +379,3 @@ def _damaged(state: RepoState, found: FsckResult) -> tuple[dict[ObjectId, str], 
             if led_to is not None:
                 flawed[led_to] = finding.text
     return corrupt, {each: text for each, text in flawed.items() if each not in corrupt}
-
-
-def _meant_by(finding: Finding) -> dict[str, ObjectId]:
-    """What a finding says of a name and the object that it should lead to."""
-    with suppress(FormatError):
-        if finding.kind == "named-ref-unlinked":
-            return {finding.expected: ObjectId.from_hex(finding.object_id)}
-        if finding.kind == "link-target-invalid" and finding.path.startswith("streams/"):
-            return {finding.path: ObjectId.from_path(finding.detail)}
-    return {}

@@ -82,41 +82,50 @@ class RepositorySource:
 
 
 class DirectorySource:
-    """Files anywhere below a directory, whatever their names; all that could be an object are read."""
+    """Files anywhere below a directory, whatever their names; all that could be an object are read, once."""
 
     def __init__(self, path: str, algorithm: Algorithm) -> None:
         os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         self.name, self._algorithm = path, algorithm
+        self._read: dict[str, ObjectId] = {}
+        """Files that have been digested."""
 
     def candidates(self, wanted: Mapping[ObjectId, int | None]) -> Iterator[tuple[ObjectId, int]]:
         sizes = None if None in wanted.values() else set(wanted.values())
-        missing = set(wanted)
-        opened: list[int] = []
-        try:
-            for path, size in _files(self.name):
-                if sizes is not None and size not in sizes:
-                    continue
-                with suppress(OSError):
-                    opened.append(_open_regular(path))
-                if len(opened) >= _BATCH:
-                    yield from self._matching(opened, missing)
-                if not missing:
-                    return
-            yield from self._matching(opened, missing)
-        finally:
-            for fd in opened:
-                os.close(fd)
+        found = {object_id: path for path, object_id in self._digests(sizes) if object_id in wanted}
+        for object_id, path in found.items():
+            try:
+                fd = _open_regular(path)
+            except OSError:  # gone, or somebody else's now
+                continue
+            yield object_id, fd
 
-    def _matching(self, opened: list[int], missing: set[ObjectId]) -> Iterator[tuple[ObjectId, int]]:
-        """Empties *opened*."""
-        digests = digest_descriptors(opened, self._algorithm)
-        while opened:
-            fd, found = opened.pop(), digests.pop()
-            if found in missing and found is not None:
-                missing.discard(found)
-                yield found, fd
-            else:
+    def _digests(self, sizes: set[int | None] | None) -> Iterator[tuple[str, ObjectId]]:
+        batch: list[str] = []
+        for path, size in _files(self.name):
+            if path in self._read:
+                yield path, self._read[path]
+            elif sizes is None or size in sizes:
+                batch.append(path)
+                if len(batch) >= _BATCH:
+                    yield from self._digest(batch)
+        yield from self._digest(batch)
+
+    def _digest(self, batch: list[str]) -> list[tuple[str, ObjectId]]:
+        """Empties *batch*."""
+        opened: dict[str, int] = {}
+        try:
+            for path in batch:
+                with suppress(OSError):
+                    opened[path] = _open_regular(path)
+            digests = digest_descriptors([*opened.values()], self._algorithm)
+        finally:
+            batch.clear()
+            for fd in opened.values():
                 os.close(fd)
+        found = [(path, digest) for path, digest in zip(opened, digests, strict=True) if digest is not None]
+        self._read.update(found)
+        return found
 
     def close(self) -> None:
         pass

@@ -88,17 +88,42 @@ def refuse_contradictions(metadata_only: bool, resume: bool) -> None:
 
 
 @click.command
+@click.argument("sources", nargs=-1, metavar="[FROM]...")
+@click.option("--repair", is_flag=True, help="Mend what can be, with content FROM elsewhere.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only tell what --repair would do.")
 @check_options
 def fsck(
-    settings: Settings, metadata_only: bool, resume: bool, limit: int | None, progress: str, json_output: bool
+    settings: Settings,
+    *,
+    sources: tuple[str, ...],
+    repair: bool,
+    dry_run: bool,
+    metadata_only: bool,
+    resume: bool,
+    limit: int | None,
+    progress: str,
+    json_output: bool,
 ) -> int:
-    """Check everything in the repository, and change nothing.
+    """Check everything in the repository, and change nothing unless told to --repair it.
 
     All objects are compared with their names, streams are unpacked and compared with theirs where these are digests,
     images are parsed, names and references followed.  The exit code is 0 if nothing is damaged, 1 if something is, and
     2 if that could not be found out, also with --json.  A check that was interrupted can be continued.
+
+    With --repair, names, protection and images that can be made again are, and what is missing or corrupt is taken
+    FROM other repositories, directories of files, and image directories (oci:DIR[:TAG]), in this order.  Everything is
+    verified before it is in place; what is replaced or removed is put aside and never deleted.  The exit code tells
+    whether anything is damaged afterwards.
     """
     refuse_contradictions(metadata_only, resume)
+    if repair:
+        from .repair import repair as mend
+
+        if metadata_only or resume or limit:
+            raise click.UsageError("--repair checks everything: no other check can be asked for")
+        return mend(settings, sources, dry_run, progress, json_output)
+    if sources or dry_run:
+        raise click.UsageError("FROM and --dry-run go with --repair")
     with checking(), settings.open() as repo, showing(progress) as show:
         result = repo.fsck(metadata_only=metadata_only, resume=resume, limit=limit, progress=show)
     if json_output:

@@ -144,13 +144,12 @@ class _Mending:
         if not run.dry_run:
             await hop(_write_documents, run, documents, self._brought, self._source.name)
         elif complete:
-            for name in (config_stream(documents.config_digest), manifest_stream(documents.manifest_digest)):
-                run.note(f"streams/{name}", "rewritten", self._source.name)
+            await hop(self._foresee_documents, documents)
 
     async def _layer(self, layer: str) -> bool:
         """Bring the objects of a layer, or all of it if its stream is not what it should be; False if that failed."""
-        if layer in self._tried:
-            return self._tried[layer]
+        if layer in self._tried or self._source.name == ITSELF:  # which has no other than the one that is hurt
+            return self._tried.get(layer, False)
         self._tried[layer] = False
         try:
             if self._run.dry_run:
@@ -163,8 +162,7 @@ class _Mending:
                         self._tried[layer] = await hop(self._take_layer, layer, *found)
         except (ComposefsError, OSError) as error:
             # The source is damaged itself, or cannot be read: others may do better.
-            if self._source.name != ITSELF:
-                self._run.problems.append(f"{self._source.name}: layer {layer}: {error}")
+            self._run.problems.append(f"{self._source.name}: layer {layer}: {error}")
         return self._tried[layer]
 
     def _take_layer(self, layer: str, stream_id: ObjectId, objects: RepositorySource) -> bool:
@@ -179,12 +177,27 @@ class _Mending:
         return True
 
     def _foresee(self, layer: str) -> None:
-        name = layer_stream(layer)
-        self._run.note(f"streams/{name}", "rewritten", self._source.name)
-        present = names.object_of(self._run.state, "streams", name)
-        node = self._run.damage.nodes.get(present) if present else None
+        run, name = self._run, layer_stream(layer)
+        present = run.damage.roots.links["streams"].get(name)
+        node = run.damage.nodes.get(present) if present is not None else None
+        if node is None or present in run.damage.flawed:
+            run.note(f"streams/{name}", "rewritten", self._source.name)
         for object_id in sorted(node.lacking if node else ()):
-            self._run.note(f"objects/{object_id.path}", "restored", self._source.name)
+            run.note(
+                f"objects/{object_id.path}",
+                "replaced" if object_id in run.damage.corrupt else "restored",
+                self._source.name,
+            )
+
+    def _foresee_documents(self, documents: ImageDocuments) -> None:
+        run = self._run
+        names_of = [f"streams/{layer_stream(layer)}" for layer in documents.layers]
+        wanted = [config_stream(documents.config_digest), manifest_stream(documents.manifest_digest)]
+        links = run.damage.roots.links["streams"]
+        whole = all(name in links and _is_readable(run, links[name]) for name in wanted)
+        if not whole or not run.covered.isdisjoint(names_of):
+            for name in wanted:
+                run.note(f"streams/{name}", "rewritten", self._source.name)
 
     def _name_layer(self, name: str, stream_id: ObjectId) -> None:
         link = Link.to_object("streams", name, stream_id)
@@ -192,6 +205,12 @@ class _Mending:
             names.publish(self._run.state, [link])
             self._run.note(link.path, "rewritten", self._source.name)
             self._run.damage.read_names()
+
+
+def _is_readable(run: Repair, stream_id: ObjectId) -> bool:
+    """Whether a stream itself is whole, whatever it leads to."""
+    node = run.damage.nodes.get(stream_id)
+    return node is not None and not node.lacking and stream_id not in run.damage.flawed
 
 
 def _hurt_manifests(damage: Damage) -> list[str]:
@@ -266,9 +285,7 @@ def _write(
 ) -> ObjectId:
     """Store the stream of a document, unless the one with that name is whole and says the same."""
     present = run.damage.roots.links["streams"].get(name)
-    node = run.damage.nodes.get(present) if present is not None else None
-    whole = node is not None and not node.lacking and present not in run.damage.flawed
-    if present is not None and node is not None and whole and dict(node.named) == dict(refs):
+    if present is not None and _is_readable(run, present) and _refs_of(run, name) == dict(refs):
         return present
     writer = SplitstreamWriter(run.state.algorithm, content_type)
     for key, stream_id in refs:
