@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from anyio import CancelScope, Event, Lock, create_task_group, from_thread
+from anyio.abc import TaskGroup
 
 from .. import fsverity
 from .._aio.groups import single_error
@@ -42,6 +43,10 @@ _HEADROOM = PIECE + 512
 """In front of a chunk, for what the splitter left of the one before."""
 _CARRIERS_MORE = 1
 """Than there are tokens, so that one waits at a turn while the others work."""
+
+
+_FLUSH_AFTER = 128 << 20
+"""Bytes of new objects after which a flush begins beside the import, so that the one that publishes is short."""
 
 
 class Observer(Protocol):
@@ -165,6 +170,7 @@ class Conveyor:
         self._open_large: set[_LargeFile] = set()
         self._counts: dict[int, list[int]] = {outcome: [0, 0] for outcome in StoreOutcome}
         self._inline = 0
+        self._flushed, self._flushing = 0, False
         self._seconds: dict[str, float] = {}
 
     async def run(self) -> tuple[StoredObject, ImportStats]:
@@ -177,7 +183,7 @@ class Conveyor:
             with single_error():
                 async with create_task_group() as tasks:
                     for _ in range(self._carriers):
-                        tasks.start_soon(self._carry)
+                        tasks.start_soon(self._carry, tasks)
             return await write_hop(self._state, self._end), self.stats()
         finally:
             await _discard(self._open_large)
@@ -196,12 +202,20 @@ class Conveyor:
             seconds=dict(self._seconds),
         )
 
-    async def _carry(self) -> None:
+    async def _carry(self, tasks: TaskGroup) -> None:
         buffer = memoryview(mmap.mmap(-1, _HEADROOM + _CHUNK))
         while (chunk := await self._unpack(buffer)) is not None:
             while (turns := await write_hop(self._state, self._advance, chunk, buffer)) is not None:
                 await turns.wait(chunk.index)
-            self._observe(self._unpacker.bytes_read, self.stats())
+            stats = self.stats()
+            self._observe(self._unpacker.bytes_read, stats)
+            if not self._flushing and stats.bytes_stored - self._flushed >= _FLUSH_AFTER:
+                self._flushing, self._flushed = True, stats.bytes_stored
+                tasks.start_soon(self._flush)
+
+    async def _flush(self) -> None:
+        await hop(self._state.syncs.sync)
+        self._flushing = False
 
     # -- the stages, in worker threads ---------------------------------------------------------
 

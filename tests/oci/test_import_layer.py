@@ -41,7 +41,7 @@ from composefs_async.progress import (
     ProgressEvent,
     is_intermediate,
 )
-from composefs_async.repository import Repository
+from composefs_async.repository import Repository, state_of
 from composefs_async.results import ImportStats
 
 if sys.version_info >= (3, 14):
@@ -303,6 +303,17 @@ async def test_file_may_end_where_a_chunk_does(offset: int, repo: Repository) ->
         result = await import_layer(repo, digest(packed), pieces(packed, 1 << 20))
         assert merged(repo, digest(packed)) == digest(packed)
     assert result.stats.objects_stored == 2
+
+
+async def test_flushes_begin_while_a_large_layer_is_imported(repo: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the one that publishes has little left to write."""
+    monkeypatch.setattr("composefs_async.oci.conveyor._FLUSH_AFTER", 4 << 20)
+    packed = archive({str(number): content(300_000, number) for number in range(100)})
+    syncs = state_of(repo).syncs
+    with repo:
+        await import_layer(repo, digest(packed), pieces(packed, 1 << 20))
+        assert 3 <= syncs.count <= 8
+        assert merged(repo, digest(packed)) == digest(packed)
 
 
 @pytest.mark.parametrize("size", [2 << 20, 4 << 20, (2 << 20) - 1, (2 << 20) + 1])
