@@ -70,3 +70,31 @@ def load_objects(
         file), ``large`` (it does not fit into the buffer alone), ``read``, ``measure`` (0: by another algorithm), and
         ``digest``, which has what the object is instead.
     """
+
+def merge_chunks(
+    objects_fd: int,
+    table: Buffer,
+    used: Buffer,
+    piece: Buffer,
+    at: int,
+    left: int,
+    buffer: Buffer,
+    algorithm: int,
+    measure: bool,
+    /,
+) -> tuple[int, int, int, int, int, list[tuple[int, int, str, bytes]]]:
+    """Take chunks of a splitstream apart: write inline content and objects, by their ids in *table*, to *buffer*.
+
+    Each object that was read gets a 1 in *used*.  *piece* is a part of the unpacked stream, *at* where to go on in it, *left* what is left of an inline chunk there.
+
+    Returns:
+        A status; the new *at* and *left*; how much of the buffer is filled; the value of a chunk; and failures as of
+        `load_objects`, with indices of *table*.  The status is 0 when the piece is used up but for part of a header,
+        1 when no more fits, 2 before an object that does not fit alone, whose index is the value and which counts as
+        done, and 3 at a chunk whose value can be neither index nor length.
+    """
+
+def merged_size(
+    table: Buffer, piece: Buffer, at: int, left: int, sizes: Buffer, algorithm: int, /
+) -> tuple[int, int, int, int, int]:
+    """The same without content: (status, at, left, size, value).  *sizes* are native 64-bit numbers, one an id."""

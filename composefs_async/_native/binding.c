@@ -325,6 +325,12 @@ PyDoc_STRVAR(object_sizes_doc, "object_sizes(objects_fd, ids, algorithm, /)\n--\
 PyDoc_STRVAR(load_objects_doc, "load_objects(objects_fd, ids, buffer, algorithm, measure, /)\n--\n\n"
                                "Read and check as many objects as fit: (taken, sizes, failures).");
 
+PyDoc_STRVAR(merge_chunks_doc, "merge_chunks(objects_fd, table, used, piece, at, left, buffer, algorithm, measure, /)\n--\n\n"
+                               "Content of a splitstream: (status, at, left, filled, value, failures).");
+
+PyDoc_STRVAR(merged_size_doc, "merged_size(table, piece, at, left, sizes, algorithm, /)\n--\n\n"
+                              "Its size: (status, at, left, total, value).");
+
 static PyMethodDef methods[] = {
     {"implementations", core_implementations, METH_VARARGS, implementations_doc},
     {"hash_blocks", core_hash_blocks, METH_VARARGS, hash_blocks_doc},
@@ -336,6 +342,8 @@ static PyMethodDef methods[] = {
     {"remove_objects", core_remove_objects, METH_VARARGS, remove_objects_doc},
     {"object_sizes", core_object_sizes, METH_VARARGS, object_sizes_doc},
     {"load_objects", core_load_objects, METH_VARARGS, load_objects_doc},
+    {"merge_chunks", core_merge_chunks, METH_VARARGS, merge_chunks_doc},
+    {"merged_size", core_merged_size, METH_VARARGS, merged_size_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -10,5 +10,7 @@ PyObject *core_compare_shard(PyObject *module, PyObject *args);
 PyObject *core_remove_objects(PyObject *module, PyObject *args);
 PyObject *core_object_sizes(PyObject *module, PyObject *args);
 PyObject *core_load_objects(PyObject *module, PyObject *args);
+PyObject *core_merge_chunks(PyObject *module, PyObject *args);
+PyObject *core_merged_size(PyObject *module, PyObject *args);
 
 #endif

@@ -101,3 +101,113 @@ PyObject *core_load_objects(PyObject *module, PyObject *args)
     PyBuffer_Release(&ids);
     return result;
 }
+
+/* The descriptor of objects/, the buffers, and where in the piece to go on. */
+struct merge_args {
+    Py_buffer table, piece, third;
+    Py_ssize_t at;
+    unsigned long long left;
+    int number;
+};
+
+static int merge_prepare(struct merge *merge, const struct merge_args *args)
+{
+    Py_ssize_t count = count_of(&args->table, args->number, &merge->loading.params);
+
+    if (count < 0)
+        return -1;
+    if (args->at < 0 || args->at > args->piece.len) {
+        PyErr_SetString(PyExc_ValueError, "outside of the piece");
+        return -1;
+    }
+    merge->table = args->table.buf;
+    merge->count = (size_t)count;
+    merge->piece = args->piece.buf;
+    merge->size = (size_t)args->piece.len;
+    merge->at = (size_t)args->at;
+    merge->left = args->left;
+    return 0;
+}
+
+static void merge_release(struct merge_args *args)
+{
+    PyBuffer_Release(&args->table);
+    PyBuffer_Release(&args->piece);
+    PyBuffer_Release(&args->third);
+}
+
+static PyObject *run_merge(struct merge *merge)
+{
+    PyObject *result = NULL;
+    int status = -1;
+
+    merge->loading.sizes = PyMem_Calloc(MERGE_ITEMS + 1, sizeof *merge->loading.sizes);
+    merge->loading.failures = PyMem_Calloc(2 * (MERGE_ITEMS + 1), sizeof *merge->loading.failures);
+    if (merge->loading.sizes && merge->loading.failures) {
+        Py_BEGIN_ALLOW_THREADS
+        status = merge_run(merge);
+        Py_END_ALLOW_THREADS
+    }
+    if (status < 0)
+        PyErr_NoMemory();
+    else
+        result = Py_BuildValue("inKnLN", status, (Py_ssize_t)merge->at, (unsigned long long)merge->left,
+                               (Py_ssize_t)merge->filled, (long long)merge->value, failures_of(&merge->loading));
+    PyMem_Free(merge->loading.sizes);
+    PyMem_Free(merge->loading.failures);
+    return result;
+}
+
+PyObject *core_merge_chunks(PyObject *module, PyObject *args)
+{
+    struct merge merge = {0};
+    struct merge_args parsed;
+    PyObject *result = NULL;
+    Py_buffer used;
+    int measure;
+
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iy*w*y*nKw*ip:merge_chunks", &merge.loading.objects, &parsed.table, &used,
+                          &parsed.piece, &parsed.at, &parsed.left, &parsed.third, &parsed.number, &measure))
+        return NULL;
+    merge.loading.measure = measure != 0;
+    merge.loading.buffer = parsed.third.buf;
+    merge.loading.capacity = (size_t)parsed.third.len;
+    merge.used = used.buf;
+    if (merge_prepare(&merge, &parsed) == 0) {
+        if ((size_t)used.len != merge.count)
+            PyErr_SetString(PyExc_ValueError, "there is not one mark for each object");
+        else
+            result = run_merge(&merge);
+    }
+    PyBuffer_Release(&used);
+    merge_release(&parsed);
+    return result;
+}
+
+PyObject *core_merged_size(PyObject *module, PyObject *args)
+{
+    struct merge merge = {0};
+    struct merge_args parsed;
+    PyObject *result = NULL;
+
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*y*nKy*i:merged_size", &parsed.table, &parsed.piece, &parsed.at, &parsed.left,
+                          &parsed.third, &parsed.number))
+        return NULL;
+    if (merge_prepare(&merge, &parsed) == 0) {
+        uint64_t total = 0;
+        int status;
+        if ((size_t)parsed.third.len != merge.count * sizeof(int64_t)) {
+            PyErr_SetString(PyExc_ValueError, "there is not one size for each object");
+        } else {
+            Py_BEGIN_ALLOW_THREADS
+            status = merge_sizes(&merge, parsed.third.buf, &total);
+            Py_END_ALLOW_THREADS
+            result = Py_BuildValue("inKKL", status, (Py_ssize_t)merge.at, (unsigned long long)merge.left,
+                                   (unsigned long long)total, (long long)merge.value);
+        }
+    }
+    merge_release(&parsed);
+    return result;
+}

@@ -6,6 +6,7 @@
 
 #include "loading.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -17,6 +18,8 @@
 #define PATH_SIZE (2 * SHA2_MAX_DIGEST + 2)                     /* XX/REST and NUL */
 #define MEASURE_VERITY _IOWR('f', 134, uint16_t[2])             /* FS_IOC_MEASURE_VERITY of linux/fsverity.h */
 #define OPEN_FLAGS (O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC) /* a pipe in the place of an object must not hold us up */
+
+#define READ_AT_ONCE 65536
 
 struct measured { /* struct fsverity_digest */
     uint16_t algorithm, size;
@@ -89,27 +92,47 @@ static ssize_t read_full(int fd, uint8_t *to, size_t size)
     return (ssize_t)got;
 }
 
-enum taken { TAKEN, FAILED, FULL };
-
-static enum taken take(struct loading *loading, int fd, size_t index, const uint8_t *id, size_t *filled)
+static ssize_t read_once(int fd, uint8_t *to, size_t size)
 {
-    struct stat st;
     ssize_t got;
 
-    if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
-        fail(loading, index, 0, "type", NULL);
-        return FAILED;
-    }
-    if ((uint64_t)st.st_size > loading->capacity - *filled) {
-        if ((uint64_t)st.st_size <= loading->capacity)
-            return FULL;
-        fail(loading, index, 0, "large", NULL);
-        return FAILED;
-    }
-    got = read_full(fd, loading->buffer + *filled, (size_t)st.st_size);
-    if (got < 0) {
-        fail(loading, index, errno, "read", NULL);
-        return FAILED;
+    do
+        got = read(fd, to, size);
+    while (got < 0 && errno == EINTR);
+    return got;
+}
+
+enum taken { TAKEN, FAILED, FULL };
+
+static enum taken take_failed(struct loading *loading, size_t index, int error, const char *step)
+{
+    fail(loading, index, error, step, NULL);
+    return FAILED;
+}
+
+/* Most files are smaller than READ_AT_ONCE, and a short read of a regular file ends where the file does.  That is
+ * quicker than a look at its type and size before; what is no regular file has content that has another digest. */
+static enum taken take(struct loading *loading, int fd, size_t index, const uint8_t *id, size_t *filled)
+{
+    uint8_t *to = loading->buffer + *filled;
+    size_t room = loading->capacity - *filled, first = room < READ_AT_ONCE ? room : READ_AT_ONCE;
+    ssize_t got = read_once(fd, to, first);
+    struct stat st;
+
+    if (got <= 0 || (size_t)got == first) {
+        int error = got < 0 ? errno : 0;
+        if (fstat(fd, &st) || !S_ISREG(st.st_mode))
+            return take_failed(loading, index, 0, "type");
+        if (error)
+            return take_failed(loading, index, error, "read");
+        if ((uint64_t)st.st_size > room)
+            return (uint64_t)st.st_size <= loading->capacity ? FULL : take_failed(loading, index, 0, "large");
+        if (st.st_size > got) {
+            ssize_t more = read_full(fd, to + got, (size_t)(st.st_size - got));
+            if (more < 0)
+                return take_failed(loading, index, errno, "read");
+            got += more;
+        }
     }
     if (loading->measure)
         check_measure(loading, fd, index, id);
@@ -118,23 +141,20 @@ static enum taken take(struct loading *loading, int fd, size_t index, const uint
     return TAKEN;
 }
 
-/* Compares what is in the buffer with its names. */
-static int check(struct loading *loading, const uint8_t *ids, size_t count, size_t items_count)
+/* Compares what is in the buffer with its names; *offsets* has where each object begins there. */
+static int check(struct loading *loading, const uint8_t *ids, size_t count, const size_t *offsets)
 {
-    size_t width = loading->params.algorithm->digest_size, at = 0, item = 0;
-    struct verity_item *items = calloc(items_count + 1, sizeof *items);
-    uint8_t *digests = malloc((items_count + 1) * width);
+    size_t width = loading->params.algorithm->digest_size, used = 0, n = 0;
+    struct verity_item *items = calloc(count + 1, sizeof *items);
+    uint8_t *digests = malloc((count + 1) * width);
     int status = items && digests ? 0 : -1;
 
-    for (size_t i = 0; status == 0 && i < count; i++) {
-        if (loading->sizes[i] < 0)
-            continue;
-        items[item++] = (struct verity_item){loading->buffer + at, (size_t)loading->sizes[i]};
-        at += (size_t)loading->sizes[i];
-    }
+    for (size_t i = 0; status == 0 && i < count; i++)
+        if (loading->sizes[i] >= 0)
+            items[used++] = (struct verity_item){loading->buffer + offsets[i], (size_t)loading->sizes[i]};
     if (status == 0)
-        status = verity_digest_many(&loading->params, items, items_count, digests);
-    for (size_t i = 0, n = 0; status == 0 && i < count; i++) {
+        status = verity_digest_many(&loading->params, items, used, digests);
+    for (size_t i = 0; status == 0 && i < count; i++) {
         if (loading->sizes[i] < 0)
             continue;
         if (memcmp(digests + n * width, ids + i * width, width) != 0)
@@ -146,25 +166,169 @@ static int check(struct loading *loading, const uint8_t *ids, size_t count, size
     return status;
 }
 
+/* Opens and takes one object. */
+static enum taken take_one(struct loading *loading, size_t index, const uint8_t *id, size_t *filled)
+{
+    char path[PATH_SIZE];
+    int fd = openat(loading->objects, path_of(id, loading->params.algorithm->digest_size, path), OPEN_FLAGS);
+    enum taken taken;
+
+    loading->sizes[index] = -1;
+    if (fd < 0) {
+        fail(loading, index, errno, "open", NULL);
+        return FAILED;
+    }
+    taken = take(loading, fd, index, id, filled);
+    close(fd);
+    return taken;
+}
+
 ptrdiff_t loading_run(struct loading *loading, const uint8_t *ids, size_t count)
 {
-    size_t width = loading->params.algorithm->digest_size, filled = 0, items = 0, i = 0;
-    char path[PATH_SIZE];
+    size_t width = loading->params.algorithm->digest_size, filled = 0, i = 0;
+    size_t *offsets = calloc(count + 1, sizeof *offsets);
+    int status;
 
+    if (!offsets)
+        return -1;
     for (; i < count; i++) {
-        const uint8_t *id = ids + i * width;
-        int fd = openat(loading->objects, path_of(id, width, path), OPEN_FLAGS);
-        enum taken taken;
-        loading->sizes[i] = -1;
-        if (fd < 0) {
-            fail(loading, i, errno, "open", NULL);
-            continue;
-        }
-        taken = take(loading, fd, i, id, &filled);
-        close(fd);
-        if (taken == FULL)
+        offsets[i] = filled;
+        if (take_one(loading, i, ids + i * width, &filled) == FULL)
             break;
-        items += taken == TAKEN;
     }
-    return check(loading, ids, i, items) ? -1 : (ptrdiff_t)i;
+    status = check(loading, ids, i, offsets);
+    free(offsets);
+    return status ? -1 : (ptrdiff_t)i;
+}
+
+/* -- splitstreams --------------------------------------------------------------------------------------------- */
+
+static int64_t chunk_at(const struct merge *merge)
+{
+    uint64_t raw;
+
+    memcpy(&raw, merge->piece + merge->at, sizeof raw);
+    return (int64_t)le64toh(raw);
+}
+
+/* Reads the next chunk header if it is one of inline content.  False if it is anything else, with *status* if that
+ * ends the run, and otherwise the index of an object in *value*. */
+static bool inline_header(struct merge *merge, int *status)
+{
+    *status = -1;
+    if (merge->size - merge->at < sizeof(int64_t)) {
+        *status = MERGE_END;
+        return false;
+    }
+    merge->value = chunk_at(merge);
+    if (merge->value < 0 && merge->value != INT64_MIN) {
+        merge->left = (uint64_t)-merge->value;
+        merge->at += sizeof(int64_t);
+        return true;
+    }
+    if (merge->value < 0 || (uint64_t)merge->value >= merge->count)
+        *status = MERGE_INVALID;
+    return false;
+}
+
+static size_t least(uint64_t left, size_t size)
+{
+    return left < size ? (size_t)left : size;
+}
+
+int merge_sizes(struct merge *merge, const int64_t *sizes, uint64_t *total)
+{
+    int status;
+
+    for (;;) {
+        size_t now = least(merge->left, merge->size - merge->at);
+        merge->at += now;
+        merge->left -= now;
+        *total += now;
+        if (merge->left)
+            return MERGE_END;
+        if (inline_header(merge, &status))
+            continue;
+        if (status >= 0)
+            return status;
+        *total += sizes[merge->value] > 0 ? (uint64_t)sizes[merge->value] : 0;
+        merge->at += sizeof(int64_t);
+    }
+}
+
+struct merged { /* the objects of a run */
+    size_t count;
+    size_t offsets[MERGE_ITEMS];
+    size_t indices[MERGE_ITEMS];
+    uint8_t ids[MERGE_ITEMS * SHA2_MAX_DIGEST];
+};
+
+static int merge_object(struct merge *merge, struct merged *merged)
+{
+    struct loading *loading = &merge->loading;
+    size_t width = loading->params.algorithm->digest_size, n = merged->count;
+    const uint8_t *id = merge->table + (size_t)merge->value * width;
+
+    if (n == MERGE_ITEMS)
+        return MERGE_FULL;
+    merged->offsets[n] = merge->filled;
+    switch (take_one(loading, n, id, &merge->filled)) {
+    case FULL:
+        return MERGE_FULL;
+    case FAILED:
+        if (strcmp(loading->failures[loading->failed - 1].step, "large") == 0) {
+            loading->failed--;
+            merge->used[merge->value] = 1;
+            merge->at += sizeof(int64_t);
+            return MERGE_LARGE;
+        }
+        break;
+    case TAKEN:
+        break;
+    }
+    merge->used[merge->value] = 1;
+    merged->indices[n] = (size_t)merge->value;
+    memcpy(merged->ids + n * width, id, width);
+    merged->count++;
+    merge->at += sizeof(int64_t);
+    return -1;
+}
+
+static int merge_chunks(struct merge *merge, struct merged *merged)
+{
+    int status;
+
+    for (;;) {
+        size_t now = least(merge->left, merge->size - merge->at);
+        now = least(now, merge->loading.capacity - merge->filled);
+        memcpy(merge->loading.buffer + merge->filled, merge->piece + merge->at, now);
+        merge->filled += now;
+        merge->at += now;
+        merge->left -= now;
+        if (merge->left)
+            return merge->at == merge->size ? MERGE_END : MERGE_FULL;
+        if (inline_header(merge, &status))
+            continue;
+        if (status < 0)
+            status = merge_object(merge, merged);
+        if (status >= 0)
+            return status;
+    }
+}
+
+int merge_run(struct merge *merge)
+{
+    struct merged *merged = malloc(sizeof *merged);
+    int status;
+
+    if (!merged)
+        return -1;
+    merged->count = merge->filled = merge->loading.failed = 0;
+    status = merge_chunks(merge, merged);
+    if (check(&merge->loading, merged->ids, merged->count, merged->offsets))
+        status = -1;
+    for (size_t i = 0; i < merge->loading.failed; i++)
+        merge->loading.failures[i].index = merged->indices[merge->loading.failures[i].index];
+    free(merged);
+    return status;
 }

@@ -92,13 +92,22 @@ def check_shard(run: Run, shard: int, *, read: bool = True) -> int:
         return 0
     length = 2 * run.state.algorithm.digest_size - 2
     good, count = names, len(names)
-    if any(len(name) != length for name in names) or not _LOWER_HEX.fullmatch("".join(names)):
+    if not _all_ids(names, length):
         good = [name for name in names if len(name) == length and _LOWER_HEX.fullmatch(name)]
         count -= _check_others(run, directory, sorted({*names} - {*good}), length)
     if read:
         first = f"{shard:02x}"
         _check_ids(run, bytes.fromhex(first + first.join(good)) if good else b"")
     return count
+
+
+def _all_ids(names: list[str], length: int) -> bool:
+    """Whether all names are lower-case hexadecimal digits of this length; much quicker than one by one."""
+    joined = "".join(names)
+    try:
+        return {*map(len, names)} <= {length} and bytes.fromhex(joined).hex() == joined
+    except ValueError:
+        return False
 
 
 def _check_others(run: Run, directory: str, names: list[str], length: int) -> int:

@@ -19,7 +19,7 @@ from .._sys import files, verity
 from ..digest import ObjectId
 from ..errors import AlgorithmMismatchError, VerityMissingError, VerityNotSupportedError
 
-__all__ = ["BUFFER_SIZE", "NATIVE", "Failure", "Loaded", "load", "load_large", "sizes"]
+__all__ = ["BUFFER_SIZE", "NATIVE", "Failure", "Loaded", "load", "load_large", "load_one", "sizes"]
 
 BUFFER_SIZE = 1 << 20
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -81,7 +81,7 @@ def load(state: RepoState, ids: bytes, buffer: bytearray) -> Loaded:
     loaded = Loaded(0, array("q"), [])
     for index, at in enumerate(range(0, len(ids), width)):
         object_id = ObjectId(ids[at : at + width])
-        size = _load_one(state, object_id, index, view[filled:], len(buffer), loaded.failures)
+        size = load_one(state, object_id, index, view[filled:], len(buffer), loaded.failures)
         if size is None:
             return loaded._replace(taken=index)
         loaded.sizes.append(size)
@@ -89,10 +89,15 @@ def load(state: RepoState, ids: bytes, buffer: bytearray) -> Loaded:
     return loaded._replace(taken=len(loaded.sizes))
 
 
-def _load_one(
+def load_one(
     state: RepoState, object_id: ObjectId, index: int, room: memoryview, most: int, failures: list[Failure]
 ) -> int | None:
-    """The size, -1 for an object that is not in *room*, or None if it fits into an empty buffer."""
+    """Read one object in Python: its size, -1 if it is not in *room*, or None if it would fit into an empty buffer.
+
+    Args:
+        index: for the failures, which it adds.
+        most: the size of an empty buffer.
+    """
     step = "open"
     try:
         with files.opened(object_id.path, _FLAGS, dir_fd=state.objects_fd) as fd:

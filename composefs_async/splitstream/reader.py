@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from typing import NoReturn
 
 from ..digest import Algorithm, ObjectId
 from ..errors import SplitstreamError
@@ -126,47 +125,26 @@ class SplitstreamReader:
             if index != _INLINE:
                 yield object_refs[index]
 
-    def chunk_batches(self) -> Iterator[list[bytes | int]]:
-        """The same in lists of many, and each object by its index in `object_refs`: several times as quick.
+    def unpacked(self) -> Iterator[bytes]:
+        """All that follows as it stands in the stream, for somebody who takes the chunks apart in another way.
 
         Raises:
-            SplitstreamError: at an offset in the unpacked stream.
+            SplitstreamError: it cannot be unpacked.
         """
-        rest = b""
         while piece := self._body.read_some(PIECE):
-            piece = rest + piece if rest else piece
-            batch, at = self._split(piece)
-            rest = piece[at:]
-            yield batch
-        if self._left or rest:
-            what = f"{self._left} bytes before the end of its last inline chunk"
-            raise self._error(f"the stream ends {what if self._left else 'inside the header of a chunk'}")
+            yield piece
 
-    def _split(self, piece: bytes) -> tuple[list[bytes | int], int]:
-        """The chunks in *piece*, and where what may be the beginning of a header is left over."""
-        batch: list[bytes | int] = []
-        unpack, size, left, at, end = _CHUNK.unpack_from, _CHUNK.size, self._left, 0, len(piece)
-        count = len(self.object_refs)
-        while True:
-            if left:
-                inline = piece[at : at + left]
-                if not inline:
-                    break
-                batch.append(inline)
-                at += len(inline)
-                left -= len(inline)
-            if end - at < size or left:
-                break
-            value: int = unpack(piece, at)[0]
-            at += size
-            if 0 <= value < count:
-                batch.append(value)
-            elif _I64_MIN < value < 0:
-                left = -value
-            else:
-                self._refuse(value, self._body.offset - end + at - size)
-        self._left = left
-        return batch, at
+    def bad_chunk(self, value: int, offset: int) -> SplitstreamError:
+        """What to say of a chunk whose *value* is neither the index of an object nor the length of inline content."""
+        reason = f"external reference {value} is out of range: there are {len(self.object_refs)} objects"
+        if value < 0:
+            reason = "an inline chunk of 2^63 bytes cannot be"
+        return SplitstreamError(f"{reason}, in the unpacked stream", offset, self._name)
+
+    def cut_short(self, left: int, offset: int) -> SplitstreamError:
+        """What to say of a stream that ends *left* bytes before its inline content does, or with 0 in a header."""
+        what = f"{left} bytes before the end of its last inline chunk" if left else "inside the header of a chunk"
+        return SplitstreamError(f"the stream ends {what}, in the unpacked stream", offset, self._name)
 
     def cat(self, open_object: Callable[[ObjectId], Iterable[bytes]]) -> Iterator[bytes]:
         """The merged content that follows, in pieces; *open_object* gives the content of each object in turn.
@@ -252,16 +230,9 @@ class SplitstreamReader:
         if 0 <= value < len(self.object_refs):
             return value
         if not _I64_MIN < value < 0:
-            self._refuse(value, self._body.offset - _CHUNK.size)
+            raise self.bad_chunk(value, self._body.offset - _CHUNK.size)
         self._left = -value
         return _INLINE
-
-    def _refuse(self, value: int, offset: int) -> NoReturn:
-        """Neither the index of an object nor the length of inline content."""
-        reason = f"external reference {value} is out of range: there are {len(self.object_refs)} objects"
-        if value < 0:
-            reason = "an inline chunk of 2^63 bytes cannot be"
-        raise SplitstreamError(f"{reason}, in the unpacked stream", offset, self._name)
 
     def _take(self, size: int) -> bytes:
         self._require_left(size)

@@ -18,7 +18,7 @@ import pytest
 from composefs_async import fsverity
 from composefs_async._repo.state import RepoState
 from composefs_async._sys import verity
-from composefs_async._upkeep import check, check_run, loading, scrub
+from composefs_async._upkeep import check, check_content, check_run, loading, merging, scrub
 from composefs_async._zstd import zstd
 from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.errors import AlgorithmMismatchError, VerityMissingError
@@ -159,13 +159,10 @@ def test_objects_of_a_secure_repository_are_measured(
 def test_errors_that_say_nothing_about_the_repository_are_raised(
     victim: Victim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(state: RepoState, ids: bytes, buffer: bytearray) -> loading.Loaded:
-        return loading.Loaded(1, check_run_sizes(1), [loading.Failure(0, errno.EMFILE, "open")])
+    def merge(*args: object) -> merging.Merged:
+        return merging.Merged(merging.Status.FULL, 8, 0, 0, 0, [loading.Failure(0, errno.EMFILE, "open")])
 
-    def check_run_sizes(count: int) -> loading.array[int]:
-        return loading.array("q", [-1] * count)
-
-    monkeypatch.setattr("composefs_async._upkeep.check_streams.load", load)
+    monkeypatch.setattr(check_content, "merge", merge)
     with Repository.open_path(victim.path) as repo, pytest.raises(OSError, match="Too many open files"):
         repo.fsck()
 
