@@ -16,7 +16,6 @@ import anyio
 import pytest
 
 from composefs_async import fsverity
-from composefs_async._repo.state import RepoState
 from composefs_async._sys import verity
 from composefs_async._upkeep import check, check_content, check_run, loading, merging, scrub
 from composefs_async._zstd import zstd
