@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from .._aio.hops import hop, resources, using, write_hop
 from .._repo import objects, streams
@@ -29,7 +30,9 @@ from .tarheader import INLINE_MAX
 from .tarsplit import PIECE, TarSplitter
 from .unpack import ByteSource, Unpacker, opened_source
 
-__all__ = ["ImportRun", "LayerResult", "find_layer", "import_layer", "store_blob", "store_layer"]
+__all__ = ["ImportRun", "LayerResult", "find_layer", "import_layer", "skipped", "store_blob", "store_layer"]
+
+T = TypeVar("T")
 
 _MAX_CARRIERS = 4
 """Unpacking bounds one layer: more than a few chunks under way only cost memory."""
@@ -73,6 +76,11 @@ class ImportRun:
             with holding() as holder:
                 yield cls(state, progress or _ignore, limits or Limits(), holder)
 
+    async def once(self, kind: str, name: str, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
+        """`fly` for something of this repository, whichever handles it is wanted through."""
+        status = await hop(os.fstat, self.state.fd)
+        return await fly((status.st_dev, status.st_ino, kind, name), work, self.holder)
+
 
 def _ignore(event: object) -> None:
     pass
@@ -109,10 +117,9 @@ async def import_layer(
     async with ImportRun.begin(repo, progress, limits) as run:
         found = await find_layer(run.state, diff_id)
         if found is not None:
-            run.report(LayerSkipped(diff_id))
             if reference is not None:
                 await repo.name_stream_async(name, reference)
-            return LayerResult(diff_id, found, True, ImportStats(layers_present=1))
+            return skipped(run, diff_id, found)
         size = source.size if isinstance(source, LocalBlob | StreamedBlob) else 0
         run.report(LayerStarted(diff_id, diff_id, size))
         async with opened_source(source) as chunks:
@@ -160,6 +167,12 @@ async def store_blob(run: ImportRun, descriptor: Descriptor, unpacker: Unpacker)
     return await _once(run, "blob", descriptor.digest, work)
 
 
+def skipped(run: ImportRun, name: str, stream_id: ObjectId) -> LayerResult:
+    """Nothing has to be done for a layer."""
+    run.report(LayerSkipped(name))
+    return LayerResult(name, stream_id, True, ImportStats(layers_present=1))
+
+
 async def _once(
     run: ImportRun, kind: str, name: str, work: Callable[[], Awaitable[tuple[StoredObject, ImportStats]]]
 ) -> LayerResult:
@@ -171,11 +184,9 @@ async def _once(
         stored, stats = await work()
         return stored.id, stats
 
-    status = await hop(os.fstat, run.state.fd)
-    (stream_id, stats), ran_here = await fly((status.st_dev, status.st_ino, kind, name), unless_published, run.holder)
+    (stream_id, stats), ran_here = await run.once(kind, name, unless_published)
     if not ran_here or stats is None:
-        run.report(LayerSkipped(name))
-        return LayerResult(name, stream_id, True, ImportStats(layers_present=1))
+        return skipped(run, name, stream_id)
     stats += ImportStats(layers_imported=1)
     run.report(LayerDone(name, stats))
     return LayerResult(name, stream_id, False, stats)

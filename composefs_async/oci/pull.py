@@ -23,7 +23,6 @@ from ..progress import (
     ImageTagged,
     ImportDone,
     ImportStarted,
-    LayerSkipped,
     LayerStarted,
     ManifestStored,
     ProgressCallback,
@@ -33,7 +32,7 @@ from ..results import ImportStats
 from .documents import ImageLayer
 from .growing import GrowingTree
 from .images import Documents, find_images, lacks_images, make_missing, publish
-from .layers import ImportRun, LayerResult, find_layer, store_blob, store_layer
+from .layers import ImportRun, LayerResult, find_layer, skipped, store_blob, store_layer
 from .limits import Limits
 from .names import check_tag, image_ref, parse_layout_reference
 from .platforms import Platform
@@ -102,6 +101,21 @@ async def pull(
         return await _Pull(run, source, image).run(tag, make_images)
 
 
+@dataclass(frozen=True, slots=True)
+class _Brought:
+    """What is in place and has no name yet: of one pull, and of others that want the same image meanwhile."""
+
+    layers: list[LayerResult]
+    images: dict[str, ObjectId]
+    """By the name of their reference."""
+    lease: leases.LeaseHolder
+
+    @property
+    def names(self) -> tuple[tuple[str, ObjectId], ...]:
+        """Of the layers, with the streams."""
+        return tuple((layer.diff_id, layer.stream_id) for layer in self.layers)
+
+
 class _Pull:
     def __init__(self, run: ImportRun, source: ImageSource, image: ResolvedImage) -> None:
         self._run, self._source, self._image = run, source, image
@@ -111,23 +125,17 @@ class _Pull:
         manifest = self._image.manifest
         total = sum(layer.descriptor.size for layer in self._image.layers)
         self._report(ImportStarted(self._image.reference, manifest.digest, len(self._image.layers), total))
-        growing = await self._tree() if make_images and self._image.config is not None else None
-        self._lease = await hop(leases.begin, self._state, manifest.digest, self._image.reference)
-        try:
-            with growing or nullcontext() as tree:
-                layers = await self._layers(tree)
-                images = await self._images(layers, tree)
-        except (FormatError, IntegrityError):  # another try would not get further
-            await hop(self._lease.end)
-            raise
+        work = partial(self._bring, make_images)
+        brought, here = await self._run.once("image" if make_images else "layers", manifest.digest, work)
+        layers = brought.layers if here else [skipped(self._run, *layer) for layer in brought.names]
         documents = Documents(
             manifest.digest,
             manifest.raw,
             manifest.config.digest,
             self._image.config_raw,
-            tuple((layer.diff_id, layer.stream_id) for layer in layers),
+            brought.names,
         )
-        config_id, manifest_id = await hop(self._publish, documents, images, tag)
+        config_id, manifest_id = await hop(self._publish, documents, brought, tag)
         self._report(ManifestStored(manifest.digest))
         self._report(ImageTagged(tag, manifest.digest))
         stats = sum((layer.stats for layer in {layer.diff_id: layer for layer in layers}.values()), ImportStats())
@@ -137,15 +145,26 @@ class _Pull:
             manifest_id,
             manifest.config.digest,
             config_id,
-            images.get(image_ref(self._state.metadata.formats.default)),
+            brought.images.get(image_ref(self._state.metadata.formats.default)),
             tag,
             stats,
             tuple(layers),
         )
 
-    def _publish(self, documents: Documents, images: dict[str, ObjectId], tag: str) -> tuple[ObjectId, ObjectId]:
-        ids = publish(self._state, documents, images, tag)
-        self._lease.end()
+    async def _bring(self, make_images: bool) -> _Brought:
+        growing = await self._tree() if make_images and self._image.config is not None else None
+        self._lease = await hop(leases.begin, self._state, self._image.manifest.digest, self._image.reference)
+        try:
+            with growing or nullcontext() as tree:
+                layers = await self._layers(tree)
+                return _Brought(layers, await self._images(layers, tree), self._lease)
+        except (FormatError, IntegrityError):  # another try would not get further
+            await hop(self._lease.end)
+            raise
+
+    def _publish(self, documents: Documents, brought: _Brought, tag: str) -> tuple[ObjectId, ObjectId]:
+        ids = publish(self._state, documents, brought.images, tag)
+        brought.lease.end()
         return ids
 
     async def _tree(self) -> GrowingTree | None:
@@ -180,8 +199,7 @@ class _Pull:
         if present is None:
             present = await hop(self._lease.find, layer.name)
         if present is not None:
-            self._report(LayerSkipped(layer.name))
-            return LayerResult(layer.name, present, True, ImportStats(layers_present=1))
+            return skipped(self._run, layer.name, present)
         result = await self._store(layer, tree)
         await hop(self._lease.finished, layer.name, result.stream_id)
         return result

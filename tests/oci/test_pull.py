@@ -376,19 +376,47 @@ async def test_error_of_the_callback_ends_the_pull(at: type[ProgressEvent], imag
 
 
 @pytest.mark.parametrize("handles", [1, 2])
-async def test_two_pulls_at_once_read_each_layer_once(handles: int, image: Image, tmp_path: Path) -> None:
+async def test_two_pulls_at_once_do_the_work_once(handles: int, image: Image, tmp_path: Path) -> None:
     events: list[ProgressEvent] = []
+    results: dict[str, PullResult] = {}
 
     async def run(repo: Repository, tag: str) -> None:
-        await take(repo, image[0], tag=tag, progress=events.append)
+        results[tag] = await take(repo, image[0], tag=tag, progress=events.append)
 
     with init(tmp_path / "repo") as repo, Repository.open_path(tmp_path / "repo") as second:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run, repo, "a")
             tasks.start_soon(run, second if handles == 2 else repo, "b")
-        done = [event.diff_id for event in events if isinstance(event, LayerDone)]
-        assert sorted(done) == sorted(layer.diff_id for layer in image[1])
+        ids = sorted(layer.diff_id for layer in image[1])
+        for kind in (LayerStarted, LayerDone, LayerSkipped):
+            assert sorted(event.diff_id for event in events if isinstance(event, kind)) == ids
+        assert len([event for event in events if isinstance(event, ImageMade)]) == 1
         assert [name for name, _ in repo.named_streams("oci")] == ["a", "b"]
+        assert results["a"].image_id == results["b"].image_id
+        assert sorted(result.stats.layers_present for result in results.values()) == [0, 3]
+        assert repo.leases() == []
+
+
+async def test_pull_goes_on_where_one_that_it_waited_for_was_given_up(image: Image, tmp_path: Path) -> None:
+    works, scope = anyio.Event(), anyio.CancelScope()
+
+    def heard(event: ProgressEvent) -> None:
+        if isinstance(event, LayerStarted):
+            works.set()
+        elif isinstance(event, ImageMade):
+            scope.cancel()
+
+    async def given_up() -> None:
+        with scope:
+            await take(repo, image[0], tag="a", progress=heard)
+
+    with init(tmp_path / "repo") as repo:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(given_up)
+            await works.wait()
+            await take(repo, image[0], tag="b")
+        assert [name for name, _ in repo.named_streams("oci")] == ["b"]
+        assert repo.leases() == []
 
 
 async def test_layer_stored_and_not_yet_published_is_not_read_again(tmp_path: Path) -> None:
