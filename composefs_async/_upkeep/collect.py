@@ -74,6 +74,11 @@ def _nothing() -> None:
     pass
 
 
+def _referrers_first(link: tuple[str, ObjectId]) -> int:
+    """Manifests refer to configs and layers, configs to layers; whatever else there is, to any of them."""
+    return 1 if link[0].startswith("oci-config-") else 2 if link[0].startswith("oci-layer-") else 0
+
+
 class _Collection:
     def __init__(self, state: RepoState, additional: tuple[str, ...], check: Check) -> None:
         self._state, self._additional, self._check = state, additional, check
@@ -117,12 +122,15 @@ class _Collection:
         self._reached.seen -= leased.missing
 
     def _doomed(self) -> list[tuple[Category, str]]:
-        """First-level names that lead to what is not there or will be gone, and that no reference means."""
+        """First-level names that lead to what is not there or will be gone, and that no reference means.
+
+        Names of what refers to others come before those of the others, so that stopping leaves nothing for fsck.
+        """
         kept = self._roots.names
         return [
             (category, name)
             for category, links in self._roots.links.items()
-            for name, object_id in links.items()
+            for name, object_id in sorted(links.items(), key=_referrers_first)
             if object_id not in self._staying and (category, name) not in kept and self._goes(object_id)
         ]
 

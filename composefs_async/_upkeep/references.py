@@ -54,11 +54,12 @@ def add_reference(state: RepoState, category: Category, reference: str, name: st
 def rename_reference(state: RepoState, category: Category, reference: str, new: str, *, replace: bool = False) -> None:
     """Give *reference* the name *new*, durably; a dangling one of January 2026 is set right by that.
 
-    What it leads to is kept all the time: a crash leaves the old name, both, or the new one.
+    What it leads to is kept all the time: a crash leaves the old name, both, or the new one.  If both are there and
+    mean the same, the rest is done.
 
     Raises:
         StreamNotFoundError, ImageNotFoundError: there is no such reference.
-        FileExistsError: *new* exists, and *replace* is not set; nothing has changed.
+        FileExistsError: *new* exists, means something else, and *replace* is not set; nothing has changed.
         InvalidNameError
     """
     with state.shared():
@@ -68,7 +69,8 @@ def rename_reference(state: RepoState, category: Category, reference: str, new: 
         link = Link.reference(category, new, names.entry_of(state, category, target))
         if new == reference:
             return
-        names.publish(state, [link], replace=replace)
+        # An equal one may come from a rename that was interrupted.
+        names.publish(state, [link], replace=replace or names.target_of(state, link.path) == link.target)
         names.remove_reference(state, category, reference)
 
 
