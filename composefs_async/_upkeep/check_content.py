@@ -20,6 +20,7 @@ from .merging import Merged, Status, merge, merged_size
 __all__ = ["HashedContent", "measure"]
 
 _TAIL_STEP = 512  # of a tar
+_END_MARKER = 2 * _TAIL_STEP
 _MAX_TAIL = 4 << 20
 """Zeros that are tried as the lost tail of a tar: the largest record that GNU tar writes is of this order."""
 
@@ -69,6 +70,7 @@ class HashedContent:
         self._used = bytearray(len(reader.object_refs))
         self._hasher = hashlib.new(algorithm)
         self._size = 0
+        self._tail = b""
         self._sized = True
         self.whole = True
         """Whether all objects are there and what they are called: otherwise it is them that are wrong."""
@@ -101,6 +103,8 @@ class HashedContent:
 
         composefs-rs of March to May 2026 dropped what follows the end marker of a tar, in practice zeros.
         """
+        if self._tail != bytes(_END_MARKER):
+            return 0
         hasher, zeros = self._hasher.copy(), bytes(_TAIL_STEP)
         wanted = bytes.fromhex(expected.partition(":")[2])
         for size in range(_TAIL_STEP, _MAX_TAIL + 1, _TAIL_STEP):
@@ -114,23 +118,20 @@ class HashedContent:
         with run.buffer() as buffer:
             merged = merge(run.state, self._table, self._used, chunks, at, left, buffer)
             # One call for many chunks: each gives the interpreter lock away and takes it again.
-            self._hasher.update(memoryview(buffer)[: merged.size])
-        self._count(merged.size)
+            self._update(memoryview(buffer)[: merged.size])
         for failure in merged.failures:
             self._failed(self._id(failure.at), failure)
         if merged.status is Status.LARGE:
             object_id = self._id(merged.value)
-            if later := load_large(run.state, object_id, self._take_piece):
+            if later := load_large(run.state, object_id, self._update):
                 self._failed(object_id, later)
         return merged
 
-    def _take_piece(self, piece: memoryview) -> None:
+    def _update(self, piece: memoryview) -> None:
         self._hasher.update(piece)
-        self._count(len(piece))
-
-    def _count(self, size: int) -> None:
-        self._size += size
-        self._run.pace(size)
+        self._size += len(piece)
+        self._tail = (self._tail + bytes(piece[-_END_MARKER:]))[-_END_MARKER:]
+        self._run.pace(len(piece))
 
     def _id(self, index: int) -> ObjectId:
         width = self._run.state.algorithm.digest_size
