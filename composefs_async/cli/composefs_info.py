@@ -1,9 +1,8 @@
 """``composefs-info``: what is in image files, with the options and output of the C program.
 
 It is called as a command of ``composefs-async``, or by its own name.  Beyond the C program it reads images with
-SHA-512 and of layout 2, and has ``--algorithm`` for ``measure-file``.  It prints attributes in the order of their
-names, leaves out the marks that layouts 0 and 1 put on whiteouts and their directories, and has the digest that the
-kernel has for empty files.
+SHA-512 and of layout 2, and has ``--algorithm`` for ``measure-file``, which gives the digest that the kernel has for
+empty files.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import getopt
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import click
@@ -32,6 +31,9 @@ _USAGE: Final = (
 )
 _NAME: Final = "composefs-info"
 _SECOND: Final = 1_000_000_000
+_OPAQUE: Final = (b"trusted.overlay.opaque", b"user.overlay.opaque")
+
+Pairs = Sequence[tuple[bytes, bytes]]
 
 
 def main(arguments: list[str]) -> int:
@@ -174,13 +176,13 @@ def _what(inode: Inode) -> bytes:
 def _dump(root: Directory, version: int, filters: list[bytes]) -> Iterator[bytes]:
     from ..tree.walk import walk
 
-    sizes = _directory_sizes(version, root)
+    sizes, stored = _directory_sizes(version, root), _stored_attributes(version, root)
     root_size = sizes(root)
     seen: dict[Inode, bytes] = {}
     for path, inode in walk(_filtered(root, filters)):
         size = root_size if inode is root else sizes(inode) if isinstance(inode, Directory) else None
         first = None if isinstance(inode, Directory) else seen.setdefault(inode, path)
-        yield _line(path, inode, size, None if first is path else first)
+        yield _line(path, inode, stored(inode), size, None if first is path else first)
 
 
 def _directory_sizes(version: int, root: Directory) -> Callable[[Inode], int]:
@@ -198,7 +200,36 @@ def _directory_sizes(version: int, root: Directory) -> Callable[[Inode], int]:
     return size
 
 
-def _line(path: bytes, inode: Inode, size: int | None, first: bytes | None) -> bytes:
+def _stored_attributes(version: int, root: Directory) -> Callable[[Inode], Pairs]:
+    """Attributes as the C program prints them: those stored with an inode before shared ones, and the mark of opaque
+    directories that hold whiteouts."""
+    from ..erofs.format import ESCAPED_OVERLAY_PREFIX, OVERLAY_PREFIX
+    from ..erofs.writer import stored_attributes
+    from ..tree.walk import walk
+
+    digests = (inode.digest for _, inode in walk(root) if isinstance(inode, ExternalFile) and inode.digest)
+    algorithm = Algorithm.SHA512 if len(next(digests, b"")) > 32 else Algorithm.SHA256
+    try:
+        found = stored_attributes(root, algorithm, version)
+    except ErofsError:  # an image of composefs-rs that mkcomposefs would not make
+        return lambda inode: inode.xattrs
+
+    def stored(inode: Inode) -> Pairs:
+        own = dict(inode.xattrs)
+        pairs: list[tuple[bytes, bytes]] = []
+        for stored_name, value in found[inode]:
+            escaped = stored_name.startswith(ESCAPED_OVERLAY_PREFIX)
+            if stored_name.startswith(OVERLAY_PREFIX) and not escaped:
+                continue
+            name = OVERLAY_PREFIX + stored_name.removeprefix(ESCAPED_OVERLAY_PREFIX) if escaped else stored_name
+            if name in own or name in _OPAQUE:
+                pairs.append((name, value))
+        return pairs
+
+    return stored
+
+
+def _line(path: bytes, inode: Inode, xattrs: Pairs, size: int | None, first: bytes | None) -> bytes:
     """As `tree.dumpwriter` has it, but for sizes of directories, and all fields for hard links too."""
     from ..tree.escapes import escape, escape_pair_part, optional
 
@@ -215,7 +246,7 @@ def _line(path: bytes, inode: Inode, size: int | None, first: bytes | None) -> b
         *(inode.rdev if isinstance(inode, Special) else 0, seconds, nanoseconds),
         *(optional(first or payload), optional(content), digest or b"-"),
     )
-    pairs = [b" %b=%b" % (escape_pair_part(name), escape_pair_part(value)) for name, value in inode.xattrs]
+    pairs = [b" %b=%b" % (escape_pair_part(name), escape_pair_part(value)) for name, value in xattrs]
     return fields + b"".join(pairs) + b"\n"
 
 

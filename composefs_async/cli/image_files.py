@@ -80,6 +80,8 @@ def take(settings: Settings, source: str, algorithm: Algorithm | None = None) ->
 
 
 def _is_path(source: str) -> bool:
+    if source.startswith(("/", "./", "../")):
+        return True  # whether it is there or not: no image has such a name
     return "/" in source and not source.startswith(("oci:", "refs/")) and os.path.exists(source)
 
 

@@ -120,9 +120,9 @@ class Shape:
         self.icount = 0
         """As the inode has it."""
 
-    def counted(self) -> Pairs:
-        """The attributes that are not in slots."""
-        return [pair for pair in self.pairs if pair[1] is not _IN_SLOT] if self.slots else self.pairs
+    def counted(self, pairs: Pairs) -> Pairs:
+        """Those of its *pairs* that are not in slots."""
+        return [pair for pair in pairs if pair[1] is not _IN_SLOT] if self.slots else pairs
 
 
 class Attributes:
@@ -231,7 +231,7 @@ class Attributes:
     def _tabulate(self) -> None:
         counts: Counter[Pair] = Counter()
         for shape, number in Counter(self.shapes).items():
-            for pair in shape.counted():
+            for pair in shape.counted(shape.pairs):
                 counts[pair] += number
         shared = [pair for pair, number in counts.items() if number > 1]
         for digest in self._repeated:

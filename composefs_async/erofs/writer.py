@@ -14,13 +14,14 @@ from typing import Final
 
 from ..digest import Algorithm
 from ..errors import ErofsError
-from ..tree.inodes import Directory, Special
+from ..tree.inodes import Directory, Inode, Special
 from ..tree.walk import directories
+from .layout_xattrs import Pairs
 from .writer_base import ImageWriter
 from .writer_classic import C_RULES, RUST_RULES, ClassicImage
 from .writer_flat import FlatImage
 
-__all__ = ["Dialect", "build_image", "choose_version", "image_pieces"]
+__all__ = ["Dialect", "build_image", "choose_version", "image_pieces", "stored_attributes"]
 
 _VERSIONS: Final = (0, 1, 2)
 _NEWEST_OF_C: Final = 1
@@ -84,6 +85,18 @@ def image_pieces(
     before the first piece, but numbers that do not fit into their fields only where they are written.
     """
     return _writer(root, algorithm, version, dialect).pieces()
+
+
+def stored_attributes(root: Directory, algorithm: Algorithm, version: int) -> dict[Inode, Pairs]:
+    """The attributes of every inode under the names they have in an image, those stored with the inode before shared
+    ones; without the overlay attributes of most external files, which follow from their digests.
+
+    Raises:
+        ErofsError: as `build_image`.
+    """
+    writer = _writer(root, algorithm, version, Dialect.C)
+    columns = zip(writer.plan.inodes, writer.attributes.shapes, strict=True)
+    return {inode: [*shape.counted(shape.inline), *shape.counted(shape.shared)] for inode, shape in columns}
 
 
 def choose_version(root: Directory, minimum: int | None = None, maximum: int | None = None) -> int:

@@ -207,6 +207,24 @@ def test_info_prints_what_is_in_an_image(
     assert capsysbinary.readouterr() == (out.encode(), b"")
 
 
+def test_info_dumps_attributes_as_the_image_stores_them(
+    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    lines = [
+        b"/ 4096 40755 3 0 0 0 1.0 - - - security.selinux=l",
+        b"/b %d 40755 2 0 0 0 1.0 - - - %bsecurity.selinux=l",
+        b"/b/gone 0 20000 1 0 0 0 1.0 - - -",
+        b"/b/x 3 100644 1 0 0 0 1.0 - abc - trusted.overlay.mine=1 user.a=own security.selinux=l",
+    ]
+    given = b"\n".join(lines) % (0, b"user.z=own ") + b"\n"
+    (tmp_path / "dump").write_bytes(given)
+    assert mkcomposefs.main(["--from-file", str(tmp_path / "dump"), str(tmp_path / "image")]) == 0
+    assert composefs_info.main(["dump", str(tmp_path / "image")]) == 0
+    # Attributes that others have, too, come last, and a directory with a whiteout is marked as opaque.
+    opaque = b"trusted.overlay.opaque=x user.overlay.opaque=x user.z=own "
+    assert capsysbinary.readouterr().out == b"\n".join(lines) % (56, opaque) + b"\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -30,11 +30,17 @@ def source(tmp_path: Path) -> Path:
     os.mknod(top / "socket", stat.S_IFSOCK | 0o755)
     os.setxattr(top / "usr" / "bin" / "file1", "user.one", b"1=\0")
     os.setxattr(top / "usr", "user.two", b"2")
+    with open(top / "usr" / "holes", "wb") as file:
+        file.truncate(3 << 20)
+        file.seek(1 << 20)
+        file.write(b"here")
     if os.geteuid() == 0:
         os.setxattr(
             top / "usr" / "bin" / "file64", "security.capability", bytes.fromhex("0100000200000000" + "00" * 12)
         )
         os.mknod(top / "device", stat.S_IFCHR | 0o600, os.makedev(5, 300))
+        for name in (".", "usr", "usr/bin/file64", "usr/bin/file4096", "usr/a b", "pipe"):
+            os.setxattr(top / name, "security.selinux", b"u:r:t:s0\0", follow_symlinks=False)
     return top
 
 
