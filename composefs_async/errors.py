@@ -39,7 +39,10 @@ through unchanged, with its ``filename`` set.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from typing import Self
 
 __all__ = [
     "AlgorithmMismatchError",
@@ -196,9 +199,9 @@ class NotFoundError(ComposefsError, LookupError):
 
     kind = "thing"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, kind: str = "") -> None:
         self.name = name
-        super().__init__(f"{self.kind} not found: {name}")
+        super().__init__(f"{kind or self.kind} not found: {name}")
 
 
 class ObjectNotFoundError(NotFoundError):
@@ -236,6 +239,10 @@ class _OffsetError(FormatError):
         where = f"{name}: " if name else ""
         super().__init__(f"{where}{reason} ({self.kind} offset {offset})")
 
+    def inside(self, name: str) -> Self:
+        """The same error of the input *name*, unless it tells of which already."""
+        return self if self.name else type(self)(self.reason, self.offset, name)
+
 
 class SplitstreamError(_OffsetError):
     """A splitstream file is damaged at byte *offset* of the file, or of the unpacked section *reason* names."""
@@ -259,6 +266,15 @@ class CompressionError(_OffsetError):
     """Packed input is damaged or unpacks to too much, at byte *offset* of the packed input."""
 
     kind = "packed"
+
+
+@contextlib.contextmanager
+def inputs_named(name: str) -> Iterator[None]:
+    """Let errors at an offset say that they are about *name*: parsers see bytes alone."""
+    try:
+        yield
+    except _OffsetError as error:
+        raise error.inside(name) from error.__cause__
 
 
 class DumpfileError(FormatError):

@@ -37,7 +37,11 @@ _BY_ERROR: list[tuple[type[BaseException], int, str]] = [
     ),
     (NotFoundError, 3, "an object, stream, image or tag is not there"),
     (IntegrityError, 4, "content is not what its digest says, or is not protected"),
-    (FormatError, 5, "a layer, document, stream or image is malformed"),
+    (
+        FormatError,
+        5,
+        "a layer, document, stream or image is malformed, or an image directory has not what was asked for",
+    ),
     (ReadOnlyRepositoryError, _READ_ONLY, "the repository cannot be written"),
     (RepositoryInUseError, 8, "the repository is in use"),
     (RepositoryError, 6, "there is no repository, or none that can be used"),

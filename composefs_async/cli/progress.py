@@ -53,7 +53,9 @@ def progress_option(function: Any) -> Any:
 @contextmanager
 def showing(kind: str) -> Iterator[ProgressCallback]:
     """A callback that shows events in the way *kind* asks for, until the end of the block."""
-    if kind == "auto":
+    if sys.stderr is None:  # as it is when the program was started with it closed
+        kind = "none"
+    elif kind == "auto":
         kind = "bars" if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else "plain"
     if kind == "bars":
         with _bars() as callback:

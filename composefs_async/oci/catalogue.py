@@ -23,6 +23,7 @@ from ..errors import (
     InvalidNameError,
     OciError,
     StreamNotFoundError,
+    inputs_named,
 )
 from ..repository import Repository
 from ..splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
@@ -217,7 +218,7 @@ def open_image(repo: Repository, name: str) -> OciImage:
 def _open_without_manifest(repo: Repository, reference: str) -> OciImage:
     digest = january.references(repo).get(reference)
     if digest is None:
-        raise StreamNotFoundError(reference)
+        raise StreamNotFoundError(reference, "image")
     raw, refs, config_id = _document(repo, config_stream(digest), OCI_CONFIG)
     verify_content(f"config {digest}", raw, digest)
     config = parse_config(raw, digest)
@@ -289,7 +290,7 @@ def untag(repo: Repository, name: str) -> None:
         StreamNotFoundError: there is no such tag.
     """
     if not repo.unname_stream(tag_reference(name)):
-        raise StreamNotFoundError(name)
+        raise StreamNotFoundError(name, "tag")
 
 
 async def untag_async(repo: Repository, name: str) -> None:
@@ -325,7 +326,7 @@ def layer_entries(repo: Repository, diff_id: str) -> Iterator[TarEntry]:
     Raises:
         StreamNotFoundError, SplitstreamError, TarError
     """
-    with repo.open_stream(layer_stream(diff_id), content_type=OCI_LAYER) as reader:
+    with inputs_named(f"layer {diff_id}"), repo.open_stream(layer_stream(diff_id), content_type=OCI_LAYER) as reader:
         yield from read_entries(reader.chunks())
 
 
@@ -354,7 +355,7 @@ def layer_info(repo: Repository, diff_id: str) -> LayerInfo:
     if stream_id is None:
         raise StreamNotFoundError(name)
     counts = _Counts()
-    with repo.open_stream(name, stream_id, OCI_LAYER) as reader:
+    with inputs_named(f"layer {diff_id}"), repo.open_stream(name, stream_id, OCI_LAYER) as reader:
         chunks = counts.watch(reader.chunks())
         for entry in read_entries(chunks):
             counts.add(entry)

@@ -14,7 +14,7 @@ from .._repo import objects, streams
 from .._repo.names import check_reference
 from .._repo.state import RepoState
 from ..digest import ObjectId
-from ..errors import ComposefsError
+from ..errors import ComposefsError, inputs_named
 from ..progress import BytesRead, LayerDone, LayerSkipped, LayerStarted, ObjectsStored, ProgressCallback
 from ..repository import Repository, state_of
 from ..results import ImportStats, StoredObject
@@ -149,7 +149,8 @@ async def store_layer(
         # The splitter does not compare what it carries whole with the limit.
         splitter = TarSplitter(carry_limit=min(PIECE, max(limit, INLINE_MAX)), max_file_size=limit)
         conveyor = Conveyor(run.state, unpacker, splitter, observe, carriers=carriers, follower=follower)
-        return await conveyor.run()
+        with inputs_named(f"layer {diff_id}"):
+            return await conveyor.run()
 
     return await _once(run, "layer", diff_id, work)
 
@@ -158,7 +159,8 @@ async def store_blob(run: ImportRun, descriptor: Descriptor, unpacker: Unpacker)
     """Store a blob that is no tar layer as one object and a stream that refers to it; publishes nothing."""
 
     async def work() -> tuple[StoredObject, ImportStats]:
-        stored, stats = await store_raw(run.state, unpacker, descriptor.size)
+        with inputs_named(f"blob {descriptor.digest}"):
+            stored, stats = await store_raw(run.state, unpacker, descriptor.size)
         writer = SplitstreamWriter(run.state.algorithm, OCI_BLOB)
         writer.write_reference(stored.id)
         writer.add_external_size(stored.size)

@@ -6,7 +6,7 @@ leaves unreferenced objects, and a lease (`composefs_async._upkeep.leases`) that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from .._aio.groups import single_error
 from .._aio.hops import hop, resources, write_hop
 from .._upkeep import leases
 from ..digest import ObjectId
-from ..errors import FormatError, IntegrityError
+from ..errors import ErofsError, FormatError, IntegrityError
 from ..progress import (
     ImageMade,
     ImageTagged,
@@ -29,9 +29,10 @@ from ..progress import (
 )
 from ..repository import Repository
 from ..results import ImportStats
+from ..tree.inodes import Directory
 from .documents import ImageLayer
 from .growing import GrowingTree
-from .images import Documents, find_images, lacks_images, make_missing, publish
+from .images import Documents, MadeImage, find_images, lacks_images, make_missing, publish
 from .layers import ImportRun, LayerResult, find_layer, skipped, store_blob, store_layer
 from .limits import Limits
 from .names import check_tag, image_ref, parse_layout_reference
@@ -228,6 +229,13 @@ class _Pull:
 
     # -- images --------------------------------------------------------------------------------
 
+    async def _make(self, found: dict[str, ObjectId], finish: Callable[[], Directory]) -> list[MadeImage]:
+        try:
+            return await write_hop(self._state, make_missing, self._state, found, finish)
+        except ErofsError as error:
+            reason = f"{error.reason}; without images (make_images=False, --no-image) it can be kept"
+            raise ErofsError(reason, error.offset, f"images of {self._image.manifest.digest}") from error
+
     async def _images(self, layers: Sequence[LayerResult], tree: GrowingTree | None) -> dict[str, ObjectId]:
         """EROFS images by the name of their reference; makes those that are missing if there is a *tree*."""
         if self._image.config is None:
@@ -235,7 +243,7 @@ class _Pull:
         found = await hop(find_images, self._state, self._image.manifest.config.digest)
         if tree is not None:
             finish = partial(tree.finish, [(layer.diff_id, layer.stream_id) for layer in layers])
-            for made in await write_hop(self._state, make_missing, self._state, found, finish):
+            for made in await self._make(found, finish):
                 found[image_ref(made.version)] = made.id
                 self._report(ImageMade(made.version, made.id.hex(), made.size))
         return found

@@ -114,6 +114,14 @@ def test_input_that_is_a_terminal_or_closed_is_refused(empty: Path, program: Cal
     assert "closed" in done.stderr
 
 
+@pytest.mark.parametrize("kind", ["auto", "bars", "json"])
+def test_progress_that_nobody_can_see_does_not_matter(kind: str, empty: Path) -> None:
+    arguments = f'--repo "{empty}" oci pull "oci:{LAYOUTS}/one" x --progress={kind}'
+    script = f'exec "{sys.executable}" -W error -m composefs_async {arguments} 2>&-'
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[3]) == (0, "tagged   x")
+
+
 # -- names -------------------------------------------------------------------------------------
 
 
@@ -125,7 +133,10 @@ def test_what_looks_like_a_digest_but_is_none_is_a_wrong_argument(name: str, rep
 @pytest.mark.parametrize("command", [["oci", "inspect"], ["oci", "untag"], ["cat"]], ids=" ".join)
 @pytest.mark.parametrize(("name", "code"), [("nope", 3), ("", 2), ("..", 2), ("x" * 300, 2)])
 def test_missing_and_impossible_names_differ(command: list[str], name: str, code: int, repo: Path, cli: Any) -> None:
-    cli.on(repo)(*command, name).failed(code, name)
+    found = cli.on(repo)(*command, name).failed(code, name)
+    if name == "nope":
+        kind = {"inspect": "image", "untag": "tag", "cat": "stream"}[command[-1]]
+        assert found.err == f"composefs-async: {kind} not found: nope\n"
 
 
 def test_tag_that_looks_like_a_digest_is_found_first(repo: Path, cli: Any) -> None:
@@ -275,8 +286,8 @@ def test_init_tells_the_same_as_json(tmp_path: Path, cli: Any) -> None:
     assert cli(*arguments).good().json == {**facts, "created": False}
 
 
-@pytest.mark.parametrize("place", ["file", "file/below"])
-def test_init_where_a_file_is_fails(place: str, tmp_path: Path, cli: Any) -> None:
+@pytest.mark.parametrize(("place", "code"), [("file", 6), ("file/below", 1)])
+def test_init_where_a_file_is_fails(place: str, code: int, tmp_path: Path, cli: Any) -> None:
     (tmp_path / "file").write_bytes(b"precious")
-    cli("init", "--insecure", tmp_path / place).failed(1, f"{tmp_path}/file")
+    cli("init", "--insecure", tmp_path / place).failed(code, f"{tmp_path}/file")
     assert (tmp_path / "file").read_bytes() == b"precious"

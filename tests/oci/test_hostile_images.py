@@ -156,9 +156,10 @@ def case(tmp_path: Path) -> Iterator[Case]:
 
 @pytest.mark.parametrize("name", BAD_TARS)
 async def test_hostile_tar_is_refused_at_its_offset(name: str, case: Case) -> None:
-    case.add(case.writer.add_layer(GOOD), case.writer.add_layer(BAD_TARS[name]))
+    case.add(case.writer.add_layer(GOOD), bad := case.writer.add_layer(BAD_TARS[name]))
     error = await case.refused(TarError)
     assert 0 <= error.offset <= len(BAD_TARS[name])
+    assert error.name == f"layer {bad.diff_id}"
     await case.succeeds()
 
 
@@ -219,7 +220,8 @@ async def test_limits_stop_a_layer_and_can_be_raised(case: Case) -> None:
 
 async def test_limit_holds_for_blobs_of_artifacts(case: Case) -> None:
     case.writer.add_artifact([("application/x", bytes(5000))], "application/x")
-    await case.refused(CompressionError, limits=Limits(max_layer_size=4999), platform=None)
+    error = await case.refused(CompressionError, limits=Limits(max_layer_size=4999), platform=None)
+    assert error.name == f"blob {sha256_content_digest(bytes(5000))}"
     await pull(case.repo, f"oci:{case.image}", limits=Limits(max_layer_size=5000))
 
 

@@ -70,7 +70,7 @@ def test_a_repository_without_images_says_so(cli: Cli, empty: Path) -> None:
 def test_a_tag_is_removed_once(cli: Cli, pulled: Path) -> None:
     assert cli("--repo", pulled, "oci", "untag", "basic").output == "Removed tag basic\n"
     again = cli("--repo", pulled, "oci", "untag", "basic")
-    assert (again.code, again.output, again.error) == (3, "", "composefs-async: stream not found: basic\n")
+    assert (again.code, again.output, again.error) == (3, "", "composefs-async: tag not found: basic\n")
     assert cli("--repo", pulled, "oci", "images").output == "No images found\n"
 
 
