@@ -11,8 +11,6 @@ import os
 from collections.abc import Iterable
 
 from ..digest import ObjectId
-from ..erofs.reader import IMAGE_LIMIT
-from ..erofs.references import image_object_ids
 from ..errors import DigestMismatchError, ErofsError, FormatError, ImageNotFoundError
 from . import names, objects
 from .batch import Buffer
@@ -52,12 +50,16 @@ def import_image(state: RepoState, name: str | None, pieces: Iterable[Buffer]) -
     if name is not None:
         names.check_reference(name)
     state.require_writable()
+    from ..erofs.references import image_object_ids
+
     content = _gather(pieces)
     image_object_ids(content, state.algorithm)
     return write_image(state, content, name)
 
 
 def _gather(pieces: Iterable[Buffer]) -> bytes:
+    from ..erofs.reader_superblock import IMAGE_LIMIT
+
     content = bytearray()
     for piece in pieces:
         content += memoryview(piece).cast("B")
@@ -99,6 +101,9 @@ def objects_for_image(state: RepoState, name: str) -> list[ObjectId]:
         ErofsError: it is damaged; no list is better than one that lacks objects.
         The errors of `open_image`.
     """
+    from ..erofs.reader_superblock import IMAGE_LIMIT
+    from ..erofs.references import image_object_ids
+
     content = objects.read_object(state, _resolve(state, name), max_size=IMAGE_LIMIT)
     return image_object_ids(content, state.algorithm)
 

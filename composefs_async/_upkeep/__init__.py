@@ -2,4 +2,24 @@
 
 Plain functions over one `RepoState`, all of which block.  `composefs_async.repository` makes them methods.  Nothing
 here stores what users bring (`composefs_async._repo`) or knows of OCI documents (`composefs_async.oci`).
+
+The modules that `composefs_async.repository` calls are imported when they are first used: whoever only reads or cleans
+should not wait for those that check and repair.
 """
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import check, collect, leases, repair, usage
+
+__all__ = ["check", "collect", "leases", "repair", "usage"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,7 +22,6 @@ from .._repo.state import RepoState
 from .._sys import files
 from ..digest import Algorithm, ObjectId, check_content_digest
 from ..erofs.format import EROFS_MAGIC, SUPERBLOCK_OFFSET
-from ..erofs.references import image_object_ids, possible_object_ids
 from ..errors import (
     AlgorithmMismatchError,
     ErofsError,
@@ -169,6 +168,8 @@ def read_node(state: RepoState, object_id: ObjectId) -> Node:
 
 
 def _image_objects(content: bytes, algorithm: Algorithm) -> list[ObjectId]:
+    from ..erofs.references import image_object_ids, possible_object_ids  # seldom needed: what they say is remembered
+
     try:
         return image_object_ids(content, algorithm)
     except ErofsError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -116,6 +114,9 @@ def drop(settings: Settings, digests: tuple[str, ...]) -> None:
 @click.pass_obj
 def transaction(settings: Settings, command: tuple[str, ...]) -> int:
     """Keep gc of all processes away until interrupted, or while COMMAND runs; its exit code counts."""
+    import signal
+    import subprocess
+
     with settings.open():
         if not command:
             while True:

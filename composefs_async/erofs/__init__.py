@@ -6,6 +6,17 @@ Owns `format`, the writer (`writer` and what it is made of: `writer_*`, `layout*
 
 from __future__ import annotations
 
-from .writer import Dialect, build_image, choose_version, image_pieces
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .writer import Dialect, build_image, choose_version, image_pieces
 
 __all__ = ["Dialect", "build_image", "choose_version", "image_pieces"]
+
+
+def __getattr__(name: str) -> object:
+    # The writer is large, and most of what is done with a repository writes no image.
+    if name in __all__:
+        return getattr(importlib.import_module(".writer", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

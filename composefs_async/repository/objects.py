@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from .._aio import bulk, hops
 from .._aio.handles import Handle
 from .._aio.hops import hop, write_hop
-from .._repo import batch, objects, scan
+from .._repo import batch, objects
 from .._repo.batch import Buffer
-from .._repo.scan import ScanOptions
 from .._sys.files import Tmpfile
 from ..digest import ObjectId
 from ..results import StoredObject
-from ..tree import Directory
 from .base import OpenRepository, Path
+
+if TYPE_CHECKING:
+    from .._repo.scan import ScanOptions
+    from ..tree import Directory
 
 __all__ = ["ObjectOperations"]
 
@@ -119,6 +122,8 @@ class ObjectOperations(OpenRepository):
             IntegrityError: something changed while it was read.
             ReadOnlyRepositoryError, VerityNotSupportedError
         """
+        from .._repo import scan
+
         return scan.scan_and_store(self._state, path, options)
 
     async def scan_directory_async(self, path: Path, options: ScanOptions | None = None) -> Directory:

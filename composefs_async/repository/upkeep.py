@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
+from .. import _upkeep
 from .._aio.hops import checked_hop, hop, in_loop
-from .._upkeep import check, collect, leases
-from .._upkeep import repair as repairing
-from .._upkeep import usage as _usage
-from ..progress import ProgressCallback
 from ..results import FsckResult, GcResult, Lease, RepairResult, Usage
 from .base import OpenRepository, Path
+
+if TYPE_CHECKING:
+    from ..progress import ProgressCallback
 
 __all__ = ["UpkeepOperations"]
 
@@ -39,24 +40,24 @@ class UpkeepOperations(OpenRepository):
             ReachUnknownError: something that is needed is damaged, so that it cannot be told what else is.
             ReadOnlyRepositoryError
         """
-        return collect.gc(self._state, additional_roots, dry_run=dry_run, timeout=timeout)
+        return _upkeep.collect.gc(self._state, additional_roots, dry_run=dry_run, timeout=timeout)
 
     async def gc_async(
         self, additional_roots: Iterable[str] = (), *, dry_run: bool = False, timeout: float | None = None
     ) -> GcResult:
         """The same; a cancellation ends it soon, also while it waits."""
-        return await checked_hop(collect.gc, self._state, additional_roots, dry_run=dry_run, timeout=timeout)
+        return await checked_hop(_upkeep.collect.gc, self._state, additional_roots, dry_run=dry_run, timeout=timeout)
 
     def leases(self) -> list[Lease]:
         """What keeps the content of imports that were interrupted, or run; sorted by digest."""
-        return leases.all_leases(self._state)
+        return _upkeep.leases.all_leases(self._state)
 
     async def leases_async(self) -> list[Lease]:
         return await hop(self.leases)
 
     def drop_lease(self, manifest_digest: str) -> bool:
         """End a lease, so that the next gc removes what it kept; False if there is none."""
-        return leases.drop(self._state, manifest_digest)
+        return _upkeep.leases.drop(self._state, manifest_digest)
 
     async def drop_lease_async(self, manifest_digest: str) -> bool:
         return await hop(self.drop_lease, manifest_digest)
@@ -82,7 +83,9 @@ class UpkeepOperations(OpenRepository):
             resume: continue a check that ended early, with another look at what it had found.
             limit: bytes a second that are read at most.
         """
-        return check.fsck(self._state, metadata_only=metadata_only, resume=resume, limit=limit, progress=progress)
+        return _upkeep.check.fsck(
+            self._state, metadata_only=metadata_only, resume=resume, limit=limit, progress=progress
+        )
 
     async def fsck_async(
         self,
@@ -94,7 +97,7 @@ class UpkeepOperations(OpenRepository):
     ) -> FsckResult:
         """The same; a cancellation ends it soon."""
         return await checked_hop(
-            check.fsck,
+            _upkeep.check.fsck,
             self._state,
             metadata_only=metadata_only,
             resume=resume,
@@ -126,7 +129,7 @@ class UpkeepOperations(OpenRepository):
             AlgorithmMismatchError: a source is a repository of the other algorithm.
             ReadOnlyRepositoryError
         """
-        return repairing.repair(self._state, sources, dry_run=dry_run, progress=progress)
+        return _upkeep.repair.repair(self._state, sources, dry_run=dry_run, progress=progress)
 
     async def repair_async(
         self,
@@ -136,7 +139,9 @@ class UpkeepOperations(OpenRepository):
         progress: ProgressCallback | None = None,
     ) -> RepairResult:
         """The same; a cancellation ends it soon."""
-        return await checked_hop(repairing.repair, self._state, sources, dry_run=dry_run, progress=in_loop(progress))
+        return await checked_hop(
+            _upkeep.repair.repair, self._state, sources, dry_run=dry_run, progress=in_loop(progress)
+        )
 
     # -- usage ---------------------------------------------------------------------------------
 
@@ -148,7 +153,7 @@ class UpkeepOperations(OpenRepository):
         Raises:
             ReachUnknownError: something is damaged, so that it cannot be told what is needed.
         """
-        return _usage.usage(self._state)
+        return _upkeep.usage.usage(self._state)
 
     async def usage_async(self) -> Usage:
         return await hop(self.usage)

@@ -105,7 +105,7 @@ def test_what_is_no_image_is_not_imported(kind: str, repo: Repository, tmp_path:
 
 
 def test_endless_image_is_refused(repo: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("composefs_async._repo.images.IMAGE_LIMIT", 1 << 20)
+    monkeypatch.setattr("composefs_async.erofs.reader_superblock.IMAGE_LIMIT", 1 << 20)
     zeros = itertools.repeat(bytes(1 << 16))
     with pytest.raises(ErofsError, match="longer than the limit of 1048576"):
         repo.import_image(None, zeros)
