@@ -141,8 +141,8 @@ static PyObject *run_merge(struct merge *merge)
     PyObject *result = NULL;
     int status = -1;
 
-    merge->loading.sizes = PyMem_Calloc(MERGE_ITEMS + 1, sizeof *merge->loading.sizes);
-    merge->loading.failures = PyMem_Calloc(2 * (MERGE_ITEMS + 1), sizeof *merge->loading.failures);
+    merge->loading.sizes = PyMem_Malloc((MERGE_ITEMS + 1) * sizeof *merge->loading.sizes);
+    merge->loading.failures = PyMem_Malloc(2 * (MERGE_ITEMS + 1) * sizeof *merge->loading.failures);
     if (merge->loading.sizes && merge->loading.failures) {
         Py_BEGIN_ALLOW_THREADS
         status = merge_run(merge);

@@ -5,8 +5,8 @@ Owns the order of the parts and the result.  Does not own the parts (`check_obje
 
 Streams come first.  Where the name of one ends in a content digest its content is hashed, and each of its objects is
 compared with its own name on the way; what remains of the objects is read afterwards, so that each is read once, and
-again only for each further stream that has it.  Memory: a mebibyte for each processor, a set of the ids looked at that
-way, the largest image, and what is found.
+again only for each further stream that has it.  Memory: a mebibyte for each processor, the ids looked at that way, the
+largest image, and what is found.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from ..results import Finding, FsckResult
 from .check_artifacts import packed_layers
 from .check_images import check_image, check_named_image
 from .check_names import check_leftovers, check_references, linked, listing
-from .check_objects import SHARDS, check_shard, check_top
+from .check_objects import check_shard, check_top
 from .check_run import Run
 from .check_streams import StreamCheck
 from .scrub import Scrub
+from .shards import SHARDS
 
 __all__ = ["fsck"]
 

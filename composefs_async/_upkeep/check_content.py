@@ -147,11 +147,13 @@ class HashedContent:
 
     def _finish(self) -> None:
         """Look for objects that only the table has, and note those that have been read."""
-        ids = list(self._reader.object_refs)
-        if 0 in self._used:
-            ids = [object_id for object_id, used in zip(ids, self._used, strict=True) if not used]
-            for object_id, size in zip(ids, sizes(self._run.state, b"".join(ids)), strict=True):
-                if size < 0:
-                    self._run.found("missing-object-ref", self._path, object_id=object_id.hex())
-            ids = [object_id for object_id, used in zip(self._reader.object_refs, self._used, strict=True) if used]
-        self._run.looked_at.update(map(bytes, ids))
+        if 0 not in self._used:
+            self._run.looked(self._table)
+            return
+        width = self._run.state.algorithm.digest_size
+        ids = [self._table[at : at + width] for at in range(0, len(self._table), width)]
+        unused = [object_id for object_id, used in zip(ids, self._used, strict=True) if not used]
+        self._run.looked(b"".join(object_id for object_id, used in zip(ids, self._used, strict=True) if used))
+        for object_id, size in zip(unused, sizes(self._run.state, b"".join(unused)), strict=True):
+            if size < 0:
+                self._run.found("missing-object-ref", self._path, object_id=object_id.hex())

@@ -14,12 +14,11 @@ from .._sys import files
 from ..digest import ObjectId
 from .check_run import Run, file_type, os_text, raise_ours
 from .loading import Failure, load, load_large
+from .shards import NEVER, compare
 
-__all__ = ["SHARDS", "check_shard", "check_top", "object_failed"]
+__all__ = ["check_shard", "check_top", "object_failed"]
 
-SHARDS = 256
-
-_LOWER_HEX = re.compile(r"[0-9a-f]*")
+_LOWER_HEX = re.compile(rb"[0-9a-f]*")
 _SHARD_NAME = re.compile(r"[0-9a-f]{2}")
 _BATCH = 1024
 """Objects that one call reads at most, so that stopping is prompt."""
@@ -82,45 +81,33 @@ def check_shard(run: Run, shard: int, *, read: bool = True) -> int:
     Args:
         read: otherwise only names are looked at.
     """
-    directory = f"objects/{shard:02x}"
+    width = run.state.algorithm.digest_size
     try:
-        with files.opened(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=run.state.fd) as fd:
-            names = os.listdir(fd)
+        listing = compare(run.state.objects_fd, shard, run.looked_at(shard), width, NEVER)
     except OSError as error:
-        raise_ours(error, directory)
-        run.found("stat-failed", directory, detail=os_text(error))
+        raise_ours(error, f"objects/{shard:02x}")
+        run.found("stat-failed", f"objects/{shard:02x}", detail=os_text(error))
         return 0
-    length = 2 * run.state.algorithm.digest_size - 2
-    good, count = names, len(names)
-    if not _all_ids(names, length):
-        good = [name for name in names if len(name) == length and _LOWER_HEX.fullmatch(name)]
-        count -= _check_others(run, directory, sorted({*names} - {*good}), length)
+    others = [name for name, _ in listing.others]
+    odd = [name for name in others if not (len(name) == 2 * width - 2 and _LOWER_HEX.fullmatch(name))]
+    count = listing.matched + len(listing.dead) // width + len(others) - _check_odd(run, shard, sorted(odd))
     if read:
-        first = f"{shard:02x}"
-        _check_ids(run, bytes.fromhex(first + first.join(good)) if good else b"")
+        strange = b"".join(bytes.fromhex(f"{shard:02x}{name.decode()}") for name in {*others} - {*odd})
+        _check_ids(run, listing.dead + strange)
     return count
 
 
-def _all_ids(names: list[str], length: int) -> bool:
-    """Whether all names are lower-case hexadecimal digits of this length; much quicker than one by one."""
-    joined = "".join(names)
-    try:
-        return {*map(len, names)} <= {length} and bytes.fromhex(joined).hex() == joined
-    except ValueError:
-        return False
-
-
-def _check_others(run: Run, directory: str, names: list[str], length: int) -> int:
+def _check_odd(run: Run, shard: int, names: list[bytes]) -> int:
     """Say what is wrong with names that are no ids; returns how many of them are not meant to be objects."""
-    leftovers = 0
+    length, leftovers = 2 * run.state.algorithm.digest_size - 2, 0
     for name in names:
-        path, raw = f"{directory}/{name}", os.fsencode(name)
-        if name.startswith(files.TMPFILE_PREFIX):
+        path = f"objects/{shard:02x}/{os.fsdecode(name)}"
+        if name.startswith(os.fsencode(files.TMPFILE_PREFIX)):
             leftovers += 1
             run.found("leftover", path)
-        elif len(raw) != length:
+        elif len(name) != length:
             run.found("object-invalid-name", path, detail="Invalid string length")
-        elif wrong := re.search(rb"[^0-9a-fA-F]", raw):
+        elif wrong := re.search(rb"[^0-9a-fA-F]", name):
             where = f"Invalid character {wrong[0].decode('latin-1')!r} at position {wrong.start()}"
             run.found("object-invalid-name", path, detail=where)
         else:
@@ -129,19 +116,14 @@ def _check_others(run: Run, directory: str, names: list[str], length: int) -> in
 
 
 def _check_ids(run: Run, ids: bytes) -> None:
-    width = run.state.algorithm.digest_size
-    if run.looked_at:
-        each = (ids[at : at + width] for at in range(0, len(ids), width))
-        ids = b"".join([object_id for object_id in each if object_id not in run.looked_at])
-    at = 0
+    width, at = run.state.algorithm.digest_size, 0
     with run.buffer() as buffer:
         while at < len(ids):
             batch = ids[at : at + _BATCH * width]
             loaded = load(run.state, batch, buffer)
             run.pace(sum(size for size in loaded.sizes if size > 0))
             for failure in loaded.failures:
-                start = failure.at * width
-                _failed(run, ObjectId(batch[start : start + width]), failure)
+                _failed(run, ObjectId(batch[failure.at * width :][:width]), failure)
             at += loaded.taken * width
 
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from .._repo.state import RepoState
 from ..progress import CheckProgress, ProgressCallback
 from ..results import Finding
+from .idset import IdSet
 from .loading import BUFFER_SIZE, NATIVE
 
 __all__ = ["Run", "Stopped", "file_type", "os_text", "raise_ours"]
@@ -85,8 +86,7 @@ class Run:
         self.state = state
         self.metadata_only = metadata_only
         self.findings: list[Finding] = []
-        self.looked_at: set[bytes] = set()
-        """Objects that have been compared with their names."""
+        self._looked_at = IdSet(state.algorithm.digest_size)
         self._read = 0
         self._limit, self._begin = limit, time.monotonic()
         self._progress, self._check = progress, check
@@ -98,6 +98,16 @@ class Run:
     def found(self, kind: str, path: str, **fields: Any) -> None:
         """Add a finding; that it comes twice does not matter."""
         self.findings.append(Finding(kind, path, **fields))
+
+    def looked(self, ids: bytes) -> None:
+        """Note objects that have been compared with their names; ids stand one after the other."""
+        with self._mutex:
+            self._looked_at.add(ids)
+
+    def looked_at(self, shard: int) -> bytes:
+        """Of one directory those that have been compared with their names, sorted."""
+        with self._mutex:
+            return self._looked_at.shard(shard)
 
     def pace(self, size: int) -> None:
         """Count what was read, and wait until it is within the limit.
