@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from .._aio.hops import hop
 from ..errors import ComposefsError, ReadOnlyRepositoryError
-from ..repository import Repository
+from ..repository import Repository, state_of
+from . import january
 from .catalogue import images, open_image
 from .images import ensure_images
 from .names import image_ref
@@ -64,11 +65,13 @@ def _upgrade(repo: Repository, name: str) -> UpgradedImage:
         if image.config is None:
             return UpgradedImage(name, digest, UpgradeOutcome.SKIPPED)
         wanted = {image_ref(version) for version in repo.metadata.formats}
-        if image.manifest_id is not None and wanted <= image.images.keys():
-            return UpgradedImage(name, digest, UpgradeOutcome.CURRENT)
-        ensure_images(repo, name)
+        lacking = image.manifest_id is None or not wanted <= image.images.keys()
+        if lacking:
+            ensure_images(repo, name)
+        # An upgrade that was interrupted may have left the reference that the tag stands in for.
+        left = january.remove_superseded(state_of(repo), name, image.manifest.config.digest)
     except ReadOnlyRepositoryError:
         raise
     except (ComposefsError, OSError) as error:
         return UpgradedImage(name, digest, UpgradeOutcome.FAILED, str(error))
-    return UpgradedImage(name, digest, UpgradeOutcome.UPGRADED)
+    return UpgradedImage(name, digest, UpgradeOutcome.UPGRADED if lacking or left else UpgradeOutcome.CURRENT)

@@ -83,8 +83,8 @@ def verify_layers(repo: Repository, layers: Mapping[str, ObjectId], manifest: Ma
             raise OciError(f"layer {diff_id}", f"it has {size} bytes, its stream claims {sizes[diff_id]}")
 
 
-def remove_superseded(state: RepoState, tag: str, config_digest: str) -> None:
-    """Remove the reference of January that *tag*, which is in place, takes the place of; durable.
+def remove_superseded(state: RepoState, tag: str, config_digest: str) -> bool:
+    """Remove the reference of January that *tag*, which is in place, takes the place of, durably; False if none is.
 
     That is one of the same name, if it leads to the same config, or dangles and would stop composefs-rs's gc.
     """
@@ -93,4 +93,5 @@ def remove_superseded(state: RepoState, tag: str, config_digest: str) -> None:
         if target is not None:
             means, says = names.entry_of(state, "streams", target), os.path.basename(target)
             if means == config_stream(config_digest) or means != says:
-                names.remove_reference(state, "streams", tag)
+                return names.remove_reference(state, "streams", tag)
+    return False

@@ -17,7 +17,6 @@ from pathlib import Path
 import anyio
 import pytest
 
-from composefs_async._sys import files
 from composefs_async._upkeep import leases
 from composefs_async.erofs.writer import build_image
 from composefs_async.errors import StreamNotFoundError
@@ -30,19 +29,14 @@ from composefs_async.tree.dumpfile import parse_dump
 
 from .crashing import PLATFORM, Contents, Images, copy, every_interruption, leftovers, make, problems
 
+pytestmark = pytest.mark.usefixtures("without_flushes")
+
 MANIFEST = f"sha256:{64 * '0'}"
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
     return Images(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(autouse=True)
-def without_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They cost most of the time, and make no difference to what a process that is killed leaves."""
-    monkeypatch.setattr(files, "syncfs", lambda fd: None)
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
 @dataclass(frozen=True)
