@@ -233,7 +233,8 @@ class _Pull:
         try:
             return await write_hop(self._state, make_missing, self._state, found, finish)
         except ErofsError as error:
-            reason = f"{error.reason}; without images (make_images=False, --no-image) it can be kept"
+            where = f"{error.name}: " if error.name else ""
+            reason = f"{where}{error.reason}; without images (make_images=False, --no-image) it can be kept"
             raise ErofsError(reason, error.offset, f"images of {self._image.manifest.digest}") from error
 
     async def _images(self, layers: Sequence[LayerResult], tree: GrowingTree | None) -> dict[str, ObjectId]:

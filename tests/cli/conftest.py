@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +17,7 @@ from typing import Any
 import anyio
 import pytest
 
+from composefs_async._zstd import zstd
 from composefs_async.cli.app import run
 from composefs_async.oci import Platform, pull
 from composefs_async.repository import Repository
@@ -60,9 +63,11 @@ class Cli:
     def on(self, repository: Path | str) -> Cli:
         return Cli(self._captured, *self._common, "--repo", str(repository))
 
-    def __call__(self, *arguments: object) -> Run:
+    def __call__(self, *arguments: object, stdin: bytes = b"") -> Run:
         self._captured.readouterr()
-        code = run([*self._common, *map(str, arguments)])
+        with pytest.MonkeyPatch.context() as patch, io.TextIOWrapper(io.BytesIO(stdin)) as source:
+            patch.setattr(sys, "stdin", source)
+            code = run([*self._common, *map(str, arguments)])
         out, err = self._captured.readouterr()
         return Run(code, out, err.decode())
 
@@ -110,3 +115,25 @@ def empty(tmp_path: Path) -> Path:
     """The path of an empty insecure repository."""
     Repository.init(tmp_path / "empty", insecure=True)[0].close()
     return tmp_path / "empty"
+
+
+@pytest.fixture
+def pulled(empty: Path, cli: Cli) -> Path:
+    """The path of a repository with the image ``basic`` alone."""
+    source = f"oci:{VECTORS}/layouts/basic:latest"
+    cli.on(empty)("oci", "pull", source, "basic", "--platform", "linux/amd64").good()
+    return empty
+
+
+@pytest.fixture
+def golden(tmp_path: Path) -> Callable[[str], tuple[Path, Any]]:
+    """``golden("g4-sha512-v1")`` is a repository that cfsctl made, and what cfsctl says of it."""
+
+    def unpack(flavour: str) -> tuple[Path, Any]:
+        content = zstd.decompress((VECTORS / "repository" / f"{flavour}.tar.zst").read_bytes())
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            archive.extractall(tmp_path / "golden", filter="fully_trusted")
+        (meta,) = (tmp_path / "golden").rglob("meta.json")
+        return meta.parent, json.loads((VECTORS / "repository" / f"{flavour}.json").read_text())
+
+    return unpack

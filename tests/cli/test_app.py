@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import importlib.util
 import json
 import os
@@ -18,7 +19,6 @@ import click
 import pytest
 
 from composefs_async import errors
-from composefs_async.cli import app as app_module
 from composefs_async.cli import exit_codes
 from composefs_async.cli.app import app, oci
 from composefs_async.repository import Repository
@@ -77,7 +77,7 @@ def test_help_imports_little() -> None:
     """What a shell completion or a usage error costs."""
     script = "import sys; from composefs_async.cli.app import run; run(['--help']); print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    for heavy in ("anyio", "asyncio", "rich", "composefs_async.repository"):
+    for heavy in ("anyio", "asyncio", "rich", "importlib.metadata", "ctypes", "composefs_async.repository"):
         assert f"'{heavy}'" not in done.stdout
 
 
@@ -99,6 +99,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["cat"], ["Missing argument 'NAME'"]),
     (["cat", "a", "b"], ["unexpected extra argument"]),
     (["init", "--algorithm", "sha256"], ["--algorithm", "fsverity-"]),
+    (["--nosuch"], ["No such option '--nosuch'"]),
     (["init", "--erofs-version", "3"], ["--erofs-version", "3"]),
     (["--repo", "x", "init", "y"], ["PATH excludes --repo"]),
     (["--hash", "sha256", "init", "--algorithm", "fsverity-sha512-12", "x"], ["--algorithm and --hash"]),
@@ -133,73 +134,7 @@ def test_wrong_arguments_are_told_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-# -- the choice of repository ------------------------------------------------------------------
-
-
-def test_repository_of_the_user_is_below_home(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    cli("--user", "oci", "images").failed(6, f"{tmp_path}/.var/lib/composefs")
-    cli("--user", "init", "--insecure").good()
-    assert cli("--user", "oci", "images").good().text == "No images found\n"
-    assert (tmp_path / ".var/lib/composefs/meta.json").is_file()
-
-
-@pytest.mark.parametrize("value", [None, ""])
-def test_user_needs_home(value: str | None, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HOME")
-    if value is not None:
-        monkeypatch.setenv("HOME", value)
-    cli("--user", "oci", "images").failed(6, "HOME is not set")
-
-
-@pytest.mark.parametrize(("uid", "place"), [(0, "/sysroot/composefs"), (1000, "/home/me/.var/lib/composefs")])
-def test_default_is_the_system_for_root_and_the_user_for_others(
-    uid: int, place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: uid)
-    monkeypatch.setenv("HOME", "/home/me")
-    seen = []
-
-    @click.command
-    @click.pass_obj
-    def look(settings: Any) -> None:
-        seen.append((settings.chosen, settings.path()))
-
-    monkeypatch.setattr(app, "get_command", lambda ctx, name: look)
-    assert app_module.run(["look"]) == 0
-    assert app_module.run(["--system", "look"]) == 0
-    assert app_module.run(["--repo", "here", "look"]) == 0
-    assert seen == [(False, place), (True, "/sysroot/composefs"), (True, "here")]
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda path: None, ["no such file"]),
-        (Path.touch, ["not a directory"]),
-        (Path.mkdir, ["there is no meta.json"]),
-    ],
-    ids=["missing", "file", "empty directory"],
-)
-def test_no_repository_is_named(make: Callable[[Path], None], words: list[str], cli: Any, tmp_path: Path) -> None:
-    make(tmp_path / "place")
-    cli.on(tmp_path / "place")("oci", "images").failed(6, f"{tmp_path}/place", *words)
-
-
-def test_broken_metadata_is_named(cli: Any, empty: Path) -> None:
-    (empty / "meta.json").unlink()
-    (empty / "meta.json").write_text("{")
-    cli.on(empty)("oci", "images").failed(6, f"{empty}/meta.json")
-
-
-def test_require_verity_refuses_an_insecure_repository(cli: Any, empty: Path) -> None:
-    cli("--repo", empty, "--require-verity", "oci", "images").failed(4, str(empty))
-    cli("--repo", empty, "--insecure", "oci", "images").good()
-
-
-def test_other_algorithm_is_refused(cli: Any, empty: Path) -> None:
-    cli("--repo", empty, "--hash", "sha512", "oci", "images").good()
-    cli("--repo", empty, "--hash", "sha256", "oci", "images").failed(6, str(empty), "sha256", "sha512")
+# -- event loops -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loop", ["auto", "asyncio", "uvloop", "trio"])
@@ -351,6 +286,12 @@ def test_closed_output_is_told(repo: Path) -> None:
     script = f'exec "{sys.executable}" -m composefs_async --repo "{repo}" cat refs/oci/basic >&-'
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "composefs-async: standard output: Bad file descriptor\n")
+
+
+def test_lock_on_another_file_of_the_repository_does_not_count(empty: Path, program: Callable[..., Any]) -> None:
+    with (empty / "meta.json").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert program("--repo", empty, "oci", "images").good().text == "No images found\n"
 
 
 def test_module_and_script_are_the_same_program(program: Callable[..., Any]) -> None:

@@ -1,0 +1,97 @@
+"""``oci pull``: what it prints, and the progress beside it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LAYOUTS = Path(__file__).parent.parent / "vectors" / "layouts"
+BASIC = "sha256:58cc8208b729c9aa23e4ffc045b6eb3176d5b01c5fb2b8fe1877cbf311c5a495"
+
+RESULT = """\
+manifest sha256:8e66440a93d68590e713aa309c3bc6651670904597e64480b0acccc87cb89f21
+config   sha256:f307ac2405c186e69cbfc6bd14e3b10d6c3e9e8c6156e2b9151d541ff2b18d71
+verity   ad1aeed6e016f0d2c7d4fff47d251ea53d2b6e7f5791dd9d74d4b8cecfe83140\
+f06597f89318da1419c3c0635a11df915812c86a3d5ad7a051fd443cce2e7193
+tagged   {tag}
+objects  11 new + 0 already present objects; 87.34 KiB stored, 32.66 KiB inlined
+"""
+
+
+def test_image_is_told_as_cfsctl_tells_it(empty: Path, cli: Any) -> None:
+    source = f"oci:{LAYOUTS}/basic:latest"
+    found = cli.on(empty)("oci", "pull", source, "--platform", "linux/amd64", "--progress", "none").good()
+    assert (found.text, found.err) == (RESULT.format(tag=source), "")
+
+
+def test_pulling_again_says_that_all_is_there(pulled: Path, cli: Any) -> None:
+    source = f"oci:{LAYOUTS}/basic:latest"
+    found = cli.on(pulled)("oci", "pull", source, "basic", "--json", "--platform", "linux/amd64").good()
+    assert found.json["stats"]["layers_present"] == 2
+    assert found.json["layers"][0]["diffId"] == BASIC
+    assert sorted(found.err.splitlines()) == [
+        f"{source}: 2 layers, 88.14 KiB",
+        "sha256:58cc8208b729: present",
+        "sha256:a5fc8bdfb062: present",
+        "tagged basic",
+    ]
+
+
+def test_damaged_image_is_refused_and_not_tagged(empty: Path, tmp_path: Path, cli: Any) -> None:
+    shutil.copytree(LAYOUTS / "basic", tmp_path / "image")
+    largest = max((tmp_path / "image/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    found = cli.on(empty)("oci", "pull", f"oci:{tmp_path}/image", "--platform", "linux/amd64", "--progress", "none")
+    found.failed(5, f"layer {BASIC}: damaged gzip member", "offset")
+    assert cli.on(empty)("oci", "images").good().text == "No images found\n"
+
+
+@pytest.mark.parametrize(
+    ("image", "code", "words"),
+    [
+        ("oci:/does/not/exist", 5, ["/does/not/exist"]),
+        (f"oci:{LAYOUTS}/basic:nope", 5, ["nope", "latest"]),
+        (f"oci:{LAYOUTS}/basic@{BASIC}", 9, [BASIC.removeprefix("sha256:"), "missing"]),
+    ],
+)
+def test_image_that_is_not_there_is_named(image: str, code: int, words: list[str], empty: Path, cli: Any) -> None:
+    cli.on(empty)("oci", "pull", image, "--progress", "none").failed(code, *words)
+
+
+def test_platform_that_is_not_there_is_answered_with_those_that_are(empty: Path, cli: Any) -> None:
+    found = cli.on(empty)("oci", "pull", f"oci:{LAYOUTS}/index", "--platform", "linux/mips", "--progress", "none")
+    found.failed(5, "linux/mips", "linux/arm64", "linux/s390x")
+    cli.on(empty)("oci", "pull", f"oci:{LAYOUTS}/index", "x", "--platform", "linux/s390x").good()
+    (image,) = cli.on(empty)("oci", "images", "--json").json["images"]
+    assert image["architecture"] == "s390x"
+
+
+@pytest.mark.parametrize("kind", ["auto", "bars", "plain", "json", "none"])
+def test_standard_output_is_the_same_whatever_progress_is_shown(kind: str, empty: Path, cli: Any) -> None:
+    found = cli.on(empty)("oci", "pull", f"oci:{LAYOUTS}/one", "x", "--json", "--progress", kind).good()
+    assert list(found.json) == ["manifest", "config", "verity", "tagged", "image", "layers", "stats"]
+    assert found.json["tagged"] == "x"
+    assert (found.err == "") is (kind == "none")
+
+
+def test_plain_progress_ends_with_the_tag(empty: Path, cli: Any) -> None:
+    lines = cli.on(empty)("oci", "pull", f"oci:{LAYOUTS}/basic", "x", "--progress", "plain").good().err.splitlines()
+    assert lines[0].startswith(f"oci:{LAYOUTS}/basic: 2 layer")
+    assert sorted(line.split(":")[1][:12] for line in lines[1:-2]) == ["58cc8208b729", "a5fc8bdfb062"]
+    assert lines[-2].startswith("image 71c03a06a5c9: EROFS version 1, ")
+    assert lines[-1] == "tagged x"
+
+
+@pytest.mark.parametrize("kind", ["auto", "bars", "json"])
+def test_progress_that_nobody_can_see_does_not_matter(kind: str, empty: Path) -> None:
+    arguments = f'--repo "{empty}" oci pull "oci:{LAYOUTS}/one" x --progress={kind}'
+    script = f'exec "{sys.executable}" -W error -m composefs_async {arguments} 2>&-'
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[3]) == (0, "tagged   x")
