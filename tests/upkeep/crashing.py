@@ -2,7 +2,7 @@
 
 A *step* changes a name: link, symlink, rename, unlink, mkdir, rmdir, the creation of a file.  Nothing else can be seen
 after a process has been killed.  `interrupt` runs an operation in a forked process, which ends before its n-th step
-without a word to anybody, as if killed.  What a power loss leaves is the business of `recording`.
+without a word to anybody, as if killed.  What a power loss leaves is the business of `flushing`.
 
 What a repository holds is told by `Contents`, which reads everything and uses no code of upkeep.
 """
@@ -26,6 +26,7 @@ from typing import Any
 
 import anyio
 
+from composefs_async import fsverity
 from composefs_async._repo import batch
 from composefs_async._upkeep import loading, shards
 from composefs_async.digest import Algorithm, ObjectId
@@ -143,15 +144,14 @@ class Contents:
             if reference.is_symlink():
                 target = reference.resolve(strict=True).relative_to(path.resolve())
                 names[str(reference.relative_to(path))] = ObjectId.from_path(str(target))
-        with Repository.open_path(path) as repo:
-            needed = frozenset(each.path for each in reach(repo, *names.values()))
+        needed = frozenset(each.path for each in reach(path, *names.values()))
         found = (path / "objects").glob("??/*")
         objects = frozenset(f"{each.parent.name}/{each.name}" for each in found)
         return cls(names, needed, objects)
 
 
-def reach(repo: Repository, *tops: ObjectId) -> set[ObjectId]:
-    """All objects that these need, each read and compared with its name."""
+def reach(path: Path, *tops: ObjectId) -> set[ObjectId]:
+    """All objects that these need, each read and compared with its name.  Locks do not matter."""
     found: set[ObjectId] = set()
     pending = [*tops]
     while pending:
@@ -159,12 +159,13 @@ def reach(repo: Repository, *tops: ObjectId) -> set[ObjectId]:
         if object_id in found:
             continue
         found.add(object_id)
-        content = repo.read_object(object_id)
+        content, algorithm = (path / "objects" / object_id.path).read_bytes(), object_id.algorithm
+        assert fsverity.digest(content, algorithm) == object_id
         if content.startswith(MAGIC):
-            reader = SplitstreamReader(BytesSource(content), repo.algorithm)
+            reader = SplitstreamReader(BytesSource(content), algorithm)
             pending += [*reader.object_refs, *reader.named_refs.values()]
         elif content[SUPERBLOCK_OFFSET:][:4] == EROFS_MAGIC.to_bytes(4, "little"):
-            pending += image_object_ids(content, repo.algorithm)
+            pending += image_object_ids(content, algorithm)
     return found
 
 
