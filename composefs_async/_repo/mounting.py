@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from .._sys import mount
 from .._sys.files import opened
 from .._sys.mount import MountOptions
-from ..digest import ObjectId
 from ..erofs.format import COMPOSEFS_HEADER, COMPOSEFS_MAGIC, HAS_ACL
-from ..errors import ErofsError, FormatError
+from ..errors import ErofsError
 from .images import open_image
 from .state import RepoState
 
-__all__ = ["image_name", "mount_at", "mount_image", "unmount"]
+__all__ = ["mount_at", "mount_image", "unmount"]
 
 Path = str | os.PathLike[str]
 
@@ -87,21 +86,11 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
 @contextlib.contextmanager
 def _image(state: RepoState, name: str) -> Iterator[int]:
     """The open image, measured as far as the file system can."""
-    fd = open_image(state, image_name(name))
+    fd = open_image(state, name)
     try:
         yield fd
     finally:
         os.close(fd)
-
-
-def image_name(name: str) -> str:
-    """An id is a name directly below ``images/``; everything else is a reference, with or without ``refs/``."""
-    if name.startswith("refs/"):
-        return name
-    try:
-        return ObjectId.from_hex(name).hex()
-    except FormatError:
-        return f"refs/{name}"
 
 
 @contextlib.contextmanager

@@ -77,10 +77,8 @@ def import_image(settings: Settings, name: str) -> None:
 @click.pass_obj
 def image_objects(settings: Settings, name: str) -> None:
     """Print the ids of the objects that the image NAME refers to."""
-    from .._repo.mounting import image_name
-
     with settings.open() as repo:
-        found = repo.objects_for_image(image_name(name))
+        found = repo.objects_for_image(name)
     print_bytes(f"{object_id.text}\n".encode() for object_id in found)
 
 

@@ -50,9 +50,7 @@ def read_image(path: str | int) -> bytes:
 
 def repository_image(repo: Repository, name: str) -> bytes:
     """The image *name* of the repository."""
-    from .._repo.mounting import image_name
-
-    return read_image(repo.open_image(image_name(name)))
+    return read_image(repo.open_image(name))
 
 
 def take_both(settings: Settings, first: str, second: str) -> tuple[Source, Source]:

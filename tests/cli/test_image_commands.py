@@ -208,10 +208,10 @@ def test_tree_draws_what_ls_lists(call: Run) -> None:
     ("arguments", "code", "error"),
     [
         (["ls", "name", "/missing"], 3, "file not found: /missing"),
-        (["ls", "missing"], 3, "image not found: refs/missing"),
-        (["image-objects", "missing"], 3, "image not found: refs/missing"),
+        (["ls", "missing"], 3, "image not found: missing"),
+        (["image-objects", "missing"], 3, "image not found: missing"),
         (["dump-files", "name", "missing"], 3, "file not found: missing"),
-        (["mount", "missing", "source"], 3, "image not found: refs/missing"),
+        (["mount", "missing", "source"], 3, "image not found: missing"),
         (["mount", "../name", "source"], 2, "invalid name"),
         (["mount", "--read-write", "name", "source"], 2, "--read-write needs --upperdir and --workdir"),
         (["mount", "--upperdir", "source", "name", "source"], 2, "--upperdir and --workdir are given both"),
