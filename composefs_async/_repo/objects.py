@@ -143,17 +143,21 @@ def open_object(state: RepoState, object_id: ObjectId) -> int:
 
     Raises:
         ObjectNotFoundError, DigestMismatchError
+        IntegrityError: what stands in its place is no file.
         VerityMissingError: the repository is secure and the object is not protected.
     """
     object_id.require(state.algorithm)
     try:
-        fd = os.open(object_id.path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=state.objects_fd)
+        # What stands there may be anything, and opening a pipe would wait.
+        fd = os.open(object_id.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=state.objects_fd)
     except FileNotFoundError:
         raise ObjectNotFoundError(object_id.hex()) from None
     except OSError as error:
         files.place(error, _objects_path(state))
         raise
     try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise IntegrityError(f"object {object_id.hex()} is no regular file")
         check_measure(state, fd, object_id)
     except BaseException:
         os.close(fd)

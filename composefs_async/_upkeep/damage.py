@@ -2,27 +2,42 @@
 
 Owns the view that a repair works with, and keeping it true while objects come back.  Does not own finding damage
 (`check`) nor undoing it (`repair`).  Unlike `graph.visit` it goes on where something is damaged.
+
+A stream can be *malformed*, which no other copy of it would mend, or *flawed*: it is not what a name says, but may well
+be what another says.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
-from .._repo import objects
+from .._repo import names, objects
 from .._repo.state import RepoState
 from ..digest import ObjectId
 from ..erofs.reader import image_to_tree
 from ..errors import AlgorithmMismatchError, FormatError, IntegrityError, ObjectNotFoundError
+from ..results import Finding, FsckResult
 from ..tree.inodes import ExternalFile
 from ..tree.walk import directories
 from . import graph
 from .graph import Node, Reference, Roots
+from .stream_names import content_is, name_of
 
 __all__ = ["MISSING", "Damage", "Lack", "is_there"]
 
 MISSING = "it is missing"
+
+_FLAWED = ("stream-digest-mismatch", "stream-tail-missing")
+_MALFORMED = (
+    "image-invalid",
+    "stream-content-invalid",
+    "stream-open-failed",
+    "stream-read-failed",
+    "stream-size-mismatch",
+)
 
 
 @dataclass(slots=True)
@@ -46,19 +61,55 @@ class Damage:
     Reads all streams and images once, and looks for each object that they list.
 
     Args:
-        corrupt: objects that a check found corrupt, and what is wrong.
-        flawed: streams that can be read and are not what their name says.
+        found: by a check.
     """
 
-    def __init__(self, state: RepoState, corrupt: Mapping[ObjectId, str], flawed: Mapping[ObjectId, str]) -> None:
+    def __init__(self, state: RepoState, found: FsckResult) -> None:
         self._state = state
-        self.corrupt: dict[ObjectId, str] = dict(corrupt)
-        self.flawed: dict[ObjectId, str] = dict(flawed)
+        self.corrupt: dict[ObjectId, str] = {}
+        """Objects, and what is wrong."""
+        self.malformed: set[ObjectId] = set()
+        self.flawed: set[tuple[str, ObjectId]] = set()
+        """Paths of names, and the streams that are not what these say."""
         self.nodes: dict[ObjectId, Lack] = {}
         self.unreadable: dict[ObjectId, str] = {}
         """Streams and images that are missing or corrupt, and what is wrong."""
         self._brought: set[ObjectId] = set()
+        for finding in found.errors:
+            self._take(finding)
         self.read_names()
+        self._look_at_moved()
+
+    def _take(self, finding: Finding) -> None:
+        if finding.path.startswith("objects/"):
+            with suppress(FormatError):
+                object_id = ObjectId.from_path(finding.path)
+                if object_id.algorithm is self._state.algorithm:
+                    self.corrupt[object_id] = finding.text
+        elif finding.kind in _MALFORMED or finding.kind in _FLAWED:
+            category, _, name = finding.path.partition("/")
+            led_to = names.object_of(self._state, "images" if category == "images" else "streams", name)
+            if led_to is not None and led_to not in self.corrupt:
+                if finding.kind in _FLAWED:
+                    self.flawed.add((finding.path, led_to))
+                else:
+                    self.malformed.add(led_to)
+
+    def _look_at_moved(self) -> None:
+        """Compare streams with names that lead to others by now, since the check has not.
+
+        An interrupted repair leaves such.
+        """
+        links, done = self.roots.links["streams"], set[tuple[str, ObjectId]]()
+        for node in self.nodes.values():
+            for reference, object_id in node.named:
+                path = name_of(reference, object_id) or ""
+                name = path.removeprefix("streams/")
+                if links.get(name, object_id) == object_id or (path, object_id) in done or self.hurts(object_id):
+                    continue
+                done.add((path, object_id))
+                if not content_is(self._state, object_id, name):
+                    self.flawed.add((path, object_id))
 
     def read_names(self) -> None:
         """Look again at all names, after some have been made."""
@@ -83,10 +134,10 @@ class Damage:
                 self.unreadable[object_id] = MISSING
             except (IntegrityError, OSError) as error:
                 self.unreadable[object_id] = self.corrupt.get(object_id, str(error))
-            except (FormatError, AlgorithmMismatchError) as error:
+            except (FormatError, AlgorithmMismatchError):
                 # Its digest is right, so no other copy is better.
                 self.nodes[object_id] = Lack((), set(), False)
-                self.flawed[object_id] = str(error)
+                self.malformed.add(object_id)
             else:
                 self.nodes[object_id] = Lack(node.named, self._lacking(node), node.kind is graph.Kind.IMAGE)
                 pending += [target for _, target in node.named]
@@ -148,12 +199,21 @@ class Damage:
 
     # -- what is hurt --------------------------------------------------------------------------
 
-    def hurts(self, object_id: ObjectId) -> bool:
-        """Whether something is wrong with a stream or image, or with what it leads to."""
-        return any(
-            reached in self.unreadable or reached in self.flawed or self.nodes[reached].lacking
-            for reached in self.reach(object_id)
-        )
+    def hurts(self, object_id: ObjectId, path: str = "") -> bool:
+        """Whether something is wrong with a stream or image, or with what it leads to; as *path* if that is given."""
+        if (path, object_id) in self.flawed:
+            return True
+        for reached in self.reach(object_id):
+            if not self.is_whole(reached):
+                return True
+            if any((name_of(name, target), target) in self.flawed for name, target in self.nodes[reached].named):
+                return True
+        return False
+
+    def is_whole(self, object_id: ObjectId) -> bool:
+        """Whether a stream or image itself is, whatever it leads to."""
+        node = self.nodes.get(object_id)
+        return node is not None and not node.lacking and object_id not in self.malformed
 
     def reach(self, *ids: ObjectId) -> set[ObjectId]:
         """The streams and images that these lead to, themselves included."""
@@ -168,4 +228,8 @@ class Damage:
 
     def hurt_references(self) -> list[Reference]:
         """Those that lead nowhere, or to something that is not whole."""
-        return [each for each in self.roots.references if each.object_id is None or self.hurts(each.object_id)]
+        return [
+            each
+            for each in self.roots.references
+            if each.object_id is None or self.hurts(each.object_id, f"{each.category}/{each.name}")
+        ]

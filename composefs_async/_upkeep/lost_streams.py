@@ -5,7 +5,6 @@ A name like ``oci-manifest-sha256:…`` says what the content of the stream hash
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -19,11 +18,10 @@ from ..errors import ComposefsError
 from ..splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from ..splitstream.format import HEADER_SIZE, MAGIC
 from .damage import Damage
+from .stream_names import NAME, content_digest
 
-__all__ = ["content_is", "find", "name_of"]
+__all__ = ["find"]
 
-_NAME = re.compile(r"oci-(config|layer|manifest)-(sha256|sha384|sha512):([0-9a-f]+)")
-_IMAGE_REFS = "composefs.image"
 _TYPES = {"config": OCI_CONFIG, "layer": OCI_LAYER, "manifest": OCI_MANIFEST}
 _SHARD = re.compile(r"[0-9a-f]{2}")
 
@@ -33,7 +31,7 @@ def find(state: RepoState, lost: Collection[str], damage: Damage) -> dict[str, O
 
     Several can have the same content: the one that reaches most without damage is taken.
     """
-    wanted = {name: match for name in lost if (match := _NAME.fullmatch(name))}
+    wanted = {name: match for name in lost if (match := NAME.fullmatch(name))}
     if not wanted:
         return {}
     found: dict[str, list[ObjectId]] = {}
@@ -60,32 +58,9 @@ def _names_of(
             for name, match in wanted.items():
                 if _TYPES[match[1]] == content_type:
                     if match[2] not in digests:
-                        digests[match[2]] = _content_digest(state, object_id, match[2])
+                        digests[match[2]] = content_digest(state, object_id, match[2])
                     if digests[match[2]] == match[3]:
                         yield name
-
-
-def name_of(reference: str, object_id: ObjectId) -> str | None:
-    """The path of the name of a stream or image that is known as *reference* in another stream, if that can be told."""
-    if reference.startswith(_IMAGE_REFS):
-        return f"images/{object_id.hex()}"
-    name = f"oci-{reference.replace(':', '-', 1)}" if reference.startswith("config:") else f"oci-layer-{reference}"
-    return f"streams/{name}" if _NAME.fullmatch(name) else None
-
-
-def content_is(state: RepoState, object_id: ObjectId, name: str) -> bool:
-    """Whether the content of a stream has the digest that *name* says."""
-    match = _NAME.fullmatch(name)
-    with suppress(ComposefsError):
-        return match is not None and _content_digest(state, object_id, match[2]) == match[3]
-    return False
-
-
-def _content_digest(state: RepoState, object_id: ObjectId, algorithm: str) -> str:
-    hasher = hashlib.new(algorithm)
-    for piece in streams.merge_splitstream(state, "", object_id):
-        hasher.update(piece)
-    return hasher.hexdigest()
 
 
 def _unnamed_streams(state: RepoState, damage: Damage) -> Iterator[ObjectId]:

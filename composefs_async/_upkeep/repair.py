@@ -29,25 +29,12 @@ from .check import fsck
 from .damage import MISSING, Damage, is_there
 from .repair_sources import DirectorySource, ObjectSource, RepositorySource, open_source
 from .replacing import Quarantine, replace
+from .stream_names import name_of
 
 __all__ = ["ITSELF", "Repair", "repair"]
 
 _IN_THE_WAY = ("entry-not-symlink", "unexpected-file-type")
 ITSELF = "the repository itself"
-_FLAWS = frozenset(
-    {
-        "image-invalid",
-        "stream-content-invalid",
-        "stream-digest-mismatch",
-        "stream-open-failed",
-        "stream-read-failed",
-        "stream-size-mismatch",
-        "stream-tail-missing",
-    }
-)
-"""Findings on a stream or image that another copy of its object would have, too."""
-
-
 Check = Callable[[], object] | None
 
 
@@ -88,7 +75,7 @@ class Repair:
     def __init__(self, state: RepoState, before: FsckResult, *, dry_run: bool, progress: ProgressCallback) -> None:
         self.state, self.before, self.dry_run = state, before, dry_run
         self.report = progress
-        self.damage: Damage = Damage(state, *_damaged(state, before))
+        self.damage: Damage = Damage(state, before)
         self.actions: list[RepairAction] = []
         self._hurt = [each.path for each in self.damage.hurt_references()]
         self._quarantine = Quarantine(state)
@@ -224,7 +211,7 @@ class Repair:
         meant.update((f"streams/{name}", found) for name, found in roots.links["streams"].items())
         for node in self.damage.nodes.values():
             for reference, object_id in node.named:
-                path = lost_streams.name_of(reference, object_id)
+                path = name_of(reference, object_id)
                 if path and names.target_of(self.state, path) is None:
                     meant[path] = object_id
         named = {each.name for each in roots.references if each.category == "images"}
@@ -267,7 +254,7 @@ class Repair:
         else:
             after = fsck(self.state, progress=self.report, check=check)
             left = list(after.errors)
-            hurt = Damage(self.state, *_damaged(self.state, after)).hurt_references()
+            hurt = Damage(self.state, after).hurt_references()
         still_hurt = {each.path for each in hurt}
         return RepairResult(
             self.before,
@@ -319,16 +306,20 @@ class Repair:
         return not self.covered.isdisjoint(paths)
 
     def _would_be_whole(self, reference: graph.Reference) -> bool:
+        name = f"{reference.category}/{reference.name}"
         if reference.object_id is None:
-            return f"{reference.category}/{reference.name}" in self.covered
-        names_of = {led_to: name for name, led_to in self.damage.roots.links["streams"].items()}
+            return name in self.covered
+        edges = [(name, reference.object_id)]
         for reached in self.damage.reach(reference.object_id):
-            lacking = {reached} if reached in self.damage.unreadable else self.damage.nodes[reached].lacking
+            node = self.damage.nodes.get(reached)
+            lacking = node.lacking if node else {reached}
             if not self.covered.issuperset(f"objects/{each.path}" for each in lacking):
                 return False
-            if reached in self.damage.flawed and f"streams/{names_of.get(reached)}" not in self.covered:
-                return False
-        return True
+            edges += [(name_of(key, target) or "", target) for key, target in node.named] if node else []
+        return all(path in self.covered for path, target in edges if self._is_bad(path, target))
+
+    def _is_bad(self, path: str, object_id: ObjectId) -> bool:
+        return (path, object_id) in self.damage.flawed or object_id in self.damage.malformed
 
 
 class _Contents:
@@ -361,21 +352,3 @@ def _checking(candidates: Iterator[tuple[ObjectId, int]], check: Check) -> Itera
             os.close(fd)
             raise
         yield object_id, fd
-
-
-def _damaged(state: RepoState, found: FsckResult) -> tuple[dict[ObjectId, str], dict[ObjectId, str]]:
-    """Corrupt objects and flawed streams, with what is wrong."""
-    corrupt: dict[ObjectId, str] = {}
-    flawed: dict[ObjectId, str] = {}
-    for finding in found.errors:
-        if finding.path.startswith("objects/"):
-            with suppress(FormatError):
-                object_id = ObjectId.from_path(finding.path)
-                if object_id.algorithm is state.algorithm:
-                    corrupt[object_id] = finding.text
-        elif finding.kind in _FLAWS:
-            category, _, name = finding.path.partition("/")
-            led_to = names.object_of(state, "images" if category == "images" else "streams", name)
-            if led_to is not None:
-                flawed[led_to] = finding.text
-    return corrupt, {each: text for each, text in flawed.items() if each not in corrupt}

@@ -139,7 +139,7 @@ class _Mending:
         run, complete = self._run, True
         for layer in dict.fromkeys(documents.layers):
             stream_id = await hop(_stream_of, run, documents, layer)
-            if stream_id is None or await hop(run.damage.hurts, stream_id):
+            if stream_id is None or await hop(_layer_hurts, run, layer, stream_id):
                 complete &= await self._layer(layer)
         if not run.dry_run:
             await hop(_write_documents, run, documents, self._brought, self._source.name)
@@ -160,7 +160,7 @@ class _Mending:
                 async with self._source.layer(layer) as found:
                     if found is not None:
                         self._tried[layer] = await hop(self._take_layer, layer, *found)
-        except (ComposefsError, OSError) as error:
+        except ComposefsError as error:
             # The source is damaged itself, or cannot be read: others may do better.
             self._run.problems.append(f"{self._source.name}: layer {layer}: {error}")
         return self._tried[layer]
@@ -168,7 +168,7 @@ class _Mending:
     def _take_layer(self, layer: str, stream_id: ObjectId, objects: RepositorySource) -> bool:
         self._run.take(objects)
         present = names.object_of(self._run.state, "streams", layer_stream(layer))
-        if present is not None and not self._run.damage.hurts(present):
+        if present is not None and not _layer_hurts(self._run, layer, present):
             return True
         self._run.bring(stream_id, objects)
         if self._run.damage.hurts(stream_id):
@@ -180,9 +180,10 @@ class _Mending:
         run, name = self._run, layer_stream(layer)
         present = run.damage.roots.links["streams"].get(name)
         node = run.damage.nodes.get(present) if present is not None else None
-        if node is None or present in run.damage.flawed:
+        if node is None or (f"streams/{name}", present) in run.damage.flawed or present in run.damage.malformed:
             run.note(f"streams/{name}", "rewritten", self._source.name)
-        for object_id in sorted(node.lacking if node else ()):
+        lacking = node.lacking if node else set[ObjectId]()
+        for object_id in sorted(each for each in lacking if f"objects/{each.path}" not in run.covered):
             run.note(
                 f"objects/{object_id.path}",
                 "replaced" if object_id in run.damage.corrupt else "restored",
@@ -194,7 +195,7 @@ class _Mending:
         names_of = [f"streams/{layer_stream(layer)}" for layer in documents.layers]
         wanted = [config_stream(documents.config_digest), manifest_stream(documents.manifest_digest)]
         links = run.damage.roots.links["streams"]
-        whole = all(name in links and _is_readable(run, links[name]) for name in wanted)
+        whole = all(name in links and run.damage.is_whole(links[name]) for name in wanted)
         if not whole or not run.covered.isdisjoint(names_of):
             for name in wanted:
                 run.note(f"streams/{name}", "rewritten", self._source.name)
@@ -207,17 +208,20 @@ class _Mending:
             self._run.damage.read_names()
 
 
-def _is_readable(run: Repair, stream_id: ObjectId) -> bool:
-    """Whether a stream itself is whole, whatever it leads to."""
-    node = run.damage.nodes.get(stream_id)
-    return node is not None and not node.lacking and stream_id not in run.damage.flawed
+def _layer_hurts(run: Repair, layer: str, stream_id: ObjectId) -> bool:
+    """Whether a stream is not whole, or not that layer."""
+    return run.damage.hurts(stream_id, f"streams/{layer_stream(layer)}")
 
 
 def _hurt_manifests(damage: Damage) -> list[str]:
     """Digests of the manifests that are not whole, or that references mean and that have no name."""
     links = damage.roots.links["streams"]
     meant = {each.name for each in damage.roots.references if each.category == "streams"}
-    hurt = [name for name in sorted(links.keys() | meant) if name not in links or damage.hurts(links[name])]
+    hurt = [
+        name
+        for name in sorted(links.keys() | meant)
+        if name not in links or damage.hurts(links[name], f"streams/{name}")
+    ]
     return [found for name in hurt if (found := digest_of_manifest_stream(name)) is not None]
 
 
@@ -228,7 +232,7 @@ def _hurt_layers(damage: Damage) -> list[str]:
     return [
         name
         for name in sorted(links.keys() | meant)
-        if name.startswith(_LAYER) and (name not in links or damage.hurts(links[name]))
+        if name.startswith(_LAYER) and (name not in links or damage.hurts(links[name], f"streams/{name}"))
     ]
 
 
@@ -243,11 +247,16 @@ def _refs_of(run: Repair, name: str) -> dict[str, ObjectId]:
 
 
 def _stream_of(run: Repair, documents: ImageDocuments, layer: str) -> ObjectId | None:
-    """The stream that a layer has in the image, or by its name: one that is whole, if there is one."""
-    in_image = _refs_of(run, config_stream(documents.config_digest)).get(layer)
+    """The stream that has the name of a layer, whose content the check has compared with that, or that of the image.
+
+    One that is whole, if there is one.
+    """
     by_name = run.damage.roots.links["streams"].get(layer_stream(layer))
-    found = [stream_id for stream_id in (in_image, by_name) if stream_id is not None]
-    return next((stream_id for stream_id in found if not run.damage.hurts(stream_id)), found[0] if found else None)
+    in_image = _refs_of(run, config_stream(documents.config_digest)).get(layer)
+    found = [stream_id for stream_id in (by_name, in_image) if stream_id is not None]
+    return next(
+        (stream_id for stream_id in found if not _layer_hurts(run, layer, stream_id)), found[0] if found else None
+    )
 
 
 def _write_documents(run: Repair, documents: ImageDocuments, brought: Mapping[str, ObjectId], source: str) -> None:
@@ -268,10 +277,11 @@ def _write_documents(run: Repair, documents: ImageDocuments, brought: Mapping[st
     old = [(key, found) for key, found in _refs_of(run, manifest_name).items() if key in IMAGE_REFS]
     refs = [(config_ref(documents.config_digest), config_id), *layers, *old]
     manifest_id = _write(run, manifest_name, OCI_MANIFEST, documents.manifest_raw, refs, source)
-    links = [Link.to_object("streams", layer_stream(name), stream_id) for name, stream_id in layers]
-    links += [image_link(image_id) for _, image_id in images if is_there(run.state, image_id)]
+    links = [image_link(image_id) for _, image_id in images if is_there(run.state, image_id)]
     links.append(Link.to_object("streams", config_name, config_id))
     links.append(Link.to_object("streams", manifest_name, manifest_id))
+    # Last: as long as one leads to a damaged stream a check finds it, and the next repair comes back to the image.
+    links += [Link.to_object("streams", layer_stream(name), stream_id) for name, stream_id in layers]
     changed = [link for link in links if names.target_of(run.state, link.path) != link.target]
     if changed:
         names.publish(run.state, changed)
@@ -285,7 +295,7 @@ def _write(
 ) -> ObjectId:
     """Store the stream of a document, unless the one with that name is whole and says the same."""
     present = run.damage.roots.links["streams"].get(name)
-    if present is not None and _is_readable(run, present) and _refs_of(run, name) == dict(refs):
+    if present is not None and run.damage.is_whole(present) and _refs_of(run, name) == dict(refs):
         return present
     writer = SplitstreamWriter(run.state.algorithm, content_type)
     for key, stream_id in refs:
@@ -317,7 +327,7 @@ def _rebuild_images(run: Repair, repo: Repository) -> None:
     """Build those that are missing or corrupt from their layers; one that comes out with another id is not taken."""
     with run.state.shared():
         for manifest_digest in _hurt_manifests(run.damage):
-            with suppress(ComposefsError):  # its documents or layers are not whole either
+            with suppress(ComposefsError, OSError):  # its documents or layers are not whole either
                 image = open_image(repo, f"@{manifest_digest}")
                 lacking = {key: found for key, found in image.images.items() if found in run.damage.unreadable}
                 if image.config and lacking and not any(run.damage.hurts(layer) for layer in image.layers.values()):

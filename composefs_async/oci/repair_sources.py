@@ -22,8 +22,8 @@ from .._aio.hops import hop
 from .._repo.state import DIRECTORY_MODE, RepoState
 from .._sys import files
 from .._upkeep import private
-from .._upkeep.lost_streams import content_is
 from .._upkeep.repair_sources import RepositorySource
+from .._upkeep.stream_names import content_is
 from ..digest import ObjectId
 from ..errors import ComposefsError, DigestMismatchError, OciError, TransportError
 from ..repository import Repository, state_of
@@ -170,7 +170,10 @@ class ImagesOfLayout:
             return
         found, is_tar = self._layers[layer]
         async with _scratch(self._state) as scratch:
-            stream_id = await self._import(scratch, found, is_tar)
+            try:
+                stream_id = await self._import(scratch, found, is_tar)
+            except OSError as error:
+                raise TransportError(str(error)) from error
             yield stream_id, RepositorySource(state_of(scratch), self.name, owned=False)
 
     async def _import(self, scratch: Repository, layer: ImageLayer, is_tar: bool) -> ObjectId:

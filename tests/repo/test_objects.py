@@ -178,6 +178,17 @@ def test_reading_a_changed_object_is_an_error(repo: Repository) -> None:
     assert caught.value.expected == stored.id.hex()
 
 
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_not_opened_for_an_object(repo: Repository, make: Callable[[str], None]) -> None:
+    stored = repo.ensure_object(b"content")
+    path = os.path.join(repo.path, "objects", stored.id.path)
+    os.unlink(path)
+    make(path)
+    for read in (repo.open_object, repo.read_object):
+        with pytest.raises(IntegrityError, match=f"{stored.id.hex()} is no regular file"):
+            read(stored.id)
+
+
 def test_reading_an_object_larger_than_allowed_is_an_error(repo: Repository) -> None:
     stored = repo.ensure_object(b"12345")
     assert repo.read_object(stored.id, max_size=5) == b"12345"

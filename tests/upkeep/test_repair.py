@@ -19,7 +19,7 @@ from composefs_async.errors import AlgorithmMismatchError, RepositoryNotFoundErr
 from composefs_async.oci.catalogue import open_image
 from composefs_async.progress import Message, ProgressEvent
 from composefs_async.repository import Repository, state_of
-from composefs_async.results import RepairAction, RepairResult
+from composefs_async.results import FsckResult, RepairAction, RepairResult
 from composefs_async.splitstream import OCI_MANIFEST, SplitstreamWriter
 
 from .damaging import DAMAGES, content, copy, cut, flip, make, objects, remove
@@ -278,7 +278,7 @@ def test_files_of_sizes_that_cannot_fit_are_not_read(
     victim = max(names, key=lambda name: (whole / "objects" / name).stat().st_size)
     remove(damaged / "objects" / victim)
     with Repository.open_path(damaged) as repo:
-        damage = Damage(state_of(repo), {}, {})
+        damage = Damage(state_of(repo), FsckResult())
         size = (whole / "objects" / victim).stat().st_size
         assert damage.sizes(damage.wanted) == {names[victim]: size}
         other = ObjectId(bytes(repo.algorithm.digest_size))
