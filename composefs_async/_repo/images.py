@@ -30,12 +30,13 @@ def write_image(state: RepoState, data: Buffer, name: str | None = None) -> Obje
     """
     if name is not None:
         names.check_reference(name)
-    stored = objects.ensure_object(state, data)
-    links = [image_link(stored.id)]
-    if name is not None:
-        links.append(Link.reference("images", name, stored.id.hex()))
-    names.publish(state, links)
-    return stored.id
+    with state.shared():  # so that no gc of this handle takes it before it has its name
+        stored = objects.ensure_object(state, data)
+        links = [image_link(stored.id)]
+        if name is not None:
+            links.append(Link.reference("images", name, stored.id.hex()))
+        names.publish(state, links)
+        return stored.id
 
 
 def import_image(state: RepoState, name: str | None, pieces: Iterable[Buffer]) -> ObjectId:

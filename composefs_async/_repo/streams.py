@@ -121,11 +121,12 @@ def _object_pieces(state: RepoState, object_id: ObjectId) -> Iterator[bytes]:
 def write_stream(state: RepoState, writer: SplitstreamWriter, name: str, reference: str | None = None) -> ObjectId:
     """Finish *writer*, store its file and publish it.  Durable when this returns."""
     _links(name, None, reference)  # a bad name must not cost the whole writer
-    for pending in writer.take_pending():
-        pending.resolve(objects.ensure_object(state, pending.data or b"").id)
-    stored = objects.ensure_object(state, writer.done())
-    register_stream(state, stored.id, name, reference)
-    return stored.id
+    with state.shared():  # so that no gc of this handle takes any of it before it has a name
+        for pending in writer.take_pending():
+            pending.resolve(objects.ensure_object(state, pending.data or b"").id)
+        stored = objects.ensure_object(state, writer.done())
+        register_stream(state, stored.id, name, reference)
+        return stored.id
 
 
 def register_stream(state: RepoState, object_id: ObjectId, name: str, reference: str | None = None) -> None:
@@ -138,8 +139,9 @@ def register_stream(state: RepoState, object_id: ObjectId, name: str, reference:
     """
     object_id.require(state.algorithm)
     links = _links(name, object_id, reference)
-    os.close(objects.open_object(state, object_id))
-    names.publish(state, links)
+    with state.shared():  # what has been looked for must not be collected before it has its name
+        os.close(objects.open_object(state, object_id))
+        names.publish(state, links)
 
 
 def _links(name: str, object_id: ObjectId | None, reference: str | None) -> list[Link]:
@@ -155,9 +157,10 @@ def name_stream(state: RepoState, name: str, reference: str) -> None:
         StreamNotFoundError: there is no such stream; a dangling reference stops composefs-rs's gc.
     """
     link = Link.reference("streams", reference, name)
-    if has_stream(state, name) is None:
-        raise StreamNotFoundError(name)
-    names.publish(state, [link])
+    with state.shared():
+        if has_stream(state, name) is None:
+            raise StreamNotFoundError(name)
+        names.publish(state, [link])
 
 
 def ensure_stream(

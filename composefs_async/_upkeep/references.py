@@ -40,15 +40,16 @@ def add_reference(state: RepoState, category: Category, reference: str, name: st
         FileExistsError: there is such a reference already, and *replace* is not set.
         InvalidNameError
     """
-    if category == "images":
-        found = images.has_image(state, name)
-        name = found.hex() if found is not None else name
-    else:
-        names.check_name(name)
-        found = streams.has_stream(state, name)
-    if found is None:
-        raise _NOT_FOUND[category](name)
-    names.publish(state, [Link.reference(category, reference, name)], replace=replace)
+    with state.shared():
+        if category == "images":
+            found = images.has_image(state, name)
+            name = found.hex() if found is not None else name
+        else:
+            names.check_name(name)
+            found = streams.has_stream(state, name)
+        if found is None:
+            raise _NOT_FOUND[category](name)
+        names.publish(state, [Link.reference(category, reference, name)], replace=replace)
 
 
 def rename_reference(state: RepoState, category: Category, reference: str, new: str, *, replace: bool = False) -> None:

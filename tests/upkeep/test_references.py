@@ -141,7 +141,7 @@ def test_renaming_to_itself_changes_nothing(category: Category, named: Named) ->
 
 @categories
 def test_an_existing_name_is_taken_only_on_request(category: Category, named: Named) -> None:
-    named.repo.add_reference(category, "new", named.target(category))
+    os.symlink(f"../{OTHER}", named.path / category / "refs/new")
     before = named.links(category)
     with pytest.raises(FileExistsError):
         named.repo.rename_reference(category, "old", "new")
@@ -169,6 +169,9 @@ def test_a_crash_between_its_steps_leaves_both_names(
     with pytest.raises(KeyboardInterrupt):
         named.repo.rename_reference(category, "old", "new")
     assert named.links(category) == {name: f"../{named.target(category)}" for name in ("new", "old")}
+    monkeypatch.undo()
+    named.repo.rename_reference(category, "old", "new")
+    assert list(named.links(category)) == ["new"]
 
 
 def test_renaming_sets_a_dangling_one_of_january_right(tmp_path: Path) -> None:
