@@ -72,6 +72,7 @@ def merge(
         code, at, left, size, value, failures = _core.merge_chunks(
             state.objects_fd, table, used, piece, at, left, buffer, number, secure
         )
+        value = value if code >= Status.LARGE else 0  # otherwise of whatever chunk was looked at last
         return Merged(Status(code), at, left, size, value, [Failure(*each) for each in failures])
     return _merge(state, table, used, piece, at, left, buffer)
 
@@ -80,14 +81,15 @@ def merged_size(state: RepoState, table: bytes, piece: bytes, at: int, left: int
     """The same without content, from the *sizes* of all objects; negative ones count as nothing."""
     if loading.NATIVE:
         code, at, left, size, value = _core.merged_size(table, piece, at, left, sizes, state.algorithm.number)
-        return Merged(Status(code), at, left, size, value)
+        return Merged(Status(code), at, left, size, value if code >= Status.LARGE else 0)
     total = 0
     while True:
         now = min(left, len(piece) - at)
         at, left, total = at + now, left - now, total + now
         status, value = _header(piece, at, len(sizes))
         if left or status is not None:
-            return Merged(Status.END if left or status is None else status, at, left, total, value)
+            status = Status.END if left or status is None else status
+            return Merged(status, at, left, total, value if status is Status.INVALID else 0)
         at += _CHUNK.size
         if value < 0:
             left = -value
@@ -128,5 +130,5 @@ def _merge(
         elif status is None:
             left = -value
         else:
-            return Merged(status, at, left, filled, value, failures)
+            return Merged(status, at, left, filled, value if status is Status.INVALID else 0, failures)
         at += _CHUNK.size
