@@ -36,8 +36,8 @@ _MALFORMED = (
     "stream-content-invalid",
     "stream-open-failed",
     "stream-read-failed",
-    "stream-size-mismatch",
 )
+_WRONG_SIZE = "stream-size-mismatch"
 
 
 @dataclass(slots=True)
@@ -75,25 +75,31 @@ class Damage:
         self.unreadable: dict[ObjectId, str] = {}
         """Streams and images that are missing or corrupt, and what is wrong."""
         self._brought: set[ObjectId] = set()
-        for finding in found.errors:
-            self._take(finding)
+        wrong_sizes = [self._take(finding) for finding in found.errors]
         self.read_names()
+        # An object that has been cut makes the streams that have it shorter, too, and they are not to blame.
+        self.malformed.update(each for each in wrong_sizes if each in self.nodes and not self.nodes[each].lacking)
         self._look_at_moved()
 
-    def _take(self, finding: Finding) -> None:
+    def _take(self, finding: Finding) -> ObjectId | None:
+        """Sort a finding in; one that is to be seen in the light of others gives the stream."""
         if finding.path.startswith("objects/"):
             with suppress(FormatError):
                 object_id = ObjectId.from_path(finding.path)
                 if object_id.algorithm is self._state.algorithm:
                     self.corrupt[object_id] = finding.text
-        elif finding.kind in _MALFORMED or finding.kind in _FLAWED:
+        elif finding.kind in (*_MALFORMED, *_FLAWED, _WRONG_SIZE):
             category, _, name = finding.path.partition("/")
             led_to = names.object_of(self._state, "images" if category == "images" else "streams", name)
-            if led_to is not None and led_to not in self.corrupt:
-                if finding.kind in _FLAWED:
-                    self.flawed.add((finding.path, led_to))
-                else:
-                    self.malformed.add(led_to)
+            if led_to is None or led_to in self.corrupt:
+                return None
+            if finding.kind == _WRONG_SIZE:
+                return led_to
+            if finding.kind in _FLAWED:
+                self.flawed.add((finding.path, led_to))
+            else:
+                self.malformed.add(led_to)
+        return None
 
     def _look_at_moved(self) -> None:
         """Compare streams with names that lead to others by now, since the check has not.

@@ -328,6 +328,19 @@ async def test_layers_that_lost_the_end_of_their_tar_are_made_whole(flavour: str
         assert again.actions == ()
 
 
+async def test_an_object_that_is_too_short_is_no_reason_to_write_a_stream_again(tmp_path: Path) -> None:
+    """Its layer is, too; and composefs-rs has packed it in another way than this program would."""
+    path = golden("g4-sha256-v1", tmp_path)
+    with Repository.open_path(path) as repo:
+        image = catalogue.open_image(repo, "basic:latest")
+        victim = path / "objects" / max(_object_refs(repo, layer)[-1] for layer in image.layers).path
+    good = content(path)
+    cut(victim)
+    result = await mend(path, f"oci:{LAYOUTS}/basic")
+    assert actions(result) == [(str(victim.relative_to(path)), "replaced")]
+    assert content(path) == good
+
+
 async def test_without_a_source_such_a_layer_is_kept(tmp_path: Path) -> None:
     path = golden("g3-sha256", tmp_path)
     before = content(path)
