@@ -37,14 +37,18 @@ def pytest_report_header() -> str:
     return f"COMPOSEFS_ASYNC_NATIVE: {native}; not on PATH: {', '.join(missing) or 'nothing'}"
 
 
+ASKED_FOR = {"vm": "boots a virtual machine", "stress": "takes minutes"}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked vm run when asked for, by COMPOSEFS_ASYNC_VM=1 or an expression after -m that names vm."""
-    if os.environ.get("COMPOSEFS_ASYNC_VM") == "1" or "vm" in config.getoption("markexpr"):
-        return
-    skip = pytest.mark.skip(reason="boots a virtual machine: asked for by COMPOSEFS_ASYNC_VM=1 or -m vm")
-    for item in items:
-        if item.get_closest_marker("vm"):
-            item.add_marker(skip)
+    """Tests with a marker run when asked for, by COMPOSEFS_ASYNC_VM=1 or -m vm; those of stress likewise."""
+    for marker, why in ASKED_FOR.items():
+        variable = f"COMPOSEFS_ASYNC_{marker.upper()}"
+        if os.environ.get(variable) != "1" and marker not in config.getoption("markexpr"):
+            skip = pytest.mark.skip(reason=f"{why}: asked for by {variable}=1 or -m {marker}")
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(skip)
 
 
 @pytest.fixture(

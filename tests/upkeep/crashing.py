@@ -176,9 +176,9 @@ def problems(path: Path) -> list[str]:
 
 
 def leftovers(path: Path) -> list[str]:
-    """Temporary names of interrupted operations, and whatever upkeep still remembers but the cache of gc."""
+    """Temporary names of interrupted operations, and leases."""
     found = [each for each in path.rglob("*") if each.name.startswith((".tmp-object-", ".symlink-"))]
-    found += [each for each in (path / ".composefs-async").rglob("*") if each.is_file() and each.name != "reach"]
+    found += (path / ".composefs-async").glob("leases/*")
     return sorted(str(each.relative_to(path)) for each in found)
 
 
