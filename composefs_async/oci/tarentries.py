@@ -130,20 +130,13 @@ class EntryReader:
         chunk = first = next(rest, None)
         while chunk is not None:
             if isinstance(chunk, ObjectId):
-                entries.append(self.external(chunk))
+                entries.append(self._external(chunk))
                 chunk = next(rest, None)
             else:
                 chunk = self._inline(chunk if type(chunk) is bytes else bytes(chunk), entries, rest)
         return first is not None
 
-    def inline(self, chunk: bytes) -> list[TarEntry]:
-        """What the next inline bytes complete."""
-        entries: list[TarEntry] = []
-        self.feed((chunk,), entries)
-        return entries
-
-    def external(self, content: ObjectId) -> TarEntry:
-        """The file whose content is the object that comes next."""
+    def _external(self, content: ObjectId) -> TarEntry:
         fields = self._waiting
         if fields is None:
             raise TarError("an object stands where there is no content of a file larger than 64 bytes", self._offset)
