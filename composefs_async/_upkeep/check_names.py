@@ -139,7 +139,8 @@ def _check_reference(run: Run, category: Category, path: str, depth: int) -> boo
         target = os.readlink(path, dir_fd=run.state.fd)
         os.stat(path, dir_fd=run.state.fd)
     except FileNotFoundError:
-        run.found("broken-symlink", path)
+        if os.access(path, os.F_OK, dir_fd=run.state.fd, follow_symlinks=False):  # not removed meanwhile
+            run.found("broken-symlink", path)
         return False
     except OSError as error:
         raise_ours(error, path)

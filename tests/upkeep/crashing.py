@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import random
 import shutil
@@ -33,6 +34,7 @@ from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.erofs.format import EROFS_MAGIC, SUPERBLOCK_OFFSET
 from composefs_async.erofs.references import image_object_ids
 from composefs_async.oci import Platform, pull
+from composefs_async.oci.documents import REF_NAME
 from composefs_async.oci.layout_writer import OciLayoutWriter
 from composefs_async.repository import Repository
 from composefs_async.splitstream import BytesSource, SplitstreamReader
@@ -196,12 +198,16 @@ class Images:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.tars = {name: archive(name, *sizes) for name, sizes in LAYERS.items()}
-        writer = OciLayoutWriter(directory)
+        if not directory.exists():
+            self._write()
+        index = json.loads((directory / "index.json").read_bytes())
+        self.digests = {each["annotations"][REF_NAME]: each["digest"] for each in index["manifests"]}
+
+    def _write(self) -> None:
+        writer = OciLayoutWriter(self.directory)
         layers = {name: writer.add_layer(tar) for name, tar in self.tars.items()}
-        self.digests = {
-            name: writer.add_image([layers[each] for each in parts], tag=name, platform=PLATFORM).digest
-            for name, parts in IMAGES.items()
-        }
+        for name, parts in IMAGES.items():
+            writer.add_image([layers[each] for each in parts], tag=name, platform=PLATFORM)
 
     def pull(self, path: Path, name: str, tag: str | None = None) -> None:
         with Repository.open_path(path) as repo:

@@ -36,7 +36,7 @@ MANIFEST = f"sha256:{64 * '0'}"
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
-    return Images(tmp_path_factory.mktemp("images"))
+    return Images(tmp_path_factory.mktemp("images") / "oci")
 
 
 @dataclass(frozen=True)

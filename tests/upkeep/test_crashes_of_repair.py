@@ -14,8 +14,8 @@ from composefs_async.errors import RepositoryNotFoundError
 from composefs_async.oci import repair as oci_repair
 from composefs_async.oci.catalogue import open_image
 from composefs_async.oci.image_upgrade import UpgradeOutcome, upgrade_images
+from composefs_async.reports import RepairResult
 from composefs_async.repository import Repository
-from composefs_async.results import RepairResult
 
 from . import generations
 from .crashing import Contents, Images, copy, every_interruption, make, problems
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("without_flushes")
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
-    return Images(tmp_path_factory.mktemp("images"))
+    return Images(tmp_path_factory.mktemp("images") / "oci")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ WITHOUT_FLUSHES = ("layer", "stream", "image", "pull", "gc")
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
-    return Images(tmp_path_factory.mktemp("images"))
+    return Images(tmp_path_factory.mktemp("images") / "oci")
 
 
 def prepared(case: Case, images: Images, path: Path) -> Path:
