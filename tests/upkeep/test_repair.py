@@ -12,14 +12,17 @@ from typing import Any
 
 import pytest
 
+from composefs_async import fsverity
+from composefs_async._sys import verity
+from composefs_async._upkeep import loading
 from composefs_async._upkeep import repair as repairing
 from composefs_async._upkeep.damage import Damage
 from composefs_async.digest import Algorithm, ObjectId
-from composefs_async.errors import AlgorithmMismatchError, RepositoryNotFoundError
+from composefs_async.errors import AlgorithmMismatchError, RepositoryNotFoundError, VerityMissingError
 from composefs_async.oci.catalogue import open_image
 from composefs_async.progress import Message, ProgressEvent
+from composefs_async.reports import FsckResult, RepairAction, RepairResult
 from composefs_async.repository import Repository, state_of
-from composefs_async.results import FsckResult, RepairAction, RepairResult
 from composefs_async.splitstream import OCI_MANIFEST, SplitstreamWriter
 
 from .damaging import DAMAGES, content, copy, cut, flip, make, objects, remove
@@ -580,3 +583,45 @@ def test_a_check_can_end_it(whole: Path, damaged: Path) -> None:
 
 def _stop() -> None:
     raise Stop
+
+
+# -- secure repositories -----------------------------------------------------------------------
+
+
+class FakeVerity:
+    """What fs-verity does, for file systems that cannot: files whose inode is known are protected."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.protected: set[int] = set()
+        monkeypatch.setattr(verity, "enable", self.enable)
+        monkeypatch.setattr(verity, "measure", self.measure)
+        monkeypatch.setattr(loading, "NATIVE", False)  # which asks the kernel itself
+
+    def enable(self, fd: int, algorithm: Algorithm, what: str) -> None:
+        self.protected.add(os.fstat(fd).st_ino)
+
+    def measure(self, fd: int, algorithm: Algorithm, what: str) -> ObjectId:
+        if os.fstat(fd).st_ino not in self.protected:
+            raise VerityMissingError(what)
+        with open(fd, "rb", closefd=False) as file:
+            file.seek(0)
+            return fsverity.digest(file.read(), algorithm)
+
+
+def test_what_is_only_not_protected_is_replaced_by_a_protected_copy(
+    whole: Path, damaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeVerity(monkeypatch)
+    names = objects(damaged)
+    unprotected = names[::2]
+    fake.protected = {(damaged / name).stat().st_ino for name in names if name not in unprotected}
+    with Repository.open_path(damaged) as repo:
+        state = state_of(repo)
+        state.secure = state.verity_works = True
+        result = repo.repair()
+        assert result.ok, result.unrepaired
+        assert repo.fsck().ok
+    assert [(each.path, each.action) for each in result.actions] == [(name, "replaced") for name in unprotected]
+    assert {each.source for each in result.actions} == {repairing.ITSELF}
+    assert all((damaged / name).stat().st_ino in fake.protected for name in names)
+    assert content(damaged) == content(whole)
