@@ -5,9 +5,10 @@ A repository keeps files as *objects* named by their fs-verity digest, tar layer
 bottom to the top; imports only go down, which a test enforces:
 
 ====================  =======================================================================================
-`errors`, `digest`,   every exception; algorithms and `ObjectId`; what operations return and report, and what
-`results`,           checks can find
-`progress`
+`errors`, `digest`,   every exception; algorithms and `ObjectId`; what operations return, and while they run
+`results`,            report; what checks can find, and what upkeep reports
+`progress`,
+`findings`, `reports`
 `_native`             C code for digests and batches of objects, with Python twins; only speeds up
 `fsverity`,           formats: bytes in, bytes out.  No descriptor, no await
 `splitstream`,

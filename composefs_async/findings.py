@@ -1,16 +1,17 @@
-"""The kinds of damage that a check can find: one table of names, texts and counters; no I/O.
+"""What a check can find: one table of the kinds of damage, their names, texts and counters; no I/O.
 
-Owns what each kind is called and how it reads.  Does not own the findings themselves (`composefs_async.results`), nor
-what leads to them (`composefs_async._upkeep`, `composefs_async.oci.check`).
+Owns what each kind is called and how it reads.  Does not own what leads to findings (`composefs_async._upkeep`,
+`composefs_async.oci.check`).
 
 The kinds that are not below a comment "ours" are those of composefs-rs, with exactly its names and texts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
-__all__ = ["KINDS", "Kind"]
+__all__ = ["KINDS", "Finding", "Kind"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +98,41 @@ KINDS: dict[str, Kind] = {
     "image-missing": Kind("{name}: {detail}"),
 }
 """By name, in the order of a check."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a check found wrong; which of the optional fields are set follows from *kind*."""
+
+    kind: str
+    """A name in `KINDS`."""
+    path: str
+    """Relative to the repository: ``objects/xx/rest``, ``streams/NAME``, ``images/refs/a/b``, ``meta.json``."""
+    object_id: str = ""
+    """In hexadecimal: of the object that is missing, or that a name leads to."""
+    name: str = ""
+    """Of a named reference of the stream at *path*, or an OCI tag."""
+    digest: str = ""
+    """The content digest of a config or layer: of a layer its diff_id."""
+    expected: str = ""
+    measured: str = ""
+    detail: str = ""
+    cause: str = ""
+    """What is behind *detail*, where that is what composefs-rs says and tells less."""
+
+    @property
+    def is_notice(self) -> bool:
+        """Whether nothing is damaged."""
+        return KINDS[self.kind].notice
+
+    @property
+    def text(self) -> str:
+        """One line for people, ``fsck: <kind>: …``; of the kinds that composefs-rs knows exactly its own."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return f"fsck: {self.kind}: {KINDS[self.kind].text.format_map(values)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: ``type``, ``path``, the optional fields that are set, and ``notice`` if it is one."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "kind"}
+        set_values = {name: value for name, value in values.items() if value}
+        return {"type": self.kind, **set_values, **({"notice": True} if self.is_notice else {})}

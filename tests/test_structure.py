@@ -18,7 +18,7 @@ LAYERS = [
     ["errors"],
     ["digest"],
     ["findings"],
-    ["results"],
+    ["results", "reports"],
     ["progress", "_native", "_zstd"],
     ["fsverity", "splitstream", "tree", "erofs"],
     ["_sys"],

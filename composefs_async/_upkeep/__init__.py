@@ -14,9 +14,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import check, collect, leases, repair, usage
+    from . import check, collect, leases, references, repair, reset, upgrade, usage
 
-__all__ = ["check", "collect", "leases", "repair", "usage"]
+__all__ = ["check", "collect", "leases", "references", "repair", "reset", "upgrade", "usage"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -19,9 +19,9 @@ from .._repo.metadata import Metadata
 from .._repo.state import RepoState
 from .._sys import files
 from ..errors import RepositoryError
-from ..findings import KINDS
+from ..findings import KINDS, Finding
 from ..progress import ProgressCallback
-from ..results import Finding, FsckResult
+from ..reports import FsckResult
 from .check_artifacts import packed_layers
 from .check_images import check_image, check_named_image
 from .check_names import check_leftovers, check_references, linked, listing

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from .._repo.state import RepoState
+from ..findings import Finding
 from ..progress import CheckProgress, ProgressCallback
-from ..results import Finding
 from .idset import IdSet
 from .loading import BUFFER_SIZE, NATIVE
 

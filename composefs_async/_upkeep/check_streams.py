@@ -13,7 +13,7 @@ from .._repo.names import target_of
 from .._repo.streams import FileSource
 from ..digest import ObjectId, check_content_digest
 from ..errors import AlgorithmMismatchError, FormatError, SplitstreamError
-from ..results import Finding
+from ..findings import Finding
 from ..splitstream import SplitstreamReader
 from ..splitstream.format import OCI_LAYER
 from .check_content import HashedContent, measure

@@ -20,7 +20,7 @@ from .._repo.state import RepoState
 from .._sys import files
 from ..digest import ObjectId
 from ..errors import ReachUnknownError, ReadOnlyRepositoryError
-from ..results import GcResult
+from ..reports import GcResult
 from . import graph, leases, shards
 from .idset import IdSet
 from .reach_cache import ReachCache

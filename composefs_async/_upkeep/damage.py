@@ -19,7 +19,8 @@ from .._repo.state import RepoState
 from ..digest import ObjectId
 from ..erofs.reader import image_to_tree
 from ..errors import AlgorithmMismatchError, FormatError, IntegrityError, ObjectNotFoundError
-from ..results import Finding, FsckResult
+from ..findings import Finding
+from ..reports import FsckResult
 from ..tree.inodes import ExternalFile
 from ..tree.walk import directories
 from . import graph

@@ -30,7 +30,7 @@ from ..errors import (
     ObjectNotFoundError,
     ReachUnknownError,
 )
-from ..results import Finding
+from ..findings import Finding
 from ..splitstream import BytesSource, SplitstreamReader
 from ..splitstream.format import MAGIC
 

@@ -1,7 +1,7 @@
 """Leases: what an interrupted import has stored, and not yet named, stays for the next try.
 
 Owns the files ``.composefs-async/leases/DIGEST.json``, one for each manifest whose import has begun and not ended.
-Does not own importing (`composefs_async.oci.pull`), nor deleting (`collect`), which keeps every object that was stored
+Does not own importing (`composefs_async.oci`), nor deleting (`collect`), which keeps every object that was stored
 since the start of a lease, and everything that its finished layers need.
 
 Nothing of a lease is flushed, and neither is what it speaks of: after a crash of the machine, which the boot's id

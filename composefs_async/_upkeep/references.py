@@ -13,7 +13,7 @@ from .._repo import images, names, streams
 from .._repo.names import Category, Link
 from .._repo.state import RepoState
 from ..errors import ImageNotFoundError, StreamNotFoundError
-from ..results import NamedReference
+from ..reports import NamedReference
 from . import graph
 
 __all__ = ["add_reference", "list_references", "prune_references", "rename_reference"]

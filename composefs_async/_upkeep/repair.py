@@ -2,7 +2,7 @@
 
 Owns the order of steps and the account of them.  Does not own finding damage (`check`), where content comes from
 (`repair_sources`), putting it in place (`replacing`), or what can be mended with OCI documents only
-(`composefs_async.oci.repair`, which drives the same `Repair`).
+(`composefs_async.oci.image_repair`, which drives the same `Repair`).
 
 Each step leaves the repository no worse wherever it is stopped: objects are compared with their ids and flushed before
 they are in place, what they replace is kept in a quarantine, names appear only when what they lead to is there, and
@@ -22,8 +22,9 @@ from .._repo.state import RepoState
 from .._sys import files
 from ..digest import ObjectId
 from ..errors import FormatError
+from ..findings import Finding
 from ..progress import Message, ProgressCallback
-from ..results import Finding, FsckResult, RepairAction, RepairResult, Unrepaired
+from ..reports import FsckResult, RepairAction, RepairResult, Unrepaired
 from . import graph, lost_streams
 from .check import fsck
 from .damage import MISSING, Damage, is_there

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from .._repo.state import RepoState
 from .._sys import files
 from ..digest import ObjectId
-from ..results import Finding
+from ..findings import Finding
 from . import private, shards
 from .idset import IdSet
 

@@ -25,7 +25,7 @@ from .._repo.names import Category
 from .._repo.state import RepoState
 from ..digest import Algorithm, ObjectId
 from ..errors import AlgorithmMismatchError, ComposefsError, MetadataError, RepositoryNotFoundError, VerityMissingError
-from ..results import UpgradeResult
+from ..reports import UpgradeResult
 from ..splitstream.format import HEADER_SIZE, Generation, unpack_header
 from . import graph
 

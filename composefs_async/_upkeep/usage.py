@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from .._repo.state import RepoState
 from ..digest import ObjectId
 from ..errors import ReachUnknownError
-from ..results import NameUsage, Space, Usage
+from ..reports import NameUsage, Space, Usage
 from . import graph, leases
 from .graph import Roots
 from .reach_cache import ReachCache

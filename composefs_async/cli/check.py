@@ -19,7 +19,8 @@ from .exit_codes import COULD_NOT_CHECK, describe
 from .progress import progress_option, showing
 
 if TYPE_CHECKING:
-    from ..results import Finding, FsckResult
+    from ..findings import Finding
+    from ..reports import FsckResult
 
 __all__ = [
     "check_options",

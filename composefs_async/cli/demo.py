@@ -22,7 +22,7 @@ from .pull import stats_text
 
 if TYPE_CHECKING:
     from ..digest import ObjectId
-    from ..oci.pull import PullResult
+    from ..oci.image_pull import PullResult
     from ..repository import Repository
 
 __all__ = ["demo"]

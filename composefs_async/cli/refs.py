@@ -16,7 +16,7 @@ from .context import Settings, as_json, print_json, printable
 
 if TYPE_CHECKING:
     from .._repo.names import Category
-    from ..results import NamedReference
+    from ..reports import NamedReference
 
 __all__ = ["add", "list_", "prune", "remove", "rename"]
 

@@ -13,14 +13,14 @@ from .context import Settings, print_json, printable
 from .progress import showing
 
 if TYPE_CHECKING:
-    from ..results import RepairResult
+    from ..reports import RepairResult
 
 __all__ = ["repair"]
 
 
 def repair(settings: Settings, sources: tuple[str, ...], dry_run: bool, progress: str, json_output: bool) -> int:
     """Repair from *sources* and print the account; 0 if nothing is wrong then, 1 if something is."""
-    from ..oci.repair import repair as mend
+    from ..oci.image_repair import repair as mend
 
     with checking(), settings.open() as repo, showing(progress) as show:
         result = settings.run(partial(mend, repo, sources, dry_run=dry_run, progress=show))

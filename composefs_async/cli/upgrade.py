@@ -9,7 +9,7 @@ import click
 from .context import Settings, as_json, print_json, printable
 
 if TYPE_CHECKING:
-    from ..results import UpgradeResult
+    from ..reports import UpgradeResult
 
 __all__ = ["upgrade"]
 

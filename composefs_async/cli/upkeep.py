@@ -11,7 +11,8 @@ import click
 from .context import ContentDigest, Settings, as_json, print_json, printable
 
 if TYPE_CHECKING:
-    from ..results import GcResult, Lease
+    from ..reports import GcResult
+    from ..results import Lease
 
 __all__ = ["gc", "leases", "transaction"]
 

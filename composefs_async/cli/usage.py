@@ -11,7 +11,7 @@ from .context import Settings, as_json, print_json, printable
 from .progress import size_text
 
 if TYPE_CHECKING:
-    from ..results import NameUsage, Space, Usage
+    from ..reports import NameUsage, Space, Usage
 
 __all__ = ["du"]
 

@@ -2,18 +2,25 @@
 
 `import_layer` takes one layer from any source of bytes, `pull` a whole image.  All modules here use the public
 `Repository` and the layers below it; none of them is used from below.
+
+Names are imported from here when they are first used, so that looking into a repository does not wait for the
+modules that import and repair.
 """
 
 from __future__ import annotations
 
-from .images import ensure_images, ensure_images_async, image_tree, image_tree_async
-from .layers import LayerResult, import_layer
-from .limits import Limits
-from .platforms import Platform
-from .pull import PullResult, pull
-from .repair import repair
-from .sources.base import LocalBlob, StreamedBlob
-from .unpack import ByteSource
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .image_pull import PullResult, pull
+    from .image_repair import repair
+    from .images import ensure_images, ensure_images_async, image_tree, image_tree_async
+    from .layers import LayerResult, import_layer
+    from .limits import Limits
+    from .platforms import Platform
+    from .sources.base import LocalBlob, StreamedBlob
+    from .unpack import ByteSource
 
 __all__ = [
     "ByteSource",
@@ -31,3 +38,32 @@ __all__ = [
     "pull",
     "repair",
 ]
+
+_HOMES = {
+    "ByteSource": ".unpack",
+    "LayerResult": ".layers",
+    "Limits": ".limits",
+    "LocalBlob": ".sources.base",
+    "Platform": ".platforms",
+    "PullResult": ".image_pull",
+    "StreamedBlob": ".sources.base",
+    "ensure_images": ".images",
+    "ensure_images_async": ".images",
+    "image_tree": ".images",
+    "image_tree_async": ".images",
+    "import_layer": ".layers",
+    "pull": ".image_pull",
+    "repair": ".image_repair",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(home, __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(globals() | dict.fromkeys(__all__))

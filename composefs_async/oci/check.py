@@ -17,9 +17,10 @@ from .._aio.hops import hop
 from .._repo import names as _names
 from ..digest import ObjectId
 from ..errors import ComposefsError, FormatError
+from ..findings import Finding
 from ..progress import ProgressCallback
+from ..reports import FsckResult
 from ..repository import Repository, state_of
-from ..results import Finding, FsckResult
 from ..splitstream import OCI_CONFIG, OCI_MANIFEST, SplitstreamReader
 from .documents import ImageConfig, Manifest, content_hasher, parse_config, parse_manifest
 from .jsondoc import DOCUMENT_LIMIT

@@ -6,20 +6,22 @@ import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from anyio import AsyncContextManagerMixin, CapacityLimiter
 
+from .. import _upkeep
 from .._aio import hops
 from .._aio.handles import HandleGroup
 from .._aio.hops import checked_hop, hop
 from .._repo import opening
 from .._repo.metadata import ErofsFormats, Metadata
 from .._repo.state import RepoState
-from .._upkeep import reset, upgrade
 from ..digest import Algorithm
 from ..errors import VerityMissingError
-from ..results import UpgradeResult
+
+if TYPE_CHECKING:
+    from ..reports import UpgradeResult
 
 __all__ = ["OpenRepository", "Path"]
 
@@ -111,7 +113,7 @@ class OpenRepository(AsyncContextManagerMixin):
                 not protect, and *insecure* is not set.
             RepositoryInUseError: the time is over.
         """
-        state, created = upgrade.init(
+        state, created = _upkeep.upgrade.init(
             path,
             algorithm=algorithm,
             erofs_formats=_formats(erofs_version),
@@ -134,7 +136,7 @@ class OpenRepository(AsyncContextManagerMixin):
     ) -> tuple[Self, bool]:
         """The same; a cancellation ends the wait."""
         state, created = await checked_hop(
-            upgrade.init,
+            _upkeep.upgrade.init,
             path,
             algorithm=algorithm,
             erofs_formats=_formats(erofs_version),
@@ -172,7 +174,9 @@ class OpenRepository(AsyncContextManagerMixin):
         """
         formats = _formats(erofs_version)
         return cls(
-            reset.reset_metadata(path, algorithm=algorithm, erofs_formats=formats, insecure=insecure, timeout=timeout)
+            _upkeep.reset.reset_metadata(
+                path, algorithm=algorithm, erofs_formats=formats, insecure=insecure, timeout=timeout
+            )
         )
 
     @classmethod
@@ -187,7 +191,7 @@ class OpenRepository(AsyncContextManagerMixin):
     ) -> Self:
         """The same; a cancellation ends the wait."""
         state = await checked_hop(
-            reset.reset_metadata,
+            _upkeep.reset.reset_metadata,
             path,
             algorithm=algorithm,
             erofs_formats=_formats(erofs_version),
@@ -221,7 +225,7 @@ class OpenRepository(AsyncContextManagerMixin):
             MetadataError: objects are of both algorithms, or nothing is there that can still be read.
             VerityMissingError: against *require_verity*.
         """
-        return upgrade.upgrade(
+        return _upkeep.upgrade.upgrade(
             path, algorithm=algorithm, require_verity=require_verity, dry_run=dry_run, timeout=timeout
         )
 
@@ -236,7 +240,7 @@ class OpenRepository(AsyncContextManagerMixin):
     ) -> UpgradeResult:
         """The same; a cancellation ends the wait."""
         return await checked_hop(
-            upgrade.upgrade,
+            _upkeep.upgrade.upgrade,
             path,
             algorithm=algorithm,
             require_verity=require_verity,

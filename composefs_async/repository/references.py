@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from .. import _upkeep
 from .._aio.hops import hop
 from .._repo import names
 from .._repo.names import Category
-from .._upkeep import references as _references
-from ..results import NamedReference
 from .base import OpenRepository
+
+if TYPE_CHECKING:
+    from ..reports import NamedReference
 
 __all__ = ["ReferenceOperations"]
 
@@ -17,7 +21,7 @@ class ReferenceOperations(OpenRepository):
 
     def references(self) -> list[NamedReference]:
         """All of them, those that lead nowhere too; images' first, each category sorted by name."""
-        return _references.list_references(self._state)
+        return _upkeep.references.list_references(self._state)
 
     async def references_async(self) -> list[NamedReference]:
         return await hop(self.references)
@@ -30,7 +34,7 @@ class ReferenceOperations(OpenRepository):
             FileExistsError: there is such a reference, and *replace* is not set.
             InvalidNameError
         """
-        _references.add_reference(self._state, category, reference, name, replace=replace)
+        _upkeep.references.add_reference(self._state, category, reference, name, replace=replace)
 
     async def add_reference_async(
         self, category: Category, reference: str, name: str, *, replace: bool = False
@@ -45,7 +49,7 @@ class ReferenceOperations(OpenRepository):
             FileExistsError: *new* exists, and *replace* is not set.
             InvalidNameError
         """
-        _references.rename_reference(self._state, category, reference, new, replace=replace)
+        _upkeep.references.rename_reference(self._state, category, reference, new, replace=replace)
 
     async def rename_reference_async(
         self, category: Category, reference: str, new: str, *, replace: bool = False
@@ -66,7 +70,7 @@ class ReferenceOperations(OpenRepository):
             dangling: remove all other references that lead nowhere, too.
             dry_run: only tell which.
         """
-        return _references.prune_references(self._state, dangling=dangling, dry_run=dry_run)
+        return _upkeep.references.prune_references(self._state, dangling=dangling, dry_run=dry_run)
 
     async def prune_references_async(self, *, dangling: bool = False, dry_run: bool = False) -> list[NamedReference]:
         return await hop(self.prune_references, dangling=dangling, dry_run=dry_run)

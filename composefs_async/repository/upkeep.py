@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from .. import _upkeep
 from .._aio.hops import checked_hop, hop, in_loop
-from ..results import FsckResult, GcResult, Lease, RepairResult, Usage
 from .base import OpenRepository, Path
 
 if TYPE_CHECKING:
     from ..progress import ProgressCallback
+    from ..reports import FsckResult, GcResult, RepairResult, Usage
+    from ..results import Lease
 
 __all__ = ["UpkeepOperations"]
 
@@ -119,7 +120,7 @@ class UpkeepOperations(OpenRepository):
         Objects that are missing or corrupt come back, each compared with its id before it is in place; names that are
         gone are made again where it is known what they meant.  What is replaced or removed goes to a directory in
         ``.composefs-async/quarantine``, and nothing is deleted.  Stopped anywhere it leaves nothing worse than it was.
-        Images, and sources that are image directories, are the business of `composefs_async.oci.repair`.
+        Images, and sources that are image directories, are the business of `composefs_async.oci.image_repair`.
 
         Args:
             sources: repositories of the same algorithm, and directories of files, tried in this order.

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from composefs_async.oci.repair import repair
+from composefs_async.oci.image_repair import repair
 from composefs_async.repository import Repository
 
 from ..oci.test_repair import golden

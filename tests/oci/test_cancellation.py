@@ -18,9 +18,9 @@ import pytest
 
 from composefs_async._aio import threads
 from composefs_async.digest import Algorithm
+from composefs_async.oci.image_pull import pull
 from composefs_async.oci.layers import import_layer
 from composefs_async.oci.layout_writer import OciLayoutWriter
-from composefs_async.oci.pull import pull
 from composefs_async.repository import Repository
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]

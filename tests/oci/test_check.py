@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from composefs_async.oci import check
-from composefs_async.oci.pull import pull
+from composefs_async.oci.image_pull import pull
 from composefs_async.repository import Repository
 
 from ..upkeep.corruptions import OCI_CASES, OciCase, Victim

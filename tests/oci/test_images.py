@@ -18,6 +18,7 @@ from composefs_async.erofs.writer import build_image
 from composefs_async.errors import OciError, StreamNotFoundError
 from composefs_async.oci.catalogue import OciImage, open_image
 from composefs_async.oci.filesystem import XattrFilter
+from composefs_async.oci.image_pull import PullResult, pull
 from composefs_async.oci.images import (
     Documents,
     ensure_images,
@@ -37,7 +38,6 @@ from composefs_async.oci.names import (
     manifest_stream,
 )
 from composefs_async.oci.platforms import Platform
-from composefs_async.oci.pull import PullResult, pull
 from composefs_async.progress import ImageMade, ProgressEvent
 from composefs_async.repository import Repository, state_of
 from composefs_async.tree.dumpwriter import write_dump

@@ -15,13 +15,13 @@ import anyio
 import pytest
 
 from composefs_async.digest import Algorithm, sha256_content_digest
+from composefs_async.oci.image_pull import PullResult, pull
 from composefs_async.oci.layer_archive import WrittenLayer
 from composefs_async.oci.layers import import_layer
 from composefs_async.oci.layout_writer import OciLayoutWriter
 from composefs_async.oci.limits import Limits
 from composefs_async.oci.names import IMAGE_V1_REF, config_ref
 from composefs_async.oci.platforms import Platform
-from composefs_async.oci.pull import PullResult, pull
 from composefs_async.oci.sources import OciLayoutSource
 from composefs_async.progress import (
     ImageMade,
@@ -447,7 +447,7 @@ async def test_layer_stored_and_not_yet_published_is_not_read_again(tmp_path: Pa
 PROCESS = """
 import sys, anyio
 from composefs_async.oci.platforms import Platform
-from composefs_async.oci.pull import pull
+from composefs_async.oci.image_pull import pull
 from composefs_async.repository import Repository
 async def main():
     with Repository.open_path(sys.argv[1]) as repo:

@@ -18,10 +18,10 @@ from composefs_async._zstd import zstd
 from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.errors import AlgorithmMismatchError, OciError
 from composefs_async.oci import catalogue, pull
+from composefs_async.oci.image_repair import repair
 from composefs_async.oci.names import layer_stream
-from composefs_async.oci.repair import repair
+from composefs_async.reports import RepairResult
 from composefs_async.repository import Repository
-from composefs_async.results import RepairResult
 
 from ..upkeep.damaging import CASES, DAMAGES, LAYOUTS, PLATFORM, content, copy, cut, flip, make, objects, remove
 

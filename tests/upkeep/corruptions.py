@@ -19,12 +19,12 @@ import anyio
 
 from composefs_async import fsverity
 from composefs_async.digest import Algorithm, ObjectId, sha256_content_digest
+from composefs_async.findings import Finding
+from composefs_async.oci.image_pull import pull
 from composefs_async.oci.layout_writer import OciLayoutWriter
 from composefs_async.oci.names import config_stream, layer_stream, manifest_stream
 from composefs_async.oci.platforms import Platform
-from composefs_async.oci.pull import pull
 from composefs_async.repository import Repository
-from composefs_async.results import Finding
 from composefs_async.splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 
 __all__ = ["ANY", "CASES", "OCI_CASES", "Case", "OciCase", "Victim"]

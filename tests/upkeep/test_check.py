@@ -21,9 +21,10 @@ from composefs_async._upkeep import check, check_content, check_run, loading, me
 from composefs_async._zstd import zstd
 from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.errors import AlgorithmMismatchError, VerityMissingError
+from composefs_async.findings import Finding
 from composefs_async.progress import CheckProgress, ProgressEvent
+from composefs_async.reports import FsckResult
 from composefs_async.repository import Repository, state_of
-from composefs_async.results import Finding, FsckResult
 
 from .corruptions import ANY, Victim
 from .generations import VECTORS

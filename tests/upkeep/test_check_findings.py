@@ -9,8 +9,9 @@ import pytest
 
 from composefs_async._upkeep import check_run, loading
 from composefs_async.digest import Algorithm
+from composefs_async.findings import Finding
+from composefs_async.reports import FsckResult
 from composefs_async.repository import Repository
-from composefs_async.results import Finding, FsckResult
 
 from .corruptions import CASES, Case, Victim
 

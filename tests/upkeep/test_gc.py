@@ -16,8 +16,8 @@ from composefs_async._sys import files
 from composefs_async._upkeep import collect, graph, shards
 from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.errors import ReachUnknownError, ReadOnlyRepositoryError
+from composefs_async.reports import GcResult
 from composefs_async.repository import Repository, state_of
-from composefs_async.results import GcResult
 
 from .garbage import everything, image, links, objects, store, stream
 

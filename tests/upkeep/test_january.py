@@ -13,8 +13,8 @@ from composefs_async.digest import Algorithm, sha256_content_digest
 from composefs_async.errors import DigestMismatchError, InvalidNameError, OciError, StreamNotFoundError
 from composefs_async.oci import catalogue, ensure_images, ensure_images_async, image_tree
 from composefs_async.oci.catalogue import ImageSummary, open_image
+from composefs_async.oci.image_pull import pull
 from composefs_async.oci.names import config_stream, layer_stream, manifest_stream
-from composefs_async.oci.pull import pull
 from composefs_async.repository import Repository
 from composefs_async.tree.dumpwriter import write_dump
 

@@ -18,8 +18,8 @@ import pytest
 from composefs_async._upkeep import graph, leases, private, shards
 from composefs_async.digest import ObjectId
 from composefs_async.oci import Platform, pull
+from composefs_async.oci.image_pull import PullResult
 from composefs_async.oci.layout_writer import OciLayoutWriter
-from composefs_async.oci.pull import PullResult
 from composefs_async.repository import Repository, state_of
 from composefs_async.results import Lease
 

@@ -17,7 +17,7 @@ from composefs_async._repo.metadata import ErofsFormats
 from composefs_async._sys import files
 from composefs_async.digest import Algorithm
 from composefs_async.errors import MetadataError, RepositoryInUseError, RepositoryNotFoundError, VerityMissingError
-from composefs_async.oci.pull import pull
+from composefs_async.oci.image_pull import pull
 from composefs_async.repository import Repository
 
 from .generations import PLATFORM, Image, before_january, entries, february, january

@@ -10,8 +10,8 @@ import pytest
 
 from composefs_async import Algorithm, ObjectId, Repository, fsverity
 from composefs_async._upkeep import loading
+from composefs_async.findings import Finding
 from composefs_async.oci import pull
-from composefs_async.results import Finding
 
 
 @pytest.fixture(params=["as built", "python"], autouse=True)

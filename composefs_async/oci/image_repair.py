@@ -27,8 +27,8 @@ from ..erofs.writer import build_image
 from ..errors import ComposefsError
 from ..fsverity import digest
 from ..progress import ProgressCallback
+from ..reports import RepairResult
 from ..repository import Repository, state_of
-from ..results import RepairResult
 from ..splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, SplitstreamWriter
 from ..tree.inodes import Directory
 from .catalogue import open_image
