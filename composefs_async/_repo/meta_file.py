@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 
 from .._sys import files, verity
 from ..digest import Algorithm
-from ..errors import AlgorithmMismatchError, ComposefsError, VerityMissingError, VerityNotSupportedError
+from ..errors import AlgorithmMismatchError, ComposefsError, MetadataError, VerityMissingError, VerityNotSupportedError
 from .metadata import MAX_SIZE, Metadata
 from .state import FILE_MODE
 
@@ -32,7 +33,9 @@ def read(fd: int, path: str) -> tuple[Metadata, Algorithm | None]:
         AlgorithmMismatchError: it is guarded by another algorithm than the one it names.
     """
     what = f"{path}/{NAME}"
-    with files.naming(path), files.opened(NAME, os.O_RDONLY, dir_fd=fd) as file:
+    with files.naming(path), files.opened(NAME, os.O_RDONLY | os.O_NONBLOCK, dir_fd=fd) as file:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise MetadataError(what, "it is no regular file")
         content = os.read(file, MAX_SIZE + 1)
         guard = _guard(file, what)
     metadata = Metadata.decode(content, what)

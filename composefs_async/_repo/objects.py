@@ -62,12 +62,40 @@ def has_object(state: RepoState, object_id: ObjectId) -> bool:
     return True
 
 
-def ensure_object(state: RepoState, data: bytes | bytearray | memoryview) -> StoredObject:
-    """Store *data* unless it is there."""
+def ensure_object(state: RepoState, data: bytes | bytearray | memoryview, *, compare: bool = False) -> StoredObject:
+    """Store *data* unless it is there.
+
+    Args:
+        compare: also read what is there, where the kernel does not guard it; size alone is believed otherwise.
+    """
     with state.shared():
         state.require_writable()
         view = memoryview(data).cast("B")
-        return store_one(state, view, fsverity.digest(view, state.algorithm))
+        object_id = fsverity.digest(view, state.algorithm)
+        stored = store_one(state, view, object_id)
+        if compare and stored.outcome is StoreOutcome.PRESENT and not state.secure and _differs(state, object_id, view):
+            return _replace(state, object_id, view)
+        return stored
+
+
+def _differs(state: RepoState, object_id: ObjectId, data: memoryview) -> bool:
+    try:
+        with open(open_object(state, object_id), "rb") as file:
+            return file.read(len(data) + 1) != data
+    except IntegrityError:
+        return True
+
+
+def _replace(state: RepoState, object_id: ObjectId, data: memoryview) -> StoredObject:
+    with object_errors(state):
+        tmpfile = _create_in_shard(state, object_id)
+        try:
+            files.write_all(tmpfile.fd, data)
+            os.fsync(tmpfile.fd)
+            replace_object(state, tmpfile, object_id)
+        finally:
+            tmpfile.discard()
+    return StoredObject(object_id, len(data), StoreOutcome.REPLACED)
 
 
 def ensure_object_from(state: RepoState, pieces: Iterable[bytes]) -> StoredObject:

@@ -140,6 +140,8 @@ def app(
     """
     if (repo is not None) + user + system > 1:
         raise click.UsageError("--repo, --user and --system exclude each other")
+    if repo == "":
+        raise click.UsageError("--repo is empty")
     place = "user" if user else "system" if system else None
     wanted = Algorithm(algorithm) if algorithm else None
     ctx.obj = Settings(repo, place, wanted, insecure, require_verity, loop)

@@ -322,7 +322,7 @@ class Conveyor:
         if self._follower is not None:
             self._follower.finish()
         with objects.object_errors(self._state):
-            return objects.ensure_object(self._state, self._writer.done())
+            return objects.ensure_object(self._state, self._writer.done(), compare=True)
 
 
 async def _discard(unfinished: set[_LargeFile]) -> None:

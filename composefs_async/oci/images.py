@@ -240,7 +240,7 @@ def _document(
     References to images that the present stream has and *found* has not are kept: other tools may have made them.
     One that has its payload inline, as in January 2026, is not equal: composefs-rs does not read it any more.
     """
-    stored = objects.ensure_object(state, payload)
+    stored = objects.ensure_object(state, payload, compare=True)
     present = streams.has_stream(state, name)
     known = _contents(state, present) if present is not None else None
     present_refs, present_objects = known or ({}, [])
@@ -252,7 +252,7 @@ def _document(
         writer.add_named_stream_ref(key, stream_id)
     writer.write_reference(stored.id)
     writer.add_external_size(stored.size)
-    return objects.ensure_object(state, writer.done()).id
+    return objects.ensure_object(state, writer.done(), compare=True).id
 
 
 def _image_refs(refs: Mapping[str, ObjectId]) -> Iterator[tuple[str, ObjectId]]:

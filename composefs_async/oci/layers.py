@@ -164,7 +164,7 @@ async def store_blob(run: ImportRun, descriptor: Descriptor, unpacker: Unpacker)
         writer = SplitstreamWriter(run.state.algorithm, OCI_BLOB)
         writer.write_reference(stored.id)
         writer.add_external_size(stored.size)
-        return await write_hop(run.state, objects.ensure_object, run.state, writer.done()), stats
+        return await write_hop(run.state, partial(objects.ensure_object, run.state, writer.done(), compare=True)), stats
 
     return await _once(run, "blob", descriptor.digest, work)
 

@@ -94,6 +94,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["--rep", "x", "cat", "y"], ["No such option '--rep'", "--repo"]),
     (["oci", "images", "--jso"], ["--json", "'composefs-async oci images --help'"]),
     (["--repo"], ["--repo", "requires an argument"]),
+    (["--repo", "", "doctor"], ["--repo is empty"]),
     (["--loop", "curio", "doctor"], ["--loop", "'curio'", "'trio'"]),
     (["--hash", "md5", "doctor"], ["--hash", "'md5'", "'sha512'"]),
     (["cat"], ["Missing argument 'NAME'"]),

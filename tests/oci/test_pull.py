@@ -15,6 +15,7 @@ import anyio
 import pytest
 
 from composefs_async.digest import Algorithm, sha256_content_digest
+from composefs_async.oci.catalogue import layer_info, open_image
 from composefs_async.oci.image_pull import PullResult, pull
 from composefs_async.oci.layer_archive import WrittenLayer
 from composefs_async.oci.layers import import_layer
@@ -370,6 +371,21 @@ async def test_error_of_the_callback_ends_the_pull(at: type[ProgressEvent], imag
         result = await take(repo, image[0], tag="t")
         # Finished layers that have no name yet are leased.
         assert [layer.present for layer in result.layers] == [at in [ImageMade, *AFTER]] * 3
+
+
+async def test_documents_and_layers_that_were_damaged_are_written_again(image: Image, tmp_path: Path) -> None:
+    with init(tmp_path / "repo") as repo:
+        first = await take(repo, image[0], tag="t")
+        for stream in [first.manifest_id, first.config_id, *(layer.stream_id for layer in first.layers)]:
+            path = tmp_path / "repo/objects" / stream.path
+            path.write_bytes(bytes(path.stat().st_size))  # the size alone would be believed
+        again = await take(repo, image[0], tag="t")
+        assert [layer.present for layer in again.layers] == [False] * 3
+        assert again.stats.objects_present == first.stats.objects_stored
+        opened = open_image(repo, "t")
+        assert opened.layers == {layer.diff_id: layer.stream_id for layer in first.layers}
+        for layer in first.layers:
+            assert layer_info(repo, layer.diff_id).entries > 0
 
 
 # -- several at once ---------------------------------------------------------------------------

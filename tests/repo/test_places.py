@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from composefs_async.digest import ObjectId
+from composefs_async.errors import IntegrityError, MetadataError
 from composefs_async.repository import Repository
 from composefs_async.splitstream import OCI_LAYER
 
@@ -106,3 +108,32 @@ def test_place_is_named_once_below_a_relative_path(tmp_path: Path, monkeypatch: 
             with pytest.raises(OSError, match="symbolic links") as caught:
                 store(repo)
             assert caught.value.filename == str(place)
+
+
+# -- what is no file ---------------------------------------------------------------------------
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make", [_pipe, Path.mkdir], ids=["pipe", "directory"])
+def test_object_that_is_no_file_is_corrupt(make: Callable[[Path], None], repo: Repository, tmp_path: Path) -> None:
+    object_id = repo.ensure_object(CONTENT).id
+    path = tmp_path / "repo/objects" / object_id.path
+    path.unlink()
+    make(path)
+    for read in (repo.open_object, repo.read_object):
+        with pytest.raises(IntegrityError, match="is no regular file"):
+            read(object_id)
+
+
+@pytest.mark.parametrize("make", [_pipe, Path.mkdir], ids=["pipe", "directory"])
+def test_metadata_that_is_no_file_is_refused(make: Callable[[Path], None], repo: Repository, tmp_path: Path) -> None:
+    repo.close()
+    path = tmp_path / "repo/meta.json"
+    path.unlink()
+    make(path)
+    with pytest.raises(MetadataError, match="it is no regular file") as caught:
+        Repository.open_path(tmp_path / "repo")
+    assert caught.value.path == str(path)
