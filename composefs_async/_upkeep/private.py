@@ -40,7 +40,7 @@ def write(state: RepoState, name: str, content: bytes | Callable[[int], object])
         content: or what writes it to the descriptor that it is given.
     """
     path = f"{DIRECTORY}/{name}"
-    with _tmpfile(state, os.path.dirname(path)) as tmpfile:
+    with files.naming(state.path), _tmpfile(state, os.path.dirname(path)) as tmpfile:
         if callable(content):
             content(tmpfile.fd)
         else:
@@ -75,7 +75,7 @@ def _make_directories(state: RepoState, directory: str) -> None:
 
 def timestamp(state: RepoState) -> int:
     """Now, in nanoseconds, by the clock that gives files their times, which may be another machine's."""
-    with _tmpfile(state, DIRECTORY) as tmpfile:
+    with files.naming(state.path), _tmpfile(state, DIRECTORY) as tmpfile:
         return os.fstat(tmpfile.fd).st_ctime_ns
 
 

@@ -277,14 +277,17 @@ class OpenRepository(AsyncContextManagerMixin):
 
     @property
     def path(self) -> str:
+        """As it was given, perhaps relative; the handle works on even if the directory is renamed."""
         return self._state.path
 
     @property
     def algorithm(self) -> Algorithm:
+        """By which all objects are named."""
         return self._state.algorithm
 
     @property
     def metadata(self) -> Metadata:
+        """What meta.json said when the repository was opened."""
         return self._state.metadata
 
     @property

@@ -278,3 +278,11 @@ def test_the_directories_may_be_taken_away_at_any_time(empty: Repository, monkey
     leases.begin(state_of(empty), DIGEST, "r")
     assert [type(lease) for lease in empty.leases()] == [Lease]
     assert removals == 0
+
+
+def test_a_lease_that_cannot_be_written_is_named(empty: Repository) -> None:
+    place = os.path.join(empty.path, ".composefs-async")
+    os.symlink(".composefs-async", place)
+    with pytest.raises(OSError, match="symbolic links") as caught:
+        leases.begin(state_of(empty), DIGEST, "oci:x")
+    assert str(caught.value.filename).startswith(place)
