@@ -23,7 +23,8 @@ _ATTEMPTS = 8
 def read(state: RepoState, name: str, limit: int) -> bytes | None:
     """The content of a file; None if it is not there, is no regular file, or is longer than *limit* bytes."""
     try:
-        with files.opened(f"{DIRECTORY}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=state.fd) as fd:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        with files.naming(state.path), files.opened(f"{DIRECTORY}/{name}", flags, dir_fd=state.fd) as fd:
             content = os.read(fd, limit + 1)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
@@ -95,7 +96,8 @@ def remove(state: RepoState, name: str) -> bool:
 def listing(state: RepoState, directory: str) -> list[str]:
     """Sorted names of what is in a directory below, without those that begin with a dot."""
     try:
-        with files.opened(f"{DIRECTORY}/{directory}", os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.fd) as fd:
+        flags = os.O_RDONLY | os.O_DIRECTORY
+        with files.naming(state.path), files.opened(f"{DIRECTORY}/{directory}", flags, dir_fd=state.fd) as fd:
             return sorted(name for name in os.listdir(fd) if not name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
         return []
