@@ -14,6 +14,8 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 from .._repo.names import Category
 from .._repo.state import RepoState
@@ -198,23 +200,39 @@ class _Collection:
             yield
         self._leftovers = removed
         leases.expire(self._state)
-        for ids, sizes in zip(self._survey.garbage, self._survey.sizes, strict=True):
-            for at in range(0, len(sizes), _BATCH):
-                self._remove(ids[at * self._width : (at + _BATCH) * self._width], sizes[at : at + _BATCH])
+        batches = self._batches()
+        with ThreadPoolExecutor(shards.WORKERS) as pool:
+            while group := list(islice(batches, shards.WORKERS)):
+                errors = [
+                    self._count(removed, sizes) for removed, sizes in pool.map(self._remove, *zip(*group, strict=True))
+                ]
+                for error in errors:
+                    if error is not None:
+                        raise error
                 yield
 
-    def _remove(self, ids: bytes, sizes: Sequence[int]) -> None:
+    def _batches(self) -> Iterator[tuple[bytes, Sequence[int]]]:
+        """What is to be removed, ids and sizes, a part of one directory at a time."""
+        for ids, sizes in zip(self._survey.garbage, self._survey.sizes, strict=True):
+            for at in range(0, len(sizes), _BATCH):
+                yield ids[at * self._width : (at + _BATCH) * self._width], sizes[at : at + _BATCH]
+
+    def _remove(self, ids: bytes, sizes: Sequence[int]) -> tuple[tuple[bytes, OSError | None], Sequence[int]]:
+        """In a worker thread."""
         if self._late:
             kept = [
                 pair for pair in zip(shards.pieces(ids, self._width), sizes, strict=True) if pair[0] not in self._late
             ]
             ids, sizes = b"".join(object_id for object_id, _ in kept), [size for _, size in kept]
-        statuses, error = shards.remove(self._state.objects_fd, ids, self._width)
+        return shards.remove(self._state.objects_fd, ids, self._width), sizes
+
+    def _count(self, removal: tuple[bytes, OSError | None], sizes: Sequence[int]) -> OSError | None:
+        statuses, error = removal
         self._removed += sum(statuses)
         self._bytes += sum(size for size, removed in zip(sizes, statuses, strict=False) if removed)
         if error is not None:
             error.filename = os.path.join(self._state.path, error.filename)
-            raise error
+        return error
 
     # -- what came of it -----------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from .shards import sort_ids
 
 __all__ = ["IdSet"]
 
-_SLACK = 1 << 20
+_SLACK = 8 << 20
 
 
 class IdSet:

@@ -13,7 +13,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable
-from hashlib import sha256
+from hashlib import blake2b
 from typing import Self
 
 from .._repo.state import RepoState
@@ -26,7 +26,7 @@ __all__ = ["NAME", "ReachCache"]
 
 NAME = "reach"
 
-_MAGIC = b"reach\x001\n"
+_MAGIC = b"reach\x002\n"
 _ENTRY = struct.Struct("<16sBBxxII64s")
 """Checksum of all that follows in the entry; number of the kind; size of an id; sizes of the two parts; the id."""
 _CHECKSUM = 16
@@ -135,4 +135,4 @@ def _unpack(entry: memoryview) -> Node | None:
 
 
 def _digest(content: bytes | memoryview) -> bytes:
-    return sha256(content).digest()[:_CHECKSUM]
+    return blake2b(content, digest_size=_CHECKSUM).digest()

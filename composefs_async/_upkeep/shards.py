@@ -17,7 +17,7 @@ from .. import _native
 from ..digest import ObjectId
 from ..errors import FormatError
 
-__all__ = ["NEVER", "SHARDS", "Listing", "compare", "pieces", "remove", "sort_ids"]
+__all__ = ["NEVER", "SHARDS", "WORKERS", "Listing", "compare", "pieces", "remove", "sort_ids"]
 
 SHARDS = 256
 NEVER = (1 << 63) - 1
@@ -26,6 +26,9 @@ NEVER = (1 << 63) - 1
 NATIVE = _native.BACKEND == "native"
 if NATIVE:
     from .._native import _core
+
+WORKERS = (os.cpu_count() or 1) if NATIVE else 1
+"""Threads that are worth it: those in Python would only take the interpreter lock from each other."""
 
 
 @dataclass(frozen=True, slots=True)

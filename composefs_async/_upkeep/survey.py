@@ -12,7 +12,9 @@ import re
 import stat
 from array import array
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from .._repo.state import RepoState
 from .._sys import files
@@ -20,6 +22,7 @@ from ..digest import ObjectId
 from ..findings import Finding
 from . import private, shards
 from .idset import IdSet
+from .shards import Listing
 
 __all__ = ["Survey", "leftovers"]
 
@@ -52,9 +55,12 @@ class Survey:
         """
         survey = cls()
         survey._look_at_top(state)
-        for shard in range(shards.SHARDS):
-            check()
-            survey._look_at_shard(state, shard, live.shard(shard), shards.NEVER if since is None else since)
+        since = shards.NEVER if since is None else since
+        with ThreadPoolExecutor(shards.WORKERS) as pool:
+            needed = [live.shard(shard) for shard in range(shards.SHARDS)]
+            for shard, listing in enumerate(pool.map(partial(_compare, state, since), range(shards.SHARDS), needed)):
+                check()
+                survey._take(state, shard, len(needed[shard]), listing)
         return survey
 
     @property
@@ -82,20 +88,17 @@ class Survey:
             elif not _SHARD_NAME.fullmatch(name):
                 self.notes.append(Finding("stray-entry", path, detail="not a directory of objects"))
 
-    def _look_at_shard(self, state: RepoState, shard: int, live: bytes, since: int) -> None:
+    def _take(self, state: RepoState, shard: int, needed: int, listing: Listing | None) -> None:
+        if listing is None:
+            path = f"objects/{shard:02x}"
+            self.notes.append(Finding("unexpected-file-type", path, detail="it is no directory"))
+            listing = Listing(0, b"", array("Q"), b"", [])
         width = state.algorithm.digest_size
-        try:
-            found = shards.compare(state.objects_fd, shard, live, width, since)
-        except OSError as error:
-            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-                raise
-            self.notes.append(Finding("unexpected-file-type", error.filename, detail="it is no directory"))
-            found = shards.Listing(0, b"", array("Q"), b"", [])
-        self.missing += len(live) // width - found.matched
-        self.garbage.append(found.dead)
-        self.sizes.append(found.sizes)
-        self.young += len(found.young) // width
-        for name, mode in sorted(found.others):
+        self.missing += needed // width - listing.matched
+        self.garbage.append(listing.dead)
+        self.sizes.append(listing.sizes)
+        self.young += len(listing.young) // width
+        for name, mode in sorted(listing.others):
             self._take_other(f"objects/{shard:02x}/{os.fsdecode(name)}", mode)
 
     def _take_other(self, path: str, mode: int) -> None:
@@ -103,6 +106,16 @@ class Survey:
             self.leftovers.append(path)
         else:
             self.notes.append(Finding("object-invalid-name", path, detail="not an object"))
+
+
+def _compare(state: RepoState, since: int, shard: int, needed: bytes) -> Listing | None:
+    """None if what stands there is no directory."""
+    try:
+        return shards.compare(state.objects_fd, shard, needed, state.algorithm.digest_size, since)
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        return None
 
 
 def leftovers(state: RepoState) -> list[str]:

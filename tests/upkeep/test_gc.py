@@ -245,6 +245,7 @@ class Tracer:
         self._patch(monkeypatch, files, "fsync_directory", lambda path, **_: f"fsync {path}")
         self._patch(monkeypatch, shards, "remove", lambda *_: "objects")
         monkeypatch.setattr(collect, "_BATCH", 1)
+        monkeypatch.setattr(collect.shards, "WORKERS", 1)
 
     def restart(self, stop_at: int = 0) -> None:
         self.stop_at, self._steps = stop_at, 0
@@ -341,6 +342,7 @@ class Visitor:
         self._path, self._work = repo.path, work
         self.visits = 0
         monkeypatch.setattr(collect, "_BATCH", 1)
+        monkeypatch.setattr(collect.shards, "WORKERS", 1)
         monkeypatch.setattr(collect, "_SLICE", 0)
         monkeypatch.setattr(collect.time, "sleep", self)
 
@@ -404,6 +406,7 @@ def test_what_was_stored_after_the_look_is_not_touched(empty: Repository, monkey
 def test_slices_end_in_time(empty: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     store(empty, *(f"garbage {number}" for number in range(50)))
     monkeypatch.setattr(collect, "_BATCH", 1)
+    monkeypatch.setattr(collect.shards, "WORKERS", 1)
     now, pauses = 0.0, []
 
     def clock() -> float:

@@ -195,6 +195,7 @@ def test_an_error_in_a_check_ends_the_sweep_and_leaves_all_whole(
 ) -> None:
     store(repo, *(f"more {number}" for number in range(20)))
     monkeypatch.setattr(collect, "_BATCH", 1)
+    monkeypatch.setattr(collect.shards, "WORKERS", 1)
     calls = 0
 
     def check() -> None:
