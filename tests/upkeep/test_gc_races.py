@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio import create_task_group
 
 from composefs_async._repo import names
 from composefs_async.digest import Algorithm
 from composefs_async.errors import RepositoryInUseError
+from composefs_async.oci import catalogue, pull
 from composefs_async.repository import Repository
 
-from .crashing import Contents
+from .crashing import PLATFORM, Contents, Images, make, problems
 from .garbage import image_bytes, stream, write
 
 NAMING: dict[str, Callable[[Repository], object]] = {
@@ -50,3 +52,32 @@ def test_gc_takes_nothing_that_is_about_to_be_named(tmp_path: Path, monkeypatch:
         NAMING[name](repo)
     found = Contents.read(tmp_path / "repo")
     assert [reference.rpartition("/")[2] for reference in found.names] == ["mine"]
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("without_flushes")
+async def test_gc_and_pulls_of_one_handle_go_on_together(tmp_path: Path) -> None:
+    images = Images(tmp_path / "images")
+
+    async def bring(name: str, *tags: str) -> None:
+        for tag in tags:
+            await pull(repo, f"oci:{images.directory}:{name}", tag=tag, platform=PLATFORM)
+            if tag.startswith("not"):
+                await catalogue.untag_async(repo, tag)
+
+    async def collect() -> None:
+        while True:
+            await repo.gc_async()
+
+    async with Repository.open_path(make(tmp_path / "repo")) as repo, create_task_group() as tasks:
+        tasks.start_soon(collect)
+        async with create_task_group() as pulls:
+            for name in images.digests:
+                pulls.start_soon(bring, name, f"not-{name}", name, f"not-{name}-again", f"{name}-too")
+        tasks.cancel_scope.cancel()
+    with Repository.open_path(tmp_path / "repo") as repo:
+        assert [each.error for each in catalogue.images(repo)] == [None] * 2 * len(images.digests)
+        repo.gc()
+    found = Contents.read(tmp_path / "repo")
+    assert found.objects == found.needed
+    assert problems(tmp_path / "repo") == []
