@@ -6,6 +6,7 @@ of ours.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -127,9 +128,10 @@ def leftovers(state: RepoState) -> list[str]:
             is_link = name.startswith(files.SYMLINK_PREFIX)
             if not (is_link or name.startswith(files.TMPFILE_PREFIX)):
                 continue
-            mode = os.stat(prefix + name, dir_fd=state.fd, follow_symlinks=False).st_mode
-            if stat.S_ISLNK(mode) if is_link else stat.S_ISREG(mode):
-                found.append(prefix + name)
+            with contextlib.suppress(FileNotFoundError):  # it has got its name meanwhile
+                mode = os.stat(prefix + name, dir_fd=state.fd, follow_symlinks=False).st_mode
+                if stat.S_ISLNK(mode) if is_link else stat.S_ISREG(mode):
+                    found.append(prefix + name)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +16,7 @@ from composefs_async._repo import names
 from composefs_async.digest import Algorithm
 from composefs_async.errors import RepositoryInUseError
 from composefs_async.oci import catalogue, pull
+from composefs_async.reports import GcResult
 from composefs_async.repository import Repository
 
 from .crashing import PLATFORM, Contents, Images, make, problems
@@ -81,3 +83,24 @@ async def test_gc_and_pulls_of_one_handle_go_on_together(tmp_path: Path) -> None
     found = Contents.read(tmp_path / "repo")
     assert found.objects == found.needed
     assert problems(tmp_path / "repo") == []
+
+
+def test_a_temporary_name_that_goes_meanwhile_is_no_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer of another process has renamed it."""
+    listdir = os.listdir
+    names = (".symlink-1234", ".composefs-async/.tmp-object-1234")
+
+    def listed(fd: int) -> list[str]:
+        found = listdir(fd)
+        for name in names:
+            (path / name).unlink(missing_ok=True)
+        return found
+
+    path = make(tmp_path / "repo")
+    (path / ".composefs-async").mkdir()
+    for name in names:
+        os.symlink("somewhere", path / name)
+    with Repository.open_path(path) as repo:
+        assert repo.gc(dry_run=True).leftovers == names[:1]
+        monkeypatch.setattr(os, "listdir", listed)
+        assert repo.gc() == GcResult()
