@@ -1,7 +1,7 @@
 """Checking a repository: everything that composefs-rs's fsck looks at, and content against every name there is.
 
-Owns the order of the parts and the result.  Does not own the parts (`check_objects`, `check_streams`, `check_images`,
-`check_names`), nor what only OCI knows (`composefs_async.oci.check`).
+Owns the order of the parts and the result.  Does not own the parts (`checks`), nor what only OCI knows
+(`composefs_async.oci.check`).
 
 Streams come first.  Where the name of one ends in a content digest its content is hashed, and each of its objects is
 compared with its own name on the way; what remains of the objects is read afterwards, so that each is read once, and
@@ -22,13 +22,13 @@ from ..errors import RepositoryError
 from ..findings import KINDS, Finding
 from ..progress import ProgressCallback
 from ..reports import FsckResult
-from .check_artifacts import packed_layers
-from .check_images import check_image, check_named_image
-from .check_names import check_leftovers, check_references, linked, listing
-from .check_objects import check_shard, check_top
-from .check_run import Run
-from .check_streams import StreamCheck
-from .scrub import Scrub
+from .checks.artifacts import packed_layers
+from .checks.images import check_image, check_named_image
+from .checks.names import check_leftovers, check_references, linked, listing
+from .checks.objects import check_shard, check_top
+from .checks.run import Run
+from .checks.scrub import Scrub
+from .checks.streams import StreamCheck
 from .shards import SHARDS
 
 __all__ = ["fsck"]

@@ -1,7 +1,7 @@
 """Repair: what is missing or corrupt comes back from elsewhere, what can be recomputed is, and the rest is told.
 
 Owns the order of steps and the account of them.  Does not own finding damage (`check`), where content comes from
-(`repair_sources`), putting it in place (`replacing`), or what can be mended with OCI documents only
+(`repairs.sources`), putting it in place (`repairs.replacing`), or what can be mended with OCI documents only
 (`composefs_async.oci.image_repair`, which drives the same `Repair`).
 
 Each step leaves the repository no worse wherever it is stopped: objects are compared with their ids and flushed before
@@ -25,12 +25,13 @@ from ..errors import FormatError
 from ..findings import Finding
 from ..progress import Message, ProgressCallback
 from ..reports import FsckResult, RepairAction, RepairResult, Unrepaired
-from . import graph, lost_streams
+from . import graph
 from .check import fsck
-from .damage import MISSING, Damage, is_there
-from .repair_sources import DirectorySource, ObjectSource, RepositorySource, open_source
-from .replacing import Quarantine, replace
-from .stream_names import name_of
+from .repairs import lost_streams
+from .repairs.damage import MISSING, Damage, is_there
+from .repairs.replacing import Quarantine, replace
+from .repairs.sources import DirectorySource, ObjectSource, RepositorySource, open_source
+from .repairs.stream_names import name_of
 
 __all__ = ["ITSELF", "Repair", "repair"]
 

@@ -22,7 +22,7 @@ from ..reports import NameUsage, Space, Usage
 from . import graph, leases
 from .graph import Roots
 from .reach_cache import ReachCache
-from .replacing import QUARANTINE
+from .repairs.replacing import QUARANTINE
 
 __all__ = ["usage"]
 

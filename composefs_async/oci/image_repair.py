@@ -19,9 +19,9 @@ from .._repo import names, streams
 from .._repo.images import image_link
 from .._repo.names import Link
 from .._repo.state import RepoState
-from .._upkeep.damage import Damage, is_there
 from .._upkeep.repair import ITSELF, Repair
-from .._upkeep.repair_sources import DirectorySource, RepositorySource, open_source
+from .._upkeep.repairs.damage import Damage, is_there
+from .._upkeep.repairs.sources import DirectorySource, RepositorySource, open_source
 from ..digest import ObjectId
 from ..erofs.writer import build_image
 from ..errors import ComposefsError

@@ -22,8 +22,8 @@ from .._aio.hops import hop
 from .._repo.state import DIRECTORY_MODE, RepoState
 from .._sys import files
 from .._upkeep import private
-from .._upkeep.repair_sources import RepositorySource
-from .._upkeep.stream_names import content_is
+from .._upkeep.repairs.sources import RepositorySource
+from .._upkeep.repairs.stream_names import content_is
 from ..digest import ObjectId
 from ..errors import ComposefsError, DigestMismatchError, OciError, TransportError
 from ..repository import Repository, state_of

@@ -29,7 +29,8 @@ import anyio
 
 from composefs_async import fsverity
 from composefs_async._repo import batch
-from composefs_async._upkeep import loading, shards
+from composefs_async._upkeep import shards
+from composefs_async._upkeep.checks import loading
 from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.erofs.format import EROFS_MAGIC, SUPERBLOCK_OFFSET
 from composefs_async.erofs.references import image_object_ids

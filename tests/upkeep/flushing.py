@@ -21,7 +21,8 @@ import pytest
 
 from composefs_async._repo import batch
 from composefs_async._sys import files
-from composefs_async._upkeep import loading, shards
+from composefs_async._upkeep import shards
+from composefs_async._upkeep.checks import loading
 from composefs_async.digest import ObjectId
 
 from .crashing import Contents, reach

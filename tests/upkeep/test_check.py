@@ -17,7 +17,10 @@ import pytest
 
 from composefs_async import fsverity
 from composefs_async._sys import verity
-from composefs_async._upkeep import check, check_content, check_run, loading, merging, scrub
+from composefs_async._upkeep import check
+from composefs_async._upkeep.checks import content as check_content
+from composefs_async._upkeep.checks import loading, merging, scrub
+from composefs_async._upkeep.checks import run as check_run
 from composefs_async._zstd import zstd
 from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.errors import AlgorithmMismatchError, VerityMissingError

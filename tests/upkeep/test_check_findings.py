@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from composefs_async._upkeep import check_run, loading
+from composefs_async._upkeep.checks import loading
+from composefs_async._upkeep.checks import run as check_run
 from composefs_async.digest import Algorithm
 from composefs_async.findings import Finding
 from composefs_async.reports import FsckResult

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from composefs_async._repo.state import RepoState
-from composefs_async._upkeep import loading
-from composefs_async._upkeep.merging import Merged, Status, merge, merged_size
+from composefs_async._upkeep.checks import loading
+from composefs_async._upkeep.checks.merging import Merged, Status, merge, merged_size
 from composefs_async.digest import Algorithm
 from composefs_async.repository import Repository, state_of
 

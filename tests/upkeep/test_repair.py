@@ -14,9 +14,9 @@ import pytest
 
 from composefs_async import fsverity
 from composefs_async._sys import verity
-from composefs_async._upkeep import loading
 from composefs_async._upkeep import repair as repairing
-from composefs_async._upkeep.damage import Damage
+from composefs_async._upkeep.checks import loading
+from composefs_async._upkeep.repairs.damage import Damage
 from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.errors import AlgorithmMismatchError, RepositoryNotFoundError, VerityMissingError
 from composefs_async.oci.catalogue import open_image
@@ -287,7 +287,7 @@ def test_files_of_sizes_that_cannot_fit_are_not_read(
         other = ObjectId(bytes(repo.algorithm.digest_size))
         assert damage.sizes([names[victim], other]) == {names[victim]: None, other: None}
     read: list[int] = []
-    from composefs_async._upkeep import repair_sources
+    from composefs_async._upkeep.repairs import sources as repair_sources
 
     digest = repair_sources.digest_descriptors
 

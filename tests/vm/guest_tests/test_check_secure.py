@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from composefs_async import Algorithm, ObjectId, Repository, fsverity
-from composefs_async._upkeep import loading
+from composefs_async._upkeep.checks import loading
 from composefs_async.findings import Finding
 from composefs_async.oci import pull
 

@@ -9,10 +9,10 @@ import hashlib
 import re
 from contextlib import suppress
 
-from .._repo import streams
-from .._repo.state import RepoState
-from ..digest import ObjectId
-from ..errors import ComposefsError
+from ..._repo import streams
+from ..._repo.state import RepoState
+from ...digest import ObjectId
+from ...errors import ComposefsError
 
 __all__ = ["NAME", "content_digest", "content_is", "name_of"]
 

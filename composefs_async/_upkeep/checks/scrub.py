@@ -12,8 +12,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .._repo.state import RepoState
-from . import private
+from ..._repo.state import RepoState
+from .. import private
 
 __all__ = ["Position", "Scrub"]
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Protocol
 
-from .._repo import names, opening
-from .._repo.state import RepoState
-from ..digest import Algorithm, ObjectId
-from ..errors import AlgorithmMismatchError
+from ..._repo import names, opening
+from ..._repo.state import RepoState
+from ...digest import Algorithm, ObjectId
+from ...errors import AlgorithmMismatchError
 from .replacing import digest_descriptors
 
 __all__ = ["DirectorySource", "ObjectSource", "RepositorySource", "open_source"]

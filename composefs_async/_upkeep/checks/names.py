@@ -10,13 +10,13 @@ import os
 import re
 import stat
 
-from .._repo import names
-from .._repo.names import Category
-from .._repo.state import RepoState
-from .._sys import files
-from ..digest import ObjectId
-from ..errors import FormatError
-from .check_run import Run, file_type, os_text, raise_ours
+from ..._repo import names
+from ..._repo.names import Category
+from ..._repo.state import RepoState
+from ..._sys import files
+from ...digest import ObjectId
+from ...errors import FormatError
+from .run import Run, file_type, os_text, raise_ours
 
 __all__ = ["check_leftovers", "check_references", "linked", "listing", "open_entry"]
 

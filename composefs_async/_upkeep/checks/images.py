@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import stat
 
-from .._repo.state import RepoState
-from .._sys import files
-from ..digest import ObjectId
-from ..erofs.reader import IMAGE_LIMIT
-from ..erofs.references import image_object_ids
-from ..errors import ErofsError, FormatError
-from .check_names import open_entry
-from .check_run import Run, os_text, raise_ours
+from ..._repo.state import RepoState
+from ..._sys import files
+from ...digest import ObjectId
+from ...erofs.reader import IMAGE_LIMIT
+from ...erofs.references import image_object_ids
+from ...errors import ErofsError, FormatError
 from .loading import sizes
+from .names import open_entry
+from .run import Run, os_text, raise_ours
 
 __all__ = ["check_image", "check_named_image"]
 

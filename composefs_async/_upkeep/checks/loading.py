@@ -1,7 +1,7 @@
 """Objects read into one buffer and compared with their names, many in one call: natively where that is built.
 
 Owns the choice and the Python twins, and the reading of objects that do not fit into a buffer.  Does not own what is
-made of a failure (`check_objects`).  Ids stand packed one after the other.
+made of a failure (`objects`).  Ids stand packed one after the other.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from array import array
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .. import _native, fsverity
-from .._repo.state import RepoState
-from .._sys import files, verity
-from ..digest import ObjectId
-from ..errors import AlgorithmMismatchError, VerityMissingError, VerityNotSupportedError
+from ... import _native, fsverity
+from ..._repo.state import RepoState
+from ..._sys import files, verity
+from ...digest import ObjectId
+from ...errors import AlgorithmMismatchError, VerityMissingError, VerityNotSupportedError
 
 __all__ = ["BUFFER_SIZE", "NATIVE", "Failure", "Loaded", "load", "load_large", "load_one", "sizes"]
 
@@ -26,7 +26,7 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 NATIVE = _native.BACKEND == "native"
 if NATIVE:
-    from .._native import _core
+    from ..._native import _core
 
 
 class Failure(NamedTuple):

@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from .._repo import objects, streams
-from .._repo.state import RepoState
-from ..errors import ComposefsError
+from ..._repo import objects, streams
+from ..._repo.state import RepoState
+from ...errors import ComposefsError
 
 __all__ = ["packed_layers"]
 

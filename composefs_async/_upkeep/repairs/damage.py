@@ -14,17 +14,17 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from .._repo import names, objects
-from .._repo.state import RepoState
-from ..digest import ObjectId
-from ..erofs.reader import image_to_tree
-from ..errors import AlgorithmMismatchError, FormatError, IntegrityError, ObjectNotFoundError
-from ..findings import Finding
-from ..reports import FsckResult
-from ..tree.inodes import ExternalFile
-from ..tree.walk import directories
-from . import graph
-from .graph import Node, Reference, Roots
+from ..._repo import names, objects
+from ..._repo.state import RepoState
+from ...digest import ObjectId
+from ...erofs.reader import image_to_tree
+from ...errors import AlgorithmMismatchError, FormatError, IntegrityError, ObjectNotFoundError
+from ...findings import Finding
+from ...reports import FsckResult
+from ...tree.inodes import ExternalFile
+from ...tree.walk import directories
+from .. import graph
+from ..graph import Node, Reference, Roots
 from .stream_names import content_is, name_of
 
 __all__ = ["MISSING", "Damage", "Lack", "is_there"]

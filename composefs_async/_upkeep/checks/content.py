@@ -1,7 +1,7 @@
 """The content of streams: every chunk is looked at, and where it matters read and hashed.
 
 Owns the reading in the course of which objects are compared with their names, too, so that each is read once for both.
-Does not own what is made of a digest (`check_streams`), nor of failures to read objects (`check_objects`).
+Does not own what is made of a digest (`streams`), nor of failures to read objects (`objects`).
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import errno
 import hashlib
 from array import array
 
-from ..digest import ObjectId
-from ..splitstream import SplitstreamReader
-from .check_objects import object_failed
-from .check_run import Run
+from ...digest import ObjectId
+from ...splitstream import SplitstreamReader
 from .loading import Failure, load_large, sizes
 from .merging import Merged, Status, merge, merged_size
+from .objects import object_failed
+from .run import Run
 
 __all__ = ["HashedContent", "measure"]
 

@@ -10,11 +10,11 @@ import os
 import re
 import stat
 
-from .._sys import files
-from ..digest import ObjectId
-from .check_run import Run, file_type, os_text, raise_ours
+from ..._sys import files
+from ...digest import ObjectId
+from ..shards import NEVER, compare
 from .loading import Failure, load, load_large
-from .shards import NEVER, compare
+from .run import Run, file_type, os_text, raise_ours
 
 __all__ = ["check_shard", "check_top", "object_failed"]
 

@@ -1,7 +1,7 @@
 """Verified content in the place of objects that are missing or corrupt, and a place for what stood there.
 
 Owns the order in which that is safe: copy, compare with the id, flush, keep what is there, replace atomically.  Does
-not own where content comes from (`repair_sources`) nor what needs it (`repair`).
+not own where content comes from (`sources`) nor what needs it (`repair`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 
-from .. import fsverity
-from .._repo import batch, objects
-from .._repo.state import DIRECTORY_MODE, RepoState
-from .._sys import files
-from ..digest import Algorithm, ObjectId
+from ... import fsverity
+from ..._repo import batch, objects
+from ..._repo.state import DIRECTORY_MODE, RepoState
+from ..._sys import files
+from ...digest import Algorithm, ObjectId
 
 __all__ = ["QUARANTINE", "Quarantine", "digest_descriptors", "replace"]
 
@@ -146,7 +146,7 @@ def _replace_batch(
 def digest_descriptors(fds: Sequence[int], algorithm: Algorithm) -> list[ObjectId | None]:
     """The digest of each file, None of one that cannot be read to its end; natively where that is built."""
     if batch.NATIVE:
-        from .._native._core import digest_files
+        from ..._native._core import digest_files
 
         outcomes = digest_files(fds, algorithm.number)
         return [None if isinstance(outcome, int) else ObjectId(outcome) for outcome in outcomes]

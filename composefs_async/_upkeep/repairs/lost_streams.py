@@ -10,13 +10,13 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 
-from .._repo import streams
-from .._repo.state import RepoState
-from .._sys import files
-from ..digest import ObjectId
-from ..errors import ComposefsError
-from ..splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
-from ..splitstream.format import HEADER_SIZE, MAGIC
+from ..._repo import streams
+from ..._repo.state import RepoState
+from ..._sys import files
+from ...digest import ObjectId
+from ...errors import ComposefsError
+from ...splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
+from ...splitstream.format import HEADER_SIZE, MAGIC
 from .damage import Damage
 from .stream_names import NAME, content_digest
 

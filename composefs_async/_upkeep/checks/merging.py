@@ -1,7 +1,7 @@
 """Chunks of splitstreams taken apart, their objects read and compared with their names: natively where that is built.
 
 Owns the choice and the Python twins, which work on one piece of an unpacked stream at a time.  Does not own what is
-made of the content (`check_streams`), nor reading objects as such (`loading`).
+made of the content (`streams`), nor reading objects as such (`loading`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .._repo.state import RepoState
-from ..digest import ObjectId
+from ..._repo.state import RepoState
+from ...digest import ObjectId
 from . import loading
 from .loading import Failure
 
 if loading.NATIVE:
-    from .._native import _core
+    from ..._native import _core
 
 __all__ = ["Merged", "Status", "merge", "merged_size"]
 

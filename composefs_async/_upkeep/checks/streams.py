@@ -1,7 +1,7 @@
 """Checks of streams: tables and names, every chunk, and the content against the name where that is a digest.
 
-Owns what a stream must be.  Does not own going through its chunks (`check_content`), nor images that streams name
-(`check_images`).
+Owns what a stream must be.  Does not own going through its chunks (`content`), nor images that streams name
+(`images`).
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from .._repo.names import target_of
-from .._repo.streams import FileSource
-from ..digest import ObjectId, check_content_digest
-from ..errors import AlgorithmMismatchError, FormatError, SplitstreamError
-from ..findings import Finding
-from ..splitstream import SplitstreamReader
-from ..splitstream.format import OCI_LAYER
-from .check_content import HashedContent, measure
-from .check_names import open_entry
-from .check_run import Run, os_text, raise_ours
+from ..._repo.names import target_of
+from ..._repo.streams import FileSource
+from ...digest import ObjectId, check_content_digest
+from ...errors import AlgorithmMismatchError, FormatError, SplitstreamError
+from ...findings import Finding
+from ...splitstream import SplitstreamReader
+from ...splitstream.format import OCI_LAYER
+from .content import HashedContent, measure
 from .loading import sizes
+from .names import open_entry
+from .run import Run, os_text, raise_ours
 
 __all__ = ["NamedImages", "StreamCheck"]
 

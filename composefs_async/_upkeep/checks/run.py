@@ -17,10 +17,10 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from .._repo.state import RepoState
-from ..findings import Finding
-from ..progress import CheckProgress, ProgressCallback
-from .idset import IdSet
+from ..._repo.state import RepoState
+from ...findings import Finding
+from ...progress import CheckProgress, ProgressCallback
+from ..idset import IdSet
 from .loading import BUFFER_SIZE, NATIVE
 
 __all__ = ["Run", "Stopped", "file_type", "os_text", "raise_ours"]
