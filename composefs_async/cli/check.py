@@ -1,48 +1,20 @@
-"""The command ``fsck``, and what ``oci fsck`` shares with it.
-
-Owns the report and the exit codes of checks, which are not those of other commands: 0 for nothing found, 1 for
-findings, `COULD_NOT_CHECK` for any error that kept it from finding out.
-"""
+"""The command ``fsck``, and the options that ``oci fsck`` shares with it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import click
 
-from ..errors import ComposefsError
-from .context import Settings, as_json, print_json, printable
-from .exit_codes import COULD_NOT_CHECK, describe
+from .check_report import checking, print_report, result_to_json
+from .context import Settings, as_json, print_json
 from .progress import progress_option, showing
 
-if TYPE_CHECKING:
-    from ..findings import Finding
-    from ..reports import FsckResult
-
-__all__ = [
-    "check_options",
-    "checking",
-    "fsck",
-    "print_findings",
-    "print_report",
-    "refuse_contradictions",
-    "result_to_json",
-]
+__all__ = ["check_options", "fsck", "refuse_contradictions"]
 
 _RATE = re.compile(r"([0-9]+)\s*([KMGT]?)(?:i?B)?(?:/s)?", re.IGNORECASE | re.ASCII)
-_COUNTERS = (
-    "objects_checked",
-    "objects_corrupted",
-    "streams_checked",
-    "streams_corrupted",
-    "images_checked",
-    "images_corrupted",
-    "broken_links",
-    "missing_objects",
-)
 
 
 class Rate(click.ParamType[int]):
@@ -55,19 +27,6 @@ class Rate(click.ParamType[int]):
         if not match or not (rate := int(match[1]) << 10 * " KMGT".index(match[2].upper() or " ")):
             self.fail(f"{value!r} is no number of bytes a second, such as 50M", param, ctx)
         return rate
-
-
-class CouldNotCheck(click.ClickException):
-    exit_code = COULD_NOT_CHECK
-
-
-@contextmanager
-def checking() -> Iterator[None]:
-    """Whatever is raised in the block kept a check from finding out."""
-    try:
-        yield
-    except (ComposefsError, OSError) as error:
-        raise CouldNotCheck(describe(error)) from error
 
 
 def check_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,43 +91,3 @@ def fsck(
     else:
         print_report(result)
     return 0 if result.ok else 1
-
-
-# -- the report --------------------------------------------------------------------------------
-
-
-def print_report(result: FsckResult) -> None:
-    """In the lines of composefs-rs; what it does not know of is told after the errors."""
-    wrong = any(each.path == "meta.json" for each in result.errors)
-    click.echo(f"meta.json: {'error' if wrong else 'ok' if result.has_metadata else 'absent'}")
-    for what in ("objects", "streams", "images"):
-        total, corrupt = getattr(result, f"{what}_checked"), getattr(result, f"{what}_corrupted")
-        click.echo(f"{what}: {total - corrupt}/{total} ok")
-    if result.broken_links:
-        click.echo(f"broken symlinks: {result.broken_links}")
-    if result.missing_objects:
-        click.echo(f"missing objects: {result.missing_objects}")
-    click.echo("status: ok" if result.ok else f"status: {len(result.errors)} error(s)")
-    print_findings(result.errors)
-    notices = [finding for finding in result.findings if finding.is_notice]
-    if notices:
-        click.echo(f"notices: {len(notices)}")
-        print_findings(notices)
-
-
-def print_findings(findings: Iterable[Finding]) -> None:
-    for finding in findings:
-        click.echo(f"  - {printable(finding.text)}")
-        if finding.cause:
-            click.echo(f"      {printable(finding.cause)}")
-
-
-def result_to_json(result: FsckResult) -> dict[str, Any]:
-    """The keys of composefs-rs in its order, and ``findings`` with all there is to say of each."""
-    return {
-        "ok": result.ok,
-        "has_metadata": result.has_metadata,
-        **{counter: getattr(result, counter) for counter in _COUNTERS},
-        "errors": [finding.text for finding in result.errors],
-        "findings": [finding.to_json() for finding in result.findings],
-    }

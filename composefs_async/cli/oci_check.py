@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .check import check_options, checking, print_findings, print_report, refuse_contradictions, result_to_json
+from .check import check_options, refuse_contradictions
+from .check_report import checking, print_findings, print_report, result_to_json
 from .context import Settings, print_json
 from .progress import showing
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .check import checking, print_findings, result_to_json
+from .check_report import checking, print_findings, result_to_json
 from .context import Settings, print_json, printable
 from .progress import showing
 

@@ -1,0 +1,84 @@
+"""How checks end: their report, as text and JSON, and their exit codes.
+
+These are not those of other commands: 0 for nothing found, 1 for findings, `COULD_NOT_CHECK` for any error that kept
+the check from finding out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import ComposefsError
+from .context import printable
+from .exit_codes import COULD_NOT_CHECK, describe
+
+if TYPE_CHECKING:
+    from ..findings import Finding
+    from ..reports import FsckResult
+
+__all__ = ["checking", "print_findings", "print_report", "result_to_json"]
+
+_COUNTERS = (
+    "objects_checked",
+    "objects_corrupted",
+    "streams_checked",
+    "streams_corrupted",
+    "images_checked",
+    "images_corrupted",
+    "broken_links",
+    "missing_objects",
+)
+
+
+class CouldNotCheck(click.ClickException):
+    exit_code = COULD_NOT_CHECK
+
+
+@contextmanager
+def checking() -> Iterator[None]:
+    """Whatever is raised in the block kept a check from finding out."""
+    try:
+        yield
+    except (ComposefsError, OSError) as error:
+        raise CouldNotCheck(describe(error)) from error
+
+
+def print_report(result: FsckResult) -> None:
+    """In the lines of composefs-rs; what it does not know of is told after the errors."""
+    wrong = any(each.path == "meta.json" for each in result.errors)
+    click.echo(f"meta.json: {'error' if wrong else 'ok' if result.has_metadata else 'absent'}")
+    for what in ("objects", "streams", "images"):
+        total, corrupt = getattr(result, f"{what}_checked"), getattr(result, f"{what}_corrupted")
+        click.echo(f"{what}: {total - corrupt}/{total} ok")
+    if result.broken_links:
+        click.echo(f"broken symlinks: {result.broken_links}")
+    if result.missing_objects:
+        click.echo(f"missing objects: {result.missing_objects}")
+    click.echo("status: ok" if result.ok else f"status: {len(result.errors)} error(s)")
+    print_findings(result.errors)
+    notices = [finding for finding in result.findings if finding.is_notice]
+    if notices:
+        click.echo(f"notices: {len(notices)}")
+        print_findings(notices)
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    for finding in findings:
+        click.echo(f"  - {printable(finding.text)}")
+        if finding.cause:
+            click.echo(f"      {printable(finding.cause)}")
+
+
+def result_to_json(result: FsckResult) -> dict[str, Any]:
+    """The keys of composefs-rs in its order, and ``findings`` with all there is to say of each."""
+    return {
+        "ok": result.ok,
+        "has_metadata": result.has_metadata,
+        **{counter: getattr(result, counter) for counter in _COUNTERS},
+        "errors": [finding.text for finding in result.errors],
+        "findings": [finding.to_json() for finding in result.findings],
+    }
