@@ -21,7 +21,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +198,14 @@ class Images:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.tars = {name: archive(name, *sizes) for name, sizes in LAYERS.items()}
         if not directory.exists():
             self._write()
         index = json.loads((directory / "index.json").read_bytes())
         self.digests = {each["annotations"][REF_NAME]: each["digest"] for each in index["manifests"]}
+
+    @cached_property
+    def tars(self) -> dict[str, bytes]:
+        return {name: archive(name, *sizes) for name, sizes in LAYERS.items()}
 
     def _write(self) -> None:
         writer = OciLayoutWriter(self.directory)
