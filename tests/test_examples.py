@@ -54,6 +54,17 @@ def test_an_image_is_pulled_on_trio_and_its_files_are_listed(tmp_path: Path) -> 
     assert "/usr/share/sizes/070000" in run(example("layer_entries"), tmp_path / "r", "example")
 
 
+def test_a_damaged_repository_is_mended_from_another(tmp_path: Path) -> None:
+    for name in ("damaged", "whole"):
+        run(example("pull_trio"), f"oci:{LAYOUTS / 'basic'}", tmp_path / name)
+    victim = max((tmp_path / "damaged/objects").glob("*/*"), key=lambda path: path.stat().st_size)
+    victim.unlink()
+    output = run(example("keep_healthy"), tmp_path / "damaged", tmp_path / "whole")
+    assert "missing-object-ref" in output
+    assert output.endswith("whole again\n0 objects removed, 0 bytes\n")
+    assert victim.exists()
+
+
 def test_the_example_of_the_readme_works_as_pasted(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (tmp_path / "pasted.py").write_text(code)

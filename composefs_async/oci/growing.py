@@ -19,7 +19,7 @@ from .._repo import streams
 from .._repo.batch import Buffer
 from .._repo.state import RepoState
 from ..digest import ObjectId
-from ..errors import ComposefsError
+from ..errors import ComposefsError, inputs_named
 from ..splitstream import OCI_LAYER
 from ..tree.inodes import Directory
 from .filesystem import TreeBuilder, XattrFilter
@@ -152,5 +152,6 @@ def tree_of_layers(state: RepoState, layers: Iterable[tuple[str, ObjectId]], xat
 
 def _add_layer(state: RepoState, builder: TreeBuilder, diff_id: str, stream_id: ObjectId) -> None:
     """Read one stored layer into the tree."""
-    with streams.open_stream(state, layer_stream(diff_id), stream_id, OCI_LAYER) as reader:
-        builder.add_layer(read_entries(reader.chunks()), f"layer {diff_id}")
+    layer = f"layer {diff_id}"
+    with inputs_named(layer), streams.open_stream(state, layer_stream(diff_id), stream_id, OCI_LAYER) as reader:
+        builder.add_layer(read_entries(reader.chunks()), layer)
