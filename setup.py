@@ -9,9 +9,11 @@ SOURCES = "composefs_async/_native"
 NAMES = (
     "binding",
     "binding_loading",
+    "binding_scanning",
     "binding_shards",
     "files",
     "loading",
+    "scanning",
     "sha2",
     "sha2_arm",
     "sha2_x86",
@@ -19,7 +21,7 @@ NAMES = (
     "store",
     "verity",
 )
-HEADERS = ("binding", "files", "loading", "sha2", "sha2_lanes", "shards", "store", "verity")
+HEADERS = ("binding", "files", "loading", "scanning", "sha2", "sha2_lanes", "shards", "store", "verity")
 # The limited API makes one wheel for all versions from 3.11; the free-threaded build does not have it.
 LIMITED = platform.python_implementation() == "CPython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 

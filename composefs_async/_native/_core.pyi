@@ -85,7 +85,8 @@ def merge_chunks(
 ) -> tuple[int, int, int, int, int, list[tuple[int, int, str, bytes]]]:
     """Take chunks of a splitstream apart: write inline content and objects, by their ids in *table*, to *buffer*.
 
-    Each object that was read gets a 1 in *used*.  *piece* is a part of the unpacked stream, *at* where to go on in it, *left* what is left of an inline chunk there.
+    Each object that was read gets a 1 in *used*.  *piece* is a part of the unpacked stream, *at* where to go on in it,
+    *left* what is left of an inline chunk there.
 
     Returns:
         A status; the new *at* and *left*; how much of the buffer is filled; the value of a chunk; and failures as of
@@ -98,3 +99,25 @@ def merged_size(
     table: Buffer, piece: Buffer, at: int, left: int, sizes: Buffer, algorithm: int, /
 ) -> tuple[int, int, int, int, int]:
     """The same without content: (status, at, left, size, value).  *sizes* are native 64-bit numbers, one an id."""
+
+def scan_files(
+    fds: Sequence[int],
+    names: Sequence[bytes],
+    algorithm: int,
+    inline_max: int,
+    attributes: bool,
+    objects_fd: int,
+    verity: int,
+    /,
+) -> tuple[bytes, bytes, bytes, bytes, tuple[int, int, str] | None, int]:
+    """Open the regular file of each name in the directory beside it, look at it, read it, look again, and close it.
+
+    Content of more than *inline_max* bytes is digested, and unless *objects_fd* is -1 stored, as `store` does.  Files
+    of a mebibyte or more, or of more than 64 KiB with several names, and all that is unusual or an error before
+    storing, are left to the caller.  With *attributes* the extended ones are read, too.
+
+    Returns:
+        A native ``struct scanned`` (scanning.h) for each name; the concatenated ids; the concatenated contents of the
+        other files; attributes, each as two native 32-bit lengths, name, value; the first failure to store as (index
+        of the id, errno, step), behind which nothing counts; and whether fs-verity is supported, as of `store`.
+    """

@@ -331,6 +331,10 @@ PyDoc_STRVAR(merge_chunks_doc, "merge_chunks(objects_fd, table, used, piece, at,
 PyDoc_STRVAR(merged_size_doc, "merged_size(table, piece, at, left, sizes, algorithm, /)\n--\n\n"
                               "Its size: (status, at, left, total, value).");
 
+PyDoc_STRVAR(scan_files_doc, "scan_files(fds, names, algorithm, inline_max, attributes, objects_fd, verity, /)\n--\n\n"
+                             "Look at files by name: (records, ids, contents, attributes, failure, whether verity is "
+                             "supported).");
+
 static PyMethodDef methods[] = {
     {"implementations", core_implementations, METH_VARARGS, implementations_doc},
     {"hash_blocks", core_hash_blocks, METH_VARARGS, hash_blocks_doc},
@@ -344,6 +348,7 @@ static PyMethodDef methods[] = {
     {"load_objects", core_load_objects, METH_VARARGS, load_objects_doc},
     {"merge_chunks", core_merge_chunks, METH_VARARGS, merge_chunks_doc},
     {"merged_size", core_merged_size, METH_VARARGS, merged_size_doc},
+    {"scan_files", core_scan_files, METH_VARARGS, scan_files_doc},
     {NULL, NULL, 0, NULL},
 };
 

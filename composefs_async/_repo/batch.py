@@ -25,10 +25,13 @@ __all__ = [
     "Buffer",
     "StoredBatch",
     "fill_batch",
+    "learn_support",
+    "native_failure",
     "results",
     "store_all",
     "store_batch",
     "store_whole_batch",
+    "verity_mode",
 ]
 
 Buffer = bytes | bytearray | memoryview
@@ -95,15 +98,26 @@ def _store_native(state: RepoState, items: Sequence[Buffer]) -> list[StoredObjec
 def _call_native(
     state: RepoState, items: Sequence[Buffer]
 ) -> tuple[list[ObjectId], bytes, list[tuple[int, Exception]]]:
-    mode = _SECURE if state.secure else _INSECURE if state.verity_works is False else _INSECURE_TRY
-    raw, outcomes, failures, works = _store(state.objects_fd, items, state.algorithm.number, mode)
+    raw, outcomes, failures, works = _store(state.objects_fd, items, state.algorithm.number, verity_mode(state))
+    learn_support(state, works)
+    ids = ObjectId.unpack(raw, state.algorithm)
+    failed = [(index, native_failure(state, ids[index], number, step)) for index, number, step in failures]
+    return ids, outcomes, failed
+
+
+def verity_mode(state: RepoState) -> int:
+    """What native code is to do about fs-verity."""
+    return _SECURE if state.secure else _INSECURE if state.verity_works is False else _INSECURE_TRY
+
+
+def learn_support(state: RepoState, works: int) -> None:
+    """Remember what native code found out about fs-verity."""
     if works == 0 and not state.secure:
         state.verity_works = False
-    ids = ObjectId.unpack(raw, state.algorithm)
-    return ids, outcomes, [(index, _failure(state, ids[index], number, step)) for index, number, step in failures]
 
 
-def _failure(state: RepoState, object_id: ObjectId, number: int, step: str) -> Exception:
+def native_failure(state: RepoState, object_id: ObjectId, number: int, step: str) -> Exception:
+    """The error for an object that native code could not store."""
     what = f"object {object_id.hex()}"
     if number == errno.EBADMSG:
         return IntegrityError(f"{what} was written, but the kernel measures another digest")

@@ -1,11 +1,12 @@
 """Real directories as trees.
 
-Owns the walk, metadata, extended attributes and hard links.  Does not own the content of large files
-(`scan_content`), nor what is done to a tree before it becomes an image (`tree.transform`).
+Owns the walk, metadata, extended attributes and hard links.  Does not own looking at many files at once natively
+(`scan_names`), the content of large ones (`scan_content`), nor what is done to a tree before it becomes an image
+(`tree.transform`).
 
 Names that change their meaning while they are read are never followed out of the directory: every entry is opened
 without following links, and everything is asked of that descriptor.  One descriptor is open for the directory that
-is read, however deep it lies.
+is read, however deep it lies, and one for each of a bounded number of directories whose files are being looked at.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from typing import Final
 
 from ..digest import Algorithm
 from ..tree.inodes import NO_XATTRS, Directory, ExternalFile, InlineFile, Inode, Special, Symlink, Xattrs
+from . import batch
 from .scan_content import Batches, Contents, FlatState, OpenFile, digest_contents, refuse_changed, store_contents
+from .scan_names import CHANGED, RECORD, Answers, Group, Look, Names, digest_names, store_names, unpack_xattrs
 from .state import RepoState
 
 __all__ = ["INLINE_MAX", "FlatState", "ScanOptions", "scan_and_store", "scan_directory"]
@@ -63,7 +66,7 @@ def scan_directory(path: Path, algorithm: Algorithm, options: ScanOptions | None
         IntegrityError: something changed while it was read.
         OSError: something cannot be read.
     """
-    return _scan(path, digest_contents(algorithm), options or ScanOptions())
+    return _scan(path, digest_contents(algorithm), digest_names(algorithm), options or ScanOptions())
 
 
 def scan_and_store(state: RepoState, path: Path, options: ScanOptions | None = None) -> Directory:
@@ -74,12 +77,14 @@ def scan_and_store(state: RepoState, path: Path, options: ScanOptions | None = N
     """
     state.require_writable()
     with state.shared():
-        return _scan(path, store_contents(state), options or ScanOptions())
+        return _scan(path, store_contents(state), store_names(state), options or ScanOptions())
 
 
-def _scan(path: Path, contents: Contents, options: ScanOptions) -> Directory:
+def _scan(path: Path, contents: Contents, look: Look, options: ScanOptions) -> Directory:
     with Batches(contents, options.threads) as batches:
-        return _Scan(options, batches).run(os.fspath(path))
+        scan = _Scan(options, batches)
+        with Names(batches, look, INLINE_MAX, options.read_xattrs, scan.take) as names:
+            return scan.run(os.fspath(path), names)
 
 
 class _Frame:
@@ -111,9 +116,11 @@ class _Scan:
         self._batches = batches
         self._linked: dict[tuple[int, int], Inode] = {}
         self._xattr_sets: dict[Xattrs, Xattrs] = {}
+        self._packed_sets: dict[bytes, Xattrs] = {}
 
-    def run(self, path: str) -> Directory:
-        """Read everything below *path*."""
+    def run(self, path: str, names: Names[_Frame]) -> Directory:
+        """Read everything below *path*, but for what has been given to *names*."""
+        self._names = names
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             frame = top = self._open(self._fd, path.rstrip("/"), None)
@@ -161,16 +168,76 @@ class _Scan:
         with _named(frame.path):
             directory.xattrs = self._xattrs(fd)
             entries = os.scandir(fd)
+        regular: list[str] = []
         with entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     frame.pending.append(entry.name)
+                elif entry.is_file(follow_symlinks=False):
+                    regular.append(entry.name)
                 else:
-                    self._leaf(fd, frame, entry.name, entry.is_file(follow_symlinks=False))
+                    self._leaf(fd, frame, entry.name, False)
         directory.nlink += len(frame.pending)
+        if regular:
+            self._files(fd, frame, regular)
         return frame
 
-    # -- everything else
+    # -- regular files
+
+    def _files(self, fd: int, frame: _Frame, names: list[str]) -> None:
+        if not batch.NATIVE:
+            for name in names:
+                self._leaf(fd, frame, name, True)
+            return
+        try:
+            # All at once, because it is a call for each name otherwise.
+            self._names.add(frame, fd, os.fsencode("\0".join(names)).split(b"\0"))
+        except OSError as error:
+            error.filename = error.filename or frame.path()
+            raise
+
+    def take(self, answers: Answers[_Frame]) -> None:
+        """Make inodes of what was found out about many files."""
+        records, ids, epoch = RECORD.iter_unpack(answers.records), iter(answers.ids), self._options.use_epoch
+        inode: Inode
+        for group in answers.groups:
+            children = group.place.directory.children
+            for name, record in zip(group.names, records, strict=False):
+                device, number, size, seconds, nanoseconds, mode, links, uid, gid, packed, outcome = record
+                if outcome:
+                    self._take_again(group, os.fsdecode(name), outcome)
+                    continue
+                mtime_ns = 0 if epoch else seconds * 1_000_000_000 + nanoseconds
+                xattrs = self._packed(answers.attributes.read(packed)) if packed else NO_XATTRS
+                if size > INLINE_MAX:
+                    inode = ExternalFile(mode, 1, uid, gid, mtime_ns, xattrs, size, next(ids))
+                else:
+                    inode = InlineFile(mode, 1, uid, gid, mtime_ns, xattrs, answers.contents.read(size))
+                children[name] = inode if links < 2 else self._link((device, number), inode)
+
+    def _take_again(self, group: Group[_Frame], name: str, outcome: int) -> None:
+        if outcome == CHANGED:
+            refuse_changed(group.place.path(name))
+        self._leaf(group.fd, group.place, name, True)
+
+    def _packed(self, packed: bytes) -> Xattrs:
+        found = self._packed_sets.get(packed)
+        if found is None:
+            found = unpack_xattrs(packed, self._options.keep_xattr)
+            self._packed_sets[packed] = found = self._xattr_sets.setdefault(found, found)
+        return found
+
+    def _link(self, key: tuple[int, int], inode: Inode) -> Inode:
+        """The inode that an earlier name made, if there is one, else *inode* for those that follow."""
+        known = self._linked.get(key)
+        if known is not None:
+            known.nlink += 1
+            return known
+        if self._options.hard_links:
+            self._linked[key] = inode
+        return inode
+
+    # -- one by one
 
     def _leaf(self, directory: int, frame: _Frame, name: str, regular: bool) -> None:
         fd = -1

@@ -36,7 +36,7 @@ __all__ = [
     "store_contents",
 ]
 
-_MAX_FILES: Final = 64
+_MAX_FILES: Final = 32
 """In a batch; with `_MAX_RUNNING` this bounds the descriptors that are open."""
 _MAX_BYTES: Final = 8 << 20
 _MAX_RUNNING: Final = 8
@@ -98,8 +98,9 @@ class Batches:
         # Hashing block by block in Python is slower on two threads than on one.
         threads = threads or (os.cpu_count() or 1 if batch.NATIVE else 1)
         self._contents = contents
-        self._executor = ThreadPoolExecutor(threads, "composefs-scan")
-        self._limit = min(threads + 1, _MAX_RUNNING)
+        self.executor = ThreadPoolExecutor(threads, "composefs-scan")
+        self.limit = min(threads + 1, _MAX_RUNNING)
+        """How many batches may be under way."""
         self._running: deque[tuple[list[OpenFile], Future[list[ObjectId]]]] = deque()
         self._batch: list[OpenFile] = []
         self._size = 0
@@ -116,7 +117,7 @@ class Batches:
                 while self._running:
                     self._finish()
         finally:
-            self._executor.shutdown(cancel_futures=True)
+            self.executor.shutdown(cancel_futures=True)
             for files in (self._batch, *(files for files, _ in self._running)):
                 _close(files)
 
@@ -129,12 +130,12 @@ class Batches:
         self._size += size
         if len(self._batch) >= _MAX_FILES or self._size >= _MAX_BYTES:
             self._submit()
-            if len(self._running) > self._limit:
+            if len(self._running) > self.limit:
                 self._finish()
 
     def _submit(self) -> None:
         if self._batch:
-            self._running.append((self._batch, self._executor.submit(self._contents.work, self._batch)))
+            self._running.append((self._batch, self.executor.submit(self._contents.work, self._batch)))
             self._batch, self._size = [], 0
 
     def _finish(self) -> None:

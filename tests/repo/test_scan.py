@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 from composefs_async import fsverity
-from composefs_async._repo import scan, scan_content
+from composefs_async._repo import batch, scan, scan_content
 from composefs_async._repo.scan import INLINE_MAX, ScanOptions, scan_and_store, scan_directory
 from composefs_async._repo.scan_content import FlatState, OpenFile
 from composefs_async.digest import Algorithm, ObjectId
@@ -24,7 +27,33 @@ from composefs_async.tree.walk import find, walk
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
-SIZES = [0, 1, INLINE_MAX, INLINE_MAX + 1, 4095, 4096, 4097, 128 * 4096, 128 * 4096 + 1, (4 << 20) + 5, 9 << 20]
+
+@pytest.fixture(autouse=True, params=["native", "python"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """All is the same with the native code and without."""
+    way: str = request.param
+    if way == "native" and not batch.NATIVE:
+        pytest.skip("the native module is not built, or switched off")
+    monkeypatch.setattr(batch, "NATIVE", way == "native")
+    return way
+
+
+# The native code reads files of less than a mebibyte at once.
+ABOUT_A_MEBIBYTE = [(1 << 20) - 1, 1 << 20]
+SIZES = [
+    0,
+    1,
+    INLINE_MAX,
+    INLINE_MAX + 1,
+    4095,
+    4096,
+    4097,
+    128 * 4096,
+    128 * 4096 + 1,
+    *ABOUT_A_MEBIBYTE,
+    (4 << 20) + 5,
+    9 << 20,
+]
 
 
 def content(size: int) -> bytes:
@@ -54,15 +83,11 @@ def expected(algorithm: Algorithm) -> dict[bytes, ObjectId]:
     return {name: fsverity.digest(content(size), algorithm) for name, size in names}
 
 
-@pytest.mark.parametrize("native", [True, False], ids=["native", "python"])
 @pytest.mark.parametrize("algorithm", Algorithm)
 @pytest.mark.parametrize("threads", [None, 1, 3])
 def test_large_files_have_their_digests_and_small_ones_are_inline(
-    source: Path, algorithm: Algorithm, threads: int | None, native: bool, monkeypatch: pytest.MonkeyPatch
+    source: Path, algorithm: Algorithm, threads: int | None
 ) -> None:
-    if native and not scan_content.batch.NATIVE:
-        pytest.skip("the native module is not built")
-    monkeypatch.setattr(scan_content.batch, "NATIVE", native)
     root = scan_directory(source, algorithm, ScanOptions(threads=threads))
     assert digests(root) == expected(algorithm)
     inline = {path: inode.content for path, inode in walk(root) if isinstance(inode, InlineFile)}
@@ -79,14 +104,18 @@ def test_storing_gives_the_same_tree_and_the_objects(source: Path, repo: Reposit
         assert repo.read_object(object_id) == content(int(path.rpartition(b"file")[2]))
 
 
-def test_many_files_are_read_in_several_batches(tmp_path: Path, repo: Repository) -> None:
-    for number in range(300):
-        (tmp_path / "source" / str(number % 7)).mkdir(parents=True, exist_ok=True)
-        (tmp_path / "source" / str(number % 7) / str(number)).write_bytes(b"%d " % number * 100)
+@pytest.mark.parametrize(("files", "directories"), [(300, 7), (1100, 1), (150, 150)])
+def test_many_files_are_read_in_several_batches(tmp_path: Path, repo: Repository, files: int, directories: int) -> None:
+    for number in range(files):
+        (tmp_path / "source" / str(number % directories)).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "source" / str(number % directories) / str(number)).write_bytes(b"%d " % number * 100)
     found = digests(scan_and_store(state_of(repo), tmp_path / "source"))
     assert found == {
-        b"/%d/%d" % (number % 7, number): fsverity.digest(b"%d " % number * 100, repo.algorithm)
-        for number in range(300)
+        b"/%d/%d" % (number % directories, number): fsverity.digest(b"%d " % number * 100, repo.algorithm)
+        for number in range(files)
+    }
+    assert {object_id: repo.read_object(object_id) for object_id in found.values()} == {
+        fsverity.digest(b"%d " % number * 100, repo.algorithm): b"%d " % number * 100 for number in range(files)
     }
 
 
@@ -202,6 +231,44 @@ def test_attributes_are_filtered_by_name(tmp_path: Path, options: ScanOptions, k
     assert link == ([b"trusted.t"] if "trusted.t" in kept else [])
 
 
+@pytest.mark.parametrize(("files", "size"), [(60, 3000), (3, 10)])
+def test_attributes_of_any_size_are_read(tmp_path: Path, files: int, size: int) -> None:
+    (tmp_path / "source").mkdir()
+    values = {b"%d" % number: b"%d" % number * size for number in range(files)}
+    for name, value in values.items():
+        path = os.fsencode(tmp_path / "source") + b"/" + name
+        with open(path, "wb") as file:
+            file.write(b"x" * 100)
+        try:
+            os.setxattr(path, "user.name", value[:size])
+            os.setxattr(path, "user.empty", b"")
+        except OSError as error:
+            pytest.skip(f"the file system of tmp_path cannot have these attributes: {error}")
+    root = scan_directory(tmp_path / "source", Algorithm.SHA256, ScanOptions(keep_xattr=is_users))
+    assert {name: inode.xattrs for name, inode in root.children.items()} == {
+        name: ((b"user.empty", b""), (b"user.name", value[:size])) for name, value in values.items()
+    }
+
+
+def is_users(name: bytes) -> bool:
+    return name.startswith(b"user.")
+
+
+@pytest.mark.parametrize("size", [1, 1000, 1 << 16, (1 << 16) + 1, 2 << 20])
+def test_a_file_with_many_names_is_one_inode(tmp_path: Path, size: int) -> None:
+    for number in range(100):
+        (tmp_path / "source" / str(number)).mkdir(parents=True)
+        if number:
+            os.link(tmp_path / "source" / "0" / "name", tmp_path / "source" / str(number) / "name")
+        else:
+            (tmp_path / "source" / "0" / "name").write_bytes(content(size))
+    root = scan_directory(tmp_path / "source", Algorithm.SHA256)
+    found = {find(root, b"/%d/name" % number) for number in range(100)}
+    assert [(inode.nlink, type(inode)) for inode in found if inode] == [
+        (100, InlineFile if size == 1 else ExternalFile)
+    ]
+
+
 def test_names_of_one_file_share_an_inode(tmp_path: Path) -> None:
     make_all_kinds(tmp_path / "source")
     (tmp_path / "source" / "large").write_bytes(content(1000))
@@ -280,18 +347,16 @@ def shrink(path: Path) -> None:
 
 @pytest.mark.parametrize("change", [grow, rewrite, shrink])
 @pytest.mark.parametrize("store", [False, True], ids=["digest", "store"])
-@pytest.mark.parametrize("size", [1000, 5 << 20])
-def test_a_file_that_changes_while_it_is_read_is_refused(
+def test_a_large_file_that_changes_while_it_is_read_is_refused(
     tmp_path: Path,
     repo: Repository,
     monkeypatch: pytest.MonkeyPatch,
     change: Callable[[Path], None],
     store: bool,
-    size: int,
 ) -> None:
     (tmp_path / "source").mkdir()
     path = tmp_path / "source" / "file"
-    path.write_bytes(content(size))
+    path.write_bytes(content(5 << 20))
     taken = OpenFile.__init__
 
     def take(self: OpenFile, *arguments: Any) -> None:
@@ -304,40 +369,114 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
         scan_it(tmp_path / "source")
 
 
-def test_a_small_file_that_grows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "source").mkdir()
-    path = tmp_path / "source" / "file"
-    path.write_bytes(b"small")
-    fstat = os.fstat
-
-    def stat_and_grow(fd: int) -> os.stat_result:
-        status = fstat(fd)
-        if stat.S_ISREG(status.st_mode):
-            grow(path)
-        return status
-
-    monkeypatch.setattr(scan.os, "fstat", stat_and_grow)
-    with pytest.raises(IntegrityError, match=r"source/file changed while it was read"):
-        scan_directory(tmp_path / "source", Algorithm.SHA256)
+# What is read through /proc has another size than it says.
+@pytest.mark.skipif(not os.path.isdir("/proc/self/attr"), reason="needs /proc")
+def test_a_file_that_is_longer_than_it_says_is_refused() -> None:
+    with pytest.raises(IntegrityError, match=r"/proc/self/net/stat/\w+ changed while it was read"):
+        scan_directory("/proc/self/net/stat", Algorithm.SHA256)
 
 
-def test_a_file_that_became_a_symlink_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+CHANGE = """
+import os, sys
+from composefs_async._repo import batch
+from composefs_async._repo.scan import scan_and_store, scan_directory
+from composefs_async.digest import Algorithm
+from composefs_async.errors import IntegrityError
+from composefs_async.repository import Repository, state_of
+batch.NATIVE = sys.argv[1] == "native"
+for change in ("grow", "rewrite", "shrink"):
+    os.environ["CHANGE"] = change
+    for source in sys.argv[3:]:
+        try:
+            if sys.argv[2]:
+                with Repository.open_path(sys.argv[2]) as repo:
+                    scan_and_store(state_of(repo), source)
+            else:
+                scan_directory(source, Algorithm.SHA256)
+        except IntegrityError as error:
+            print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def changing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("cc is not on PATH")
+    library = tmp_path_factory.mktemp("changing") / "changing.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, Path(__file__).with_name("changing.c")], check=True)
+    return library
+
+
+@pytest.mark.parametrize("store", [False, True], ids=["digest", "store"])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    changing: Path, tmp_path: Path, repo: Repository, way: str, store: bool
+) -> None:
+    sources = [tmp_path / str(size) for size in (30, 1000, 3 << 20)]
+    for source in sources:
+        source.mkdir()
+        (source / "file").write_bytes(content(int(source.name)))
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", CHANGE, way, tmp_path / "repo" if store else "", *sources],
+        env={"LD_PRELOAD": str(changing)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    said = [f"{source}/file changed while it was read; scan again when nothing writes there" for source in sources]
+    assert (done.returncode, done.stderr, done.stdout.splitlines()) == (0, "", said * 3)
+
+
+class Listed(list[Any]):
+    """What scandir gives, with something that happens behind it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def link_away(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("../secret")
+
+
+def make_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def make_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (link_away, errno.ELOOP),
+        (Path.unlink, errno.ENOENT),
+        (make_pipe, IntegrityError),
+        (make_directory, IntegrityError),
+    ],
+)
+def test_a_name_that_changed_its_meaning_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], expected: int | type[Exception]
+) -> None:
     (tmp_path / "secret").write_bytes(b"s" * 100)
     (tmp_path / "source").mkdir()
     path = tmp_path / "source" / "file"
     path.write_bytes(b"x")
-    opening = os.open
+    listing = os.scandir
 
-    def swap_and_open(name: str, *arguments: Any, **options: Any) -> int:
-        if name == "file":
-            path.unlink()
-            path.symlink_to("../secret")
-        return opening(name, *arguments, **options)
+    def list_and_change(fd: int) -> Listed:
+        with listing(fd) as entries:
+            listed = Listed(entries)
+        change(path)
+        return listed
 
-    monkeypatch.setattr(scan.os, "open", swap_and_open)
-    with pytest.raises(OSError, match=r"source/file") as caught:
+    monkeypatch.setattr(scan.os, "scandir", list_and_change)
+    with pytest.raises((OSError, IntegrityError), match=r"source/file") as caught:
         scan_directory(tmp_path / "source", Algorithm.SHA256)
-    assert caught.value.errno == errno.ELOOP
+    assert expected in (type(caught.value), getattr(caught.value, "errno", None))
 
 
 # -- what cannot be read -----------------------------------------------------------------------
@@ -359,6 +498,15 @@ def test_an_error_of_a_worker_names_its_file(source: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="Input/output") as caught:
         scan_directory(source, Algorithm.SHA256)
     assert os.path.isfile(caught.value.filename)
+
+
+def test_an_object_that_cannot_be_stored_is_named(source: Path, tmp_path: Path, repo: Repository) -> None:
+    object_id = fsverity.digest(content(4095), repo.algorithm)
+    (tmp_path / "repo" / "objects").mkdir(exist_ok=True)
+    (tmp_path / "repo" / "objects" / object_id.path[:2]).touch()
+    with pytest.raises(OSError, match=r"Not a directory") as caught:
+        scan_and_store(state_of(repo), source)
+    assert caught.value.filename == f"{tmp_path}/repo/objects/{object_id.path}"
 
 
 @pytest.mark.anyio

@@ -1,0 +1,195 @@
+"""Regular files by their names, many at a time: metadata, attributes and content in one native call.
+
+Owns batches of names, the descriptors of the directories that they are in, and the native calls.  Does not own what
+becomes of the answers (`scan`), nor the content of files that are large or unusual, or of all without the native code
+(`scan_content`).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from io import BytesIO
+from types import TracebackType
+from typing import Final, Generic, NamedTuple, Self, TypeVar
+
+from ..digest import Algorithm, ObjectId
+from ..tree.inodes import Xattrs
+from . import batch
+from .scan_content import Batches
+from .state import RepoState
+
+__all__ = ["CHANGED", "RECORD", "Answers", "Group", "Look", "Names", "digest_names", "store_names", "unpack_xattrs"]
+
+_MAX_NAMES: Final = 512
+"""In a batch: a few milliseconds for files of common sizes."""
+_MAX_DIRECTORIES: Final = 32
+"""In a batch; with the limit of running batches this bounds the descriptors that are open."""
+
+RECORD: Final = struct.Struct("=QQqqIIIIIII4x")
+"""``struct scanned``: device, inode number, size, seconds and nanoseconds of the mtime, mode, links, uid, gid, bytes of
+attributes, outcome."""
+CHANGED: Final = 2
+"""The outcome for a file that changed while it was read.  0: all is said; 1: large, unusual, or impossible to read, so
+look for yourself."""
+_LENGTHS: Final = struct.Struct("=II")
+
+P = TypeVar("P")
+
+
+class Group(NamedTuple, Generic[P]):
+    """Names of files in one directory."""
+
+    place: P
+    """Whatever the caller knows the directory by."""
+    fd: int
+    """Of the directory; closed after the answers were taken."""
+    names: Sequence[bytes]
+
+
+class Found(NamedTuple):
+    """What the native code says, one answer behind the other."""
+
+    records: bytes
+    ids: bytes
+    contents: bytes
+    attributes: bytes
+
+
+class Answers(NamedTuple, Generic[P]):
+    """The same, to be read in the order of the names."""
+
+    groups: Sequence[Group[P]]
+    records: bytes
+    """A `RECORD` for each name."""
+    ids: Sequence[ObjectId]
+    """Of the files whose outcome is 0, as in what follows, and that are not inline."""
+    contents: BytesIO
+    """Of the others."""
+    attributes: BytesIO
+    """Of all; `unpack_xattrs` understands those of one file."""
+
+
+class Look(NamedTuple):
+    """How to look at files."""
+
+    algorithm: Algorithm
+    call: Callable[[list[int], list[bytes], int, bool], Found]
+    """Takes a directory and a name for each, how large inline files are at most, and whether attributes are wanted.
+    Called from several threads."""
+
+
+def digest_names(algorithm: Algorithm) -> Look:
+    """Only compute digests."""
+
+    def call(fds: list[int], names: list[bytes], inline_max: int, attributes: bool) -> Found:
+        from .._native._core import scan_files
+
+        return Found(*scan_files(fds, names, algorithm.number, inline_max, attributes, -1, 0)[:4])
+
+    return Look(algorithm, call)
+
+
+def store_names(state: RepoState) -> Look:
+    """Store the files as objects.  Not durable before a flush of the file system."""
+
+    def call(fds: list[int], names: list[bytes], inline_max: int, attributes: bool) -> Found:
+        from .._native._core import scan_files
+
+        number, mode = state.algorithm.number, batch.verity_mode(state)
+        *found, failure, works = scan_files(fds, names, number, inline_max, attributes, state.objects_fd, mode)
+        batch.learn_support(state, works)
+        answers = Found(*found)
+        if failure:
+            index, error, step = failure
+            raise batch.native_failure(state, ObjectId.unpack(answers.ids, state.algorithm)[index], error, step)
+        return answers
+
+    return Look(state.algorithm, call)
+
+
+class Names(Generic[P]):
+    """Gives names to worker threads, a batch at a time; leaving the ``with`` block waits for them.
+
+    The answers come to *take* on the thread of the caller, in the order in which names were added.  The first error is
+    raised from `add`, or at the end of the block.
+    """
+
+    def __init__(
+        self, batches: Batches, look: Look, inline_max: int, attributes: bool, take: Callable[[Answers[P]], None]
+    ) -> None:
+        """The threads are those of *batches*, which must be left later."""
+        self._batches = batches
+        self._look = look
+        self._inline_max = inline_max
+        self._attributes = attributes
+        self._take = take
+        self._running: deque[tuple[list[Group[P]], Future[Found]]] = deque()
+        self._groups: list[Group[P]] = []
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._submit()
+                while self._running:
+                    self._finish()
+        finally:
+            for _, future in self._running:
+                future.cancel()
+            wait([future for _, future in self._running])
+            for groups in (self._groups, *(groups for groups, _ in self._running)):
+                _close(groups)
+
+    def add(self, place: P, fd: int, names: Sequence[bytes]) -> None:
+        """Look at the *names* in the directory *fd*, which stays the caller's."""
+        for start in range(0, len(names), _MAX_NAMES):
+            group = Group(place, os.dup(fd), names[start : start + _MAX_NAMES])
+            self._groups.append(group)
+            self._count += len(group.names)
+            if self._count >= _MAX_NAMES or len(self._groups) >= _MAX_DIRECTORIES:
+                self._submit()
+                if len(self._running) > self._batches.limit:
+                    self._finish()
+
+    def _submit(self) -> None:
+        groups, self._groups, self._count = self._groups, [], 0
+        if groups:
+            fds = [group.fd for group in groups for _ in group.names]
+            names = [name for group in groups for name in group.names]
+            future = self._batches.executor.submit(self._look.call, fds, names, self._inline_max, self._attributes)
+            self._running.append((groups, future))
+
+    def _finish(self) -> None:
+        groups, future = self._running.popleft()
+        try:
+            found = future.result()
+            ids = ObjectId.unpack(found.ids, self._look.algorithm)
+            self._take(Answers(groups, found.records, ids, BytesIO(found.contents), BytesIO(found.attributes)))
+        finally:
+            _close(groups)
+
+
+def _close(groups: Sequence[Group[P]]) -> None:
+    for group in groups:
+        os.close(group.fd)
+
+
+def unpack_xattrs(packed: bytes, keep: Callable[[bytes], bool] | None) -> Xattrs:
+    """The attributes of one file whose names are to be kept."""
+    found, at = [], 0
+    while at < len(packed):
+        length, size = _LENGTHS.unpack_from(packed, at)
+        name, at = packed[at + 8 : at + 8 + length], at + 8 + length
+        if keep is None or keep(name):
+            found.append((name, packed[at : at + size]))
+        at += size
+    return tuple(sorted(found))
