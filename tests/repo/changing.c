@@ -1,5 +1,5 @@
-/* Changes a file while it is read, for one process: preloaded, it does what CHANGE says ("grow", "rewrite", "shrink") to
- * each regular file whose attributes are listed, which is between the first look at it and the last. */
+/* Changes a file while it is read, for one process: preloaded, it does what CHANGE says ("grow", "rewrite", "shrink")
+ * to each regular file whose attributes are listed, which is between the first look at it and the last. */
 
 #define _GNU_SOURCE
 #include <errno.h>
