@@ -1,4 +1,4 @@
-"""Runs the tests of guest_tests/ in the virtual machine, with and without the native code."""
+"""Runs the tests of guest_tests/ in the virtual machine, with and without the native code, and loses its power."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import composefs_async
+
+from ..upkeep.crashing import Images
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent.parent
@@ -77,3 +79,35 @@ def test_guest_tests_pass(run: str, native: str) -> None:
     print(done.stdout)
     if done.returncode:
         pytest.fail(f"status {done.returncode}; output from the machine:\n{done.stdout}", pytrace=False)
+
+
+def test_a_power_loss_leaves_names_that_are_whole(run: str, tmp_path: Path) -> None:
+    """At each flush of an image's pull, its replacement, a collection and a repair; see power_loss.py."""
+    images = Images(tmp_path / "images").directory
+    script = f"python -P -B {GUEST_CHECKOUT}/tests/vm/power_loss.py"
+    options = [f"--python={sys.prefix}", "--size=64M", "--from=init", "--to=repaired", "--verbose"]
+    options += [f"--copy={CHECKOUT / 'tests/upkeep'}:{GUEST_CHECKOUT}/tests/upkeep"]
+    options += [f"--copy={HERE / 'power_loss.py'}:{GUEST_CHECKOUT}/tests/vm/power_loss.py", f"--copy={images}"]
+    package = Path(composefs_async.__path__[0]).resolve()
+    if not package.is_relative_to(sys.prefix):
+        options.append(f"--copy={package}")
+    options.append(f"--env=PYTHONPATH={package.parent}:{GUEST_CHECKOUT}/tests")
+    command = [
+        str(HERE / "crash"),
+        *options,
+        f"--check={script} check {images}",
+        "--",
+        *f"{script} work {images}".split(),
+    ]
+    done = subprocess.run(
+        [sys.executable, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        env=_environment(),
+    )
+    print(done.stdout)
+    if done.returncode:
+        pytest.fail(f"status {done.returncode}; output from the machine:\n{done.stdout}", pytrace=False)
+    assert done.stdout.count("pass entry") > 10
