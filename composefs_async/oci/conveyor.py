@@ -25,7 +25,7 @@ from .. import fsverity
 from .._aio.groups import single_error
 from .._aio.hops import hop, write_hop
 from .._repo import objects
-from .._repo.batch import Buffer, StoredBatch, store_whole_batch
+from .._repo.batch import NATIVE, Buffer, StoredBatch, store_whole_batch
 from .._repo.state import RepoState
 from ..digest import ObjectId
 from ..errors import OciError
@@ -128,7 +128,7 @@ class _Chunk:
     ended: list[_LargeFile] = field(default_factory=list[_LargeFile])
     stored: StoredBatch = _NOTHING
     is_split: bool = False
-    """And stored."""
+    is_stored: bool = False
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     @contextmanager
@@ -162,6 +162,7 @@ class Conveyor:
         self._carriers = carriers + _CARRIERS_MORE
         self._writer = SplitstreamWriter(state.algorithm, OCI_LAYER)
         self._unpacking, self._splitting, self._finishing = Lock(), _Turns(), _Turns()
+        self._storing = _Turns()  # without the native code: two threads at it only take the GIL from each other
         self._chunks = 0
         self._ended = False
         self._tail = b""
@@ -244,7 +245,13 @@ class Conveyor:
             self._split(chunk, buffer)
             chunk.is_split = True
             self._splitting.pass_on()
+        if not chunk.is_stored:
+            if not NATIVE and not self._storing.is_up(chunk.index):
+                return self._storing
             self._store(chunk)
+            chunk.is_stored = True
+            if not NATIVE:
+                self._storing.pass_on()
         if not self._finishing.is_up(chunk.index):
             return self._finishing
         self._finish(chunk)
