@@ -82,10 +82,10 @@ def test_guest_tests_pass(run: str, native: str) -> None:
 
 
 def test_a_power_loss_leaves_names_that_are_whole(run: str, tmp_path: Path) -> None:
-    """At each flush of an image's pull, its replacement, a collection and a repair; see power_loss.py."""
+    """At each flush of a pull in the place of another, a collection and a repair; see power_loss.py."""
     images = Images(tmp_path / "images").directory
     script = f"python -P -B {GUEST_CHECKOUT}/tests/vm/power_loss.py"
-    options = [f"--python={sys.prefix}", "--size=64M", "--from=init", "--to=repaired", "--verbose"]
+    options = [f"--python={sys.prefix}", "--size=64M", "--from=pulled", "--to=repaired", "--verbose"]
     options += [f"--copy={CHECKOUT / 'tests/upkeep'}:{GUEST_CHECKOUT}/tests/upkeep"]
     options += [f"--copy={HERE / 'power_loss.py'}:{GUEST_CHECKOUT}/tests/vm/power_loss.py", f"--copy={images}"]
     package = Path(composefs_async.__path__[0]).resolve()
