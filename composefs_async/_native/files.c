@@ -24,8 +24,7 @@ struct reader {
     uint8_t digests[VERITY_WINDOW_ITEMS * SHA2_MAX_DIGEST];
 };
 
-/* Reads until *size* bytes or the end of the file.  Returns the number, or -1 with errno. */
-static ssize_t read_full(int fd, uint8_t *to, size_t size, off_t at)
+ssize_t files_read(int fd, uint8_t *to, size_t size, off_t at)
 {
     size_t got = 0;
 
@@ -66,7 +65,7 @@ static int digest_large(struct reader *reader, int fd, uint8_t *out)
         status = verity_tree_feed(tree, reader->buffer, (size_t)got);
         at += got;
         /* Only the last piece may be short, so a file that grows meanwhile is taken as it was found at that moment. */
-        got = (size_t)got < BUFFER || status ? 0 : read_full(fd, reader->buffer, BUFFER, at);
+        got = (size_t)got < BUFFER || status ? 0 : files_read(fd, reader->buffer, BUFFER, at);
         if (got < 0)
             status = errno;
     }
@@ -92,11 +91,11 @@ static int digest_one(struct reader *reader, int fd, uint8_t *out)
 
     if ((reader->count == VERITY_WINDOW_ITEMS || !seems_to_fit(reader, fd)) && flush(reader))
         return -1;
-    got = read_full(fd, reader->buffer + reader->filled, BUFFER - reader->filled, 0);
+    got = files_read(fd, reader->buffer + reader->filled, BUFFER - reader->filled, 0);
     if (got >= 0 && (size_t)got == BUFFER - reader->filled && reader->filled) {
         if (flush(reader))
             return -1;
-        got = read_full(fd, reader->buffer, BUFFER, 0);
+        got = files_read(fd, reader->buffer, BUFFER, 0);
     }
     if (got < 0)
         return errno;

@@ -6,6 +6,8 @@
 
 #include "loading.h"
 
+#include "files.h"
+
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -76,22 +78,6 @@ static void check_measure(struct loading *loading, int fd, size_t index, const u
         fail(loading, index, 0, "digest", measured.digest);
 }
 
-/* Returns the number of bytes, or -1 with errno. */
-static ssize_t read_full(int fd, uint8_t *to, size_t size)
-{
-    size_t got = 0;
-
-    while (got < size) {
-        ssize_t now = read(fd, to + got, size - got);
-        if (now < 0 && errno == EINTR)
-            continue;
-        if (now <= 0)
-            return now < 0 ? -1 : (ssize_t)got;
-        got += (size_t)now;
-    }
-    return (ssize_t)got;
-}
-
 static ssize_t read_once(int fd, uint8_t *to, size_t size)
 {
     ssize_t got;
@@ -128,7 +114,7 @@ static enum taken take(struct loading *loading, int fd, size_t index, const uint
         if ((uint64_t)st.st_size > room)
             return (uint64_t)st.st_size <= loading->capacity ? FULL : take_failed(loading, index, 0, "large");
         if (st.st_size > got) {
-            ssize_t more = read_full(fd, to + got, (size_t)(st.st_size - got));
+            ssize_t more = files_read(fd, to + got, (size_t)(st.st_size - got), got);
             if (more < 0)
                 return take_failed(loading, index, errno, "read");
             got += more;

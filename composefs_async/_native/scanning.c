@@ -6,6 +6,8 @@
 
 #include "scanning.h"
 
+#include "files.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -94,24 +96,6 @@ static int take_attributes(struct scanning *scanning, int fd)
     return 0;
 }
 
-/* Reads until *size* bytes or the end of the file.  Returns the number, or -1. */
-static ssize_t read_full(int fd, uint8_t *to, size_t size)
-{
-    size_t got = 0;
-
-    while (got < size) {
-        ssize_t now = read(fd, to + got, size - got);
-        if (now < 0 && errno == EINTR)
-            continue;
-        if (now < 0)
-            return -1;
-        got += (size_t)now;
-        if (now == 0)
-            break;
-    }
-    return (ssize_t)got;
-}
-
 static bool same_time(struct timespec one, struct timespec other)
 {
     return one.tv_sec == other.tv_sec && one.tv_nsec == other.tv_nsec;
@@ -146,7 +130,7 @@ static enum scan_outcome take(struct scanning *scanning, struct gathered *gather
 
     if (scanning->read_attributes && take_attributes(scanning, fd))
         return SCAN_LEFT;
-    got = read_full(fd, to, size + 1);
+    got = files_read(fd, to, size + 1, 0);
     if (got < 0)
         return SCAN_LEFT;
     if ((size_t)got != size || !is_unchanged(fd, status))

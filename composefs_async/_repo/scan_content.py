@@ -41,8 +41,6 @@ _MAX_FILES: Final = 32
 _MAX_BYTES: Final = 8 << 20
 _MAX_RUNNING: Final = 8
 _READ_SIZE: Final = 1 << 20
-_NO_COPY_RANGE: Final = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
-"""What copy_file_range(2) answers where it cannot copy between these files."""
 
 
 class OpenFile:
@@ -215,29 +213,14 @@ def _read(file: OpenFile) -> bytes:
 def _store_large(state: RepoState, file: OpenFile) -> ObjectId:
     tmpfile = objects.create_object_tmpfile(state)
     try:
-        size = copy_content(file.fd, tmpfile.fd, file.status.st_size)
+        size = files.copy_content(file.fd, tmpfile.fd)
     except BaseException:
         tmpfile.discard()
         raise
-    if size:
+    if size != file.status.st_size:
         tmpfile.discard()
         refuse_changed(file.path())
-    return objects.finalize_object_tmpfile(state, tmpfile.fd, file.status.st_size).id
-
-
-def copy_content(source: int, target: int, size: int) -> int:
-    """Copy *size* bytes from the start, sharing them where the file system can; returns how many are missing."""
-    offset = 0
-    try:
-        while offset < size and (count := os.copy_file_range(source, target, size - offset, offset, offset)):
-            offset += count
-    except OSError as error:
-        if error.errno not in _NO_COPY_RANGE:
-            raise
-    # Also where nothing was copied without an error, as some file systems do.
-    while offset < size and (piece := os.pread(source, min(_READ_SIZE, size - offset), offset)):
-        offset += os.pwrite(target, piece, offset)
-    return size - offset
+    return objects.finalize_object_tmpfile(state, tmpfile.fd, size).id
 
 
 class FlatState(RepoState):
