@@ -17,6 +17,12 @@ Tool = Callable[[str], Path]
 
 
 @pytest.fixture
+def tmp_path(disk_path: Path) -> Path:
+    """Files of tmpfs cannot be mounted without a loop device."""
+    return disk_path
+
+
+@pytest.fixture
 def source(tmp_path: Path) -> Path:
     top = tmp_path / "source"
     (top / "usr" / "bin").mkdir(parents=True)

@@ -44,6 +44,12 @@ class Parts:
     objects: int
 
 
+@pytest.fixture
+def tmp_path(disk_path: Path) -> Path:
+    """Files of tmpfs cannot be mounted without a loop device."""
+    return disk_path
+
+
 @pytest.fixture(params=[0, 1, 2], ids=lambda version: f"layout {version}")
 def parts(request: pytest.FixtureRequest, tmp_path: Path, may_mount: None) -> Iterator[Parts]:
     object_id = digest(LARGE, Algorithm.SHA256)
