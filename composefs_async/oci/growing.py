@@ -34,11 +34,11 @@ class Follower:
 
     def __init__(self, builder: TreeBuilder, settle: Callable[[], None]) -> None:
         self._builder, self._settle, self._reader = builder, settle, EntryReader()
-        self.begun = False
+        self.begun: bool = False
         """Some of the layer is in the tree."""
-        self.complete = False
+        self.complete: bool = False
         """All of it is."""
-        self.failed = False
+        self.failed: bool = False
         """The layer makes no sense, and the tree is of no use."""
 
     def take(self, body: Iterable[Buffer | ObjectId]) -> None:

@@ -96,7 +96,8 @@ class ImagesOfRepository:
     """The images of a repository of the same algorithm."""
 
     def __init__(self, objects: RepositorySource) -> None:
-        self._objects, self.name = objects, objects.name
+        self.name: str = objects.name
+        self._objects = objects
         self._repo = Repository(objects.state)
 
     async def find(self, manifest_digest: str) -> ImageDocuments | None:
@@ -128,7 +129,8 @@ class ImagesOfLayout:
     """The images of an image directory, ``oci:DIR[:TAG]``."""
 
     def __init__(self, state: RepoState, name: str, source: OciLayoutSource, limits: Limits) -> None:
-        self._state, self.name, self._source, self._limits = state, name, source, limits
+        self.name: str = name
+        self._state, self._source, self._limits = state, source, limits
         self._layers: dict[str, tuple[ImageLayer, bool]] = {}
 
     @classmethod

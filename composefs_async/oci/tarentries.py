@@ -117,7 +117,7 @@ class EntryReader:
         self._inside: tuple[Member | None, int, int] | None = None  # whose data comes (None: extension), size, offset
         self._waiting: list[Any] | None = None  # the fields of a file whose content must come as an object
         self._zero_block = False
-        self.ended = False
+        self.ended: bool = False
         """The archive's trailer has been read; what follows must not be given."""
 
     def feed(self, chunks: Iterable[Buffer | ObjectId], entries: list[TarEntry]) -> bool:

@@ -62,7 +62,9 @@ class RepositorySource:
     """A repository of the same algorithm; its lock keeps gc away from it."""
 
     def __init__(self, state: RepoState, name: str, *, owned: bool = True) -> None:
-        self.state, self.name, self._owned = state, name, owned
+        self.state: RepoState = state
+        self.name: str = name
+        self._owned = owned
 
     def candidates(self, wanted: Mapping[ObjectId, int | None]) -> Iterator[tuple[ObjectId, int]]:
         for object_id in sorted(wanted):
