@@ -113,9 +113,9 @@ def _check_metadata(run: Run) -> bool:
 
 def _check_streams(run: Run, scrub: Scrub, checks: StreamCheck, names: list[str]) -> None:
     position = scrub.position
-    todo = [name for name in names if name > position.stream or f"streams/{name}" in scrub.suspects]
+    rest = [name for name in names if name > position.stream or f"streams/{name}" in scrub.suspects]
     before = mismatches = 0
-    for name, _ in zip(todo, run.each("streams", checks.check, todo, len(names), len(names) - len(todo)), strict=True):
+    for name, _ in zip(rest, run.each("streams", checks.check, rest, len(names), len(names) - len(rest)), strict=True):
         position.stream = max(position.stream, name)
         before = _suspect(scrub, run.findings, before)
         mismatches = _suspect(scrub, checks.mismatches, mismatches)
