@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import importlib
 import importlib.util
 import os
 import shutil
@@ -48,6 +49,8 @@ ASKED_FOR = {"vm": "boots a virtual machine", "stress": "takes minutes"}
 
 def pytest_collection_finish() -> None:
     """Thousands of tests are many objects, and every collection that `no_leaks` asks for would look at them all."""
+    # Its plugin would import it at the end, and then not find who refers to what is frozen.
+    importlib.import_module("hypothesis")
     gc.collect()
     gc.freeze()
 
