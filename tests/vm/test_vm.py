@@ -81,9 +81,9 @@ def test_guest_tests_pass(run: str, native: str) -> None:
         pytest.fail(f"status {done.returncode}; output from the machine:\n{done.stdout}", pytrace=False)
 
 
-def test_a_power_loss_leaves_names_that_are_whole(run: str, tmp_path: Path) -> None:
+def test_a_power_loss_leaves_names_that_are_whole(run: str, disk_path: Path) -> None:
     """At each flush of a pull in the place of another, a collection and a repair; see power_loss.py."""
-    images = Images(tmp_path / "images").directory
+    images = Images(disk_path / "images").directory
     script = f"python -P -B {GUEST_CHECKOUT}/tests/vm/power_loss.py"
     options = [f"--python={sys.prefix}", "--size=64M", "--from=pulled", "--to=repaired", "--verbose"]
     options += [f"--copy={CHECKOUT / 'tests/upkeep'}:{GUEST_CHECKOUT}/tests/upkeep"]
