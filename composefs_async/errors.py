@@ -232,12 +232,13 @@ class FormatError(ComposefsError, ValueError):
 class _OffsetError(FormatError):
     kind = "input"
 
-    def __init__(self, reason: str, offset: int, name: str = "") -> None:
+    def __init__(self, reason: str, offset: int | None, name: str = "") -> None:
         self.reason = reason
         self.offset = offset
         self.name = name
         where = f"{name}: " if name else ""
-        super().__init__(f"{where}{reason} ({self.kind} offset {offset})")
+        place = "" if offset is None else f" ({self.kind} offset {offset})"
+        super().__init__(f"{where}{reason}{place}")
 
     def inside(self, name: str) -> Self:
         """The same error of the input *name*, unless it tells of which already."""
@@ -251,7 +252,7 @@ class SplitstreamError(_OffsetError):
 
 
 class ErofsError(_OffsetError):
-    """An image is damaged, or cannot hold what it should, at byte *offset*."""
+    """An image is damaged at byte *offset*; or, without one, there can be no image of the file *name* in a tree."""
 
     kind = "image"
 

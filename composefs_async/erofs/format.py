@@ -26,6 +26,7 @@ __all__ = [
     "COMPOSEFS_HEADER",
     "COMPOSEFS_HEADER_VERSION",
     "COMPOSEFS_MAGIC",
+    "CONTENT_MAX",
     "DIRECTORY_TYPE",
     "DIRENT_SIZE",
     "EROFS_MAGIC",
@@ -47,7 +48,7 @@ __all__ = [
     "SLOT",
     "SUPERBLOCK",
     "SUPERBLOCK_OFFSET",
-    "SYMLINK_MAX",
+    "TARGET_MAX",
     "XATTR_ENTRY",
     "XATTR_HEADER",
     "XATTR_NAME_MAX",
@@ -96,6 +97,10 @@ COMPACT_INODE_WITH_INO: Final = Struct("<HHHHI4xIIHH4x")
 EXTENDED_INODE_WITH_INO: Final = Struct("<HHH2xQIIIIqII16x")
 """Format, xattr count, mode, size, i_u, ino, uid, gid, mtime in seconds, its nanoseconds, nlink."""
 
+CONTENT_MAX: Final = {0: 5000, 1: 5000, 2: 512}
+"""Bytes of content inside an image, by its layout; no program reads more."""
+TARGET_MAX: Final = {0: 4095, 1: 4095, 2: 1024}
+"""Bytes in the target of a symlink likewise: PATH_MAX without its NUL, and what composefs-rs allows."""
 CHUNK_BITS_MAX: Final = 43
 """A chunk has at most 2 to this many bytes: the format has five bits for what exceeds `BLOCK_BITS`."""
 CHUNK_MAP_MAX: Final = 1024
@@ -107,8 +112,6 @@ NULL_CHUNK: Final = b"\xff\xff\xff\xff"
 
 NAME_MAX: Final = 255
 """Bytes in a name (EROFS_NAME_LEN); the kernel refuses longer ones."""
-SYMLINK_MAX: Final = 4095
-"""Bytes in a target (PATH_MAX without its NUL)."""
 DIRENT_SIZE: Final = 12
 DIRECTORY_TYPE: Final = 2
 FILE_TYPES: Final = {

@@ -154,7 +154,7 @@ def types(root: Directory, inodes: list[Inode]) -> list[int]:
 def refuse(root: Directory, inode: Inode, reason: str) -> NoReturn:
     """Raise the error that *inode* cannot be in an image, with its path."""
     path = path_of(root, inode) or b"?"
-    raise ErofsError(reason, 0, path[:200].decode("utf-8", "backslashreplace"))
+    raise ErofsError(reason, None, path[:200].decode("utf-8", "backslashreplace"))
 
 
 def _number(plan: Plan) -> None:
@@ -165,7 +165,7 @@ def _number(plan: Plan) -> None:
 
 def _see(root: Directory, directory: Directory, seen: set[Directory]) -> None:
     if directory in seen:
-        raise ErofsError("a directory stands under two names", 0)
+        raise ErofsError("a directory stands under two names", None)
     seen.add(directory)
 
 

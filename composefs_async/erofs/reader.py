@@ -15,7 +15,7 @@ from typing import Final
 from ..digest import Algorithm
 from ..errors import ErofsError
 from ..tree.inodes import Directory, ExternalFile, InlineFile, Inode, Special, Symlink, Xattrs
-from .format import CHUNK_BASED, DIRECTORY_TYPE, FILE_TYPES, OVERLAY_PREFIX, SYMLINK_MAX
+from .format import CHUNK_BASED, CONTENT_MAX, DIRECTORY_TYPE, FILE_TYPES, OVERLAY_PREFIX, TARGET_MAX
 from .reader_directory import Listing
 from .reader_nodes import Header
 from .reader_superblock import IMAGE_LIMIT, Image
@@ -24,9 +24,6 @@ from .reader_xattrs import XattrSet
 from .references import ReferenceWalk
 
 __all__ = ["IMAGE_LIMIT", "Image", "ImageInfo", "image_info", "image_to_tree"]
-
-_INLINE_MAX: Final = {0: 5000, 1: 5000, 2: 512}  # what the parsers of mkcomposefs and composefs-rs accept
-_TARGET_MAX: Final = {0: SYMLINK_MAX, 1: SYMLINK_MAX, 2: 1024}
 
 _WHITEOUT_MARKS: Final = ((OVERLAY_PREFIX + b"whiteout", b""), (b"user.overlay.whiteout", b""))
 _PARENT_MARKS_0: Final = ((OVERLAY_PREFIX + b"whiteouts", b""), (b"user.overlay.whiteouts", b""))
@@ -153,7 +150,7 @@ class _TreeWalk(ImageWalk):
         if file_type == REGULAR_TYPE:
             if version < 2 and not header.size and all(mark in found.own for mark in _WHITEOUT_MARKS):
                 self._unsettled[nid] = []
-            return InlineFile(*_stat(header, found), self.nodes.content(header, _INLINE_MAX[version]))
+            return InlineFile(*_stat(header, found), self.nodes.content(header, CONTENT_MAX[version]))
         if header.kind == stat.S_IFLNK:
             return Symlink(*_stat(header, found), self._target(header))
         if self.is_native_whiteout(header):
@@ -162,7 +159,7 @@ class _TreeWalk(ImageWalk):
         return Special(*_stat(header, found), rdev)
 
     def _target(self, header: Header) -> bytes:
-        target = self.nodes.content(header, _TARGET_MAX[self.superblock.version])
+        target = self.nodes.content(header, TARGET_MAX[self.superblock.version])
         if not target or b"\0" in target:
             raise ErofsError(f"symlink {header.nid} has an invalid target", header.offset)
         return target

@@ -46,6 +46,9 @@ class Dialect(enum.Enum):
     whiteout with several names         accepted                           refused
     attributes over 32767 bytes         refused                            accepted
     ==================================  =================================  ===================================
+
+    In both the marks of a whiteout, and of the directory it is in, replace attributes of the same names.  mkcomposefs
+    means to do that too, but counts the bytes wrongly and refuses if one was longer; composefs-rs stores it twice.
     """
 
     C = "mkcomposefs"
@@ -111,7 +114,7 @@ def choose_version(root: Directory, minimum: int | None = None, maximum: int | N
         minimum, maximum = 0, _NEWEST_OF_C
     minimum, maximum = minimum or 0, maximum or 0
     if not (0 <= minimum <= _NEWEST_OF_C and 0 <= maximum <= _NEWEST_OF_C):
-        raise ErofsError(f"mkcomposefs has no layout {max(minimum, maximum)}, only 0 and 1", 0)
+        raise ErofsError(f"mkcomposefs has no layout {max(minimum, maximum)}, only 0 and 1", None)
     if minimum == 0 and maximum == 1 and _has_whiteout(root):
         return 1
     return minimum
@@ -119,7 +122,7 @@ def choose_version(root: Directory, minimum: int | None = None, maximum: int | N
 
 def _writer(root: Directory, algorithm: Algorithm, version: int, dialect: Dialect) -> ImageWriter:
     if version not in _VERSIONS:
-        raise ErofsError(f"there is no layout {version}, only 0, 1 and 2", 0)
+        raise ErofsError(f"there is no layout {version}, only 0, 1 and 2", None)
     if version == 2:
         return FlatImage(root, algorithm)
     return ClassicImage(root, version, C_RULES if dialect is Dialect.C else RUST_RULES, algorithm)

@@ -22,6 +22,7 @@ from .format import (
     CHUNK_BITS_MAX,
     CHUNK_MAP_MAX,
     COMPACT_INODE_WITH_INO,
+    CONTENT_MAX,
     EXTENDED_INODE_WITH_INO,
     FILE_TYPES,
     FIRST_INODE,
@@ -32,7 +33,7 @@ from .format import (
     OVERLAY_OPAQUE,
     SHARED_MAX,
     SLOT,
-    SYMLINK_MAX,
+    TARGET_MAX,
 )
 from .layout import CHUNK_FORMATS, TAIL_MAX, chunk_bits, chunk_format, pad
 from .layout_plan import Listing, Plan, breadth_first, refuse, types
@@ -55,7 +56,6 @@ C_RULES: Final = Rules(
 RUST_RULES: Final = C_RULES._replace(shared_max=1 << 16, payloads=False, empty_is_external=True, total_max=0)
 """As composefs-rs applies them."""
 
-_CONTENT_MAX: Final = 5000
 _U16: Final = 0xFFFF
 _U32: Final = 0xFFFFFFFF
 _U64: Final = 0xFFFFFFFFFFFFFFFF
@@ -203,13 +203,13 @@ class ClassicImage(ImageWriter):
             return BLOCK_SIZE * blocks + listing.tail, blocks, listing.tail
         if isinstance(inode, Symlink):
             size = len(inode.target)
-            if not 0 < size <= SYMLINK_MAX:
-                refuse(self.root, inode, f"a target of {size} bytes, not 1 to {SYMLINK_MAX}")
+            if not 0 < size <= TARGET_MAX[self.version]:
+                refuse(self.root, inode, f"a target of {size} bytes, not 1 to {TARGET_MAX[self.version]}")
             return size, 0, size
         if isinstance(inode, InlineFile):
             size = len(inode.content)
-            if size > _CONTENT_MAX:
-                refuse(self.root, inode, f"{size} bytes inline, at most {_CONTENT_MAX}")
+            if size > CONTENT_MAX[self.version]:
+                refuse(self.root, inode, f"{size} bytes inline, at most {CONTENT_MAX[self.version]}")
             blocks, tail = divmod(size, BLOCK_SIZE)
             return (size, blocks + 1, 0) if tail > TAIL_MAX else (size, blocks, tail)
         if isinstance(inode, ExternalFile):

@@ -21,12 +21,14 @@ from .format import (
     BLOCK_SIZE,
     CHUNK_BASED,
     CHUNK_BITS_MAX,
+    CONTENT_MAX,
     EXTENDED_INODE_WITH_INO,
     FIRST_INODE,
     FLAT_INLINE,
     FLAT_PLAIN,
     NULL_CHUNK,
     SLOT,
+    TARGET_MAX,
 )
 from .layout import pad
 from .layout_plan import Listing, depth_first, refuse, types
@@ -47,7 +49,6 @@ _RULES: Final = Rules(
 )
 _HEADER: Final = EXTENDED_INODE_WITH_INO.size
 _CHUNK_FORMAT: Final = CHUNK_BITS_MAX - BLOCK_BITS
-_TARGET_MAX: Final = 1024
 _CHUNKED: Final = CHUNK_BASED << 1 | 1
 _pack = EXTENDED_INODE_WITH_INO.pack
 
@@ -98,12 +99,12 @@ class FlatImage(ImageWriter):
 
     def _tail_size(self, inode: Inode) -> int:
         if type(inode) is Symlink:
-            if not 0 < len(inode.target) <= _TARGET_MAX:
-                refuse(self.root, inode, f"a target of {len(inode.target)} bytes, not 1 to {_TARGET_MAX}")
+            if not 0 < len(inode.target) <= TARGET_MAX[2]:
+                refuse(self.root, inode, f"a target of {len(inode.target)} bytes, not 1 to {TARGET_MAX[2]}")
             return len(inode.target)
         if type(inode) is InlineFile:
-            if len(inode.content) >= BLOCK_SIZE:
-                refuse(self.root, inode, f"{len(inode.content)} bytes inline, fewer than {BLOCK_SIZE} fit")
+            if len(inode.content) > CONTENT_MAX[2]:
+                refuse(self.root, inode, f"{len(inode.content)} bytes inline, at most {CONTENT_MAX[2]}")
             return len(inode.content)
         return 0
 

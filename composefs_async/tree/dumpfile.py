@@ -33,10 +33,12 @@ CONTENT not of length SIZE     refused                     accepted             
 no PAYLOAD, CONTENT, DIGEST    external without a path     sparse                       sparse: the same image
 DIGEST of 128 digits           the first 64 count          SHA-512                      SHA-512
 DIGEST of other length         cut, or garbage             refused                      refused
-content, digest of non-files   ignored                     refused                      ignored
+content of non-files           ignored if of length SIZE   refused                      ignored if of length SIZE
+digest of non-files            ignored                     refused                      ignored
 device number of non-devices   ignored                     ignored                      ignored
 content over 512, 5000 bytes   accepted, refused           refused, refused             accepted, refused
 symlink over 1024, 4095 bytes  accepted, refused           refused, refused             accepted, refused
+space at the end               accepted                    refused                      refused
 attribute with an empty name   refused                     accepted                     refused
 attribute named twice          the last counts             the greatest value counts    the last counts
 =============================  ==========================  ===========================  ==========================
@@ -180,7 +182,7 @@ class _Parser:
             if len(fields) != 11:
                 _check_blank(line, fields)
                 continue
-            path, size, mode_text, nlink, uid, gid, _, when, payload, content, digest = fields
+            path, size, mode_text, nlink, uid, gid, rdev, when, payload, content, digest = fields
             if b"\\" in path:
                 path = _text(path)
             cut = path.rfind(b"/") + 1
@@ -198,12 +200,12 @@ class _Parser:
                 digest, _, pairs = digest.partition(b" ")
                 xattrs = xattr_sets[pairs]
             length, verity, where = _reference(size, payload, digest)
+            # The device number of what is no device means nothing, but must be one.
+            links, owner, group, _ = ids[nlink], ids[uid], ids[gid], ids[rdev]
             if length or verity or where:
-                children[name] = ExternalFile(
-                    mode, ids[nlink], ids[uid], ids[gid], times[when], xattrs, length, verity, where
-                )
+                children[name] = ExternalFile(mode, links, owner, group, times[when], xattrs, length, verity, where)
             else:
-                children[name] = InlineFile(mode, ids[nlink], ids[uid], ids[gid], times[when], xattrs)
+                children[name] = InlineFile(mode, links, owner, group, times[when], xattrs)
         self._resolve(root)
         return root
 
@@ -237,17 +239,19 @@ class _Parser:
             return _Link(_target(payload), self.line)
         pairs = digest.partition(b" ")[2]
         xattrs = self._xattr_sets[pairs] if b" " in digest else NO_XATTRS
-        ids, mtime = self._ids, self._times[when]
-        kind = mode & _S_IFMT
-        if kind == stat.S_IFREG:
-            return InlineFile(mode, ids[nlink], ids[uid], ids[gid], mtime, xattrs, _content(content, size))
+        links, owner, group, device = [self._ids[text] for text in (nlink, uid, gid, rdev)]
+        common = mode, links, owner, group, self._times[when], xattrs
+        inline = b"" if content == b"-" else _content(content, size)
         _u64(size)
-        if kind == stat.S_IFDIR:
-            return Directory(mode, ids[nlink], ids[uid], ids[gid], mtime, xattrs)
+        kind = mode & _S_IFMT
         if kind == stat.S_IFLNK:
-            return Symlink(mode, ids[nlink], ids[uid], ids[gid], mtime, xattrs, _target(payload))
-        device = ids[rdev] if kind in _DEVICES else 0
-        return Special(mode, ids[nlink], ids[uid], ids[gid], mtime, xattrs, device)
+            return Symlink(*common, _target(payload))
+        _text(payload)
+        if kind == stat.S_IFREG:
+            return InlineFile(*common, inline)
+        if kind == stat.S_IFDIR:
+            return Directory(*common)
+        return Special(*common, device if kind in _DEVICES else 0)
 
     def _parent(self, above: bytes) -> Directory:
         try:

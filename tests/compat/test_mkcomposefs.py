@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from composefs_async.erofs.writer import Dialect, build_image, choose_version
-from composefs_async.errors import ErofsError
+from composefs_async.errors import DumpfileError, ErofsError
 from composefs_async.tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink, Xattrs, make_xattrs
 from composefs_async.tree.dumpfile import parse_dump
 from composefs_async.tree.dumpwriter import write_dump
@@ -22,8 +22,7 @@ VECTORS = Path(__file__).parents[1] / "vectors" / "image"
 DUMPS = sorted(VECTORS.rglob("*.r256.dump")) + sorted(VECTORS.glob("*.dump"))
 SEEDS = range(25)
 FLAGS = [[], ["--min-version=0"], ["--min-version=1"], ["--max-version=1"], ["--min-version=0", "--max-version=0"]]
-# Attributes that stand for whiteouts are left out: mkcomposefs refuses some of them by a slip in its arithmetic,
-# and composefs-rs stores them twice.
+# Without those that stand for whiteouts: mkcomposefs refuses some of them, and composefs-rs stores them twice.
 ATTRIBUTES = [
     b"user.a",
     b"user.b",
@@ -156,6 +155,44 @@ def test_random_trees_give_the_image_of_mkcomposefs(seed: int, tmp_path: Path) -
     for flags in FLAGS[:3]:
         wanted = make([tool("mkcomposefs"), *flags], dump, tmp_path)
         assert ours(dump, chosen(dump, flags), Dialect.C) == wanted is not None
+
+
+MARKED = b"""\
+/ 0 40755 3 0 0 0 0.0 - - - trusted.overlay.whiteouts=%b user.overlay.whiteouts=%b
+/d 0 40755 2 0 0 0 0.0 - - - user.overlay.opaque=%b user.k=v
+/d/gone 0 20000 1 0 0 0 0.0 - - - user.overlay.whiteout=%b
+/gone 0 20644 1 0 0 0 0.0 - - - trusted.overlay.whiteout=%b
+"""
+MARKS = (b"", b"", b"x", b"", b"")
+MISCOUNTED = (0, 1)
+"""mkcomposefs takes the bytes of what these replace off a sum that does not have them."""
+
+
+@pytest.mark.parametrize("index", range(len(MARKS)))
+def test_marks_of_whiteouts_replace_attributes_of_the_same_name(index: int, tmp_path: Path) -> None:
+    command = [tool("mkcomposefs")]
+    wanted = make(command, MARKED % MARKS, tmp_path)
+    assert wanted is not None
+    dump = MARKED % (*MARKS[:index], b"longer", *MARKS[index + 1 :])
+    assert make(command, dump, tmp_path) == (None if index in MISCOUNTED else wanted)
+    assert ours(dump, 1, Dialect.C) == wanted
+
+
+MALFORMED = {
+    "empty name": b"/ 0 40755 2 0 0 0 0.0 - - - =",
+    "content of another length": b"/ 0 40755 2 0 0 0 0.0 - abc -",
+    "device number of a directory": b"/ 0 40755 2 0 0 x 0.0 - - -",
+    "payload of a directory": b"/ 0 40755 2 0 0 0 0.0 \\q - -",
+    "time": b"/ 0 40755 2 0 0 0 x.0 - - -",
+    "mode": b"/ 0 755 2 0 0 0 0.0 - - -",
+}
+
+
+@pytest.mark.parametrize("dump", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_lines_are_refused_as_by_mkcomposefs(dump: bytes, tmp_path: Path) -> None:
+    assert make([tool("mkcomposefs")], dump, tmp_path) is None
+    with pytest.raises(DumpfileError):
+        parse_dump(dump)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -291,7 +291,7 @@ REFUSED = {
     "long target": (BOTH, directory({b"a": symlink(b"t" * 4096)}), "a target of 4096 bytes, not 1 to 4095"),
     "long target in layout 2": (FLAT, directory({b"a": symlink(b"t" * 1025)}), "a target of 1025 bytes, not 1 to 1024"),
     "content": (BOTH, directory({b"a": inline(b"x" * 5001)}), "5001 bytes inline, at most 5000"),
-    "content in layout 2": (FLAT, directory({b"a": inline(b"x" * 4096)}), "4096 bytes inline, fewer than 4096 fit"),
+    "content in layout 2": (FLAT, directory({b"a": inline(b"x" * 513)}), "513 bytes inline, at most 512"),
     "large file": (BOTH, directory({b"a": external(2**53 + 1)}), "9007199254740993 bytes, at most 9007199254740992"),
     "enormous file": (ALL, directory({b"a": external(1 << 70)}), "bytes, at most|size 1180591620717411303424 is not"),
     "negative size": (ALL, directory({b"a": external(-1)}), "-1 bytes, at most|size -1 is not between"),
@@ -338,7 +338,8 @@ def test_errors_name_the_path() -> None:
     root = directory({b"etc": directory({b"link\xff": symlink(b"")})})
     with pytest.raises(ErofsError) as caught:
         build_image(root)
-    assert caught.value.name == "/etc/link\\xff"
+    assert (caught.value.name, caught.value.offset) == ("/etc/link\\xff", None)
+    assert str(caught.value) == "/etc/link\\xff: a target of 0 bytes, not 1 to 4095"
 
 
 @pytest.mark.parametrize("version", [-1, 3])

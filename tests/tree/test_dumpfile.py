@@ -74,6 +74,7 @@ LINES = {
     "symlink": (b"/a 0 120777 1 2 3 0 4.5 \\x2d\\n - -", Symlink, {"mode": 0o120777, "target": b"-\n"}),
     "device": (b"/a 0 60600 1 2 3 123 4.5 - - -", Special, {"mode": 0o60600, "rdev": 123}),
     "fifo with a device number": (b"/a 0 10600 1 2 3 123 4.5 - - -", Special, {"mode": 0o10600, "rdev": 0}),
+    "fifo with content": (b"/a 2 10600 1 2 3 0 4.5 x hi q", Special, {"mode": 0o10600, "rdev": 0}),
     "socket": (b"/a 0 140600 1 2 3 0 4.5 - - -", Special, {"mode": 0o140600, "rdev": 0}),
     "before 1970": (b"/a 0 100644 1 2 3 0 -4.5 - - -", InlineFile, {"mtime_ns": -3_999_999_995, "content": b""}),
     "xattrs": (
@@ -117,6 +118,12 @@ BAD = {
     "large size": (ROOT + A.replace(b" 0 ", b" 18446744073709551616 ", 1), 2, "invalid number '18446744073709551616'"),
     "huge number": (ROOT + A.replace(b" 0 ", b" %b " % (b"9" * 5000), 1), 2, f"invalid number '{'9' * 60}...'"),
     "owner": (ROOT + A.replace(b" 1 0", b" 1 4294967296"), 2, "4294967296 does not fit into 32 bits"),
+    "device number of a file": (ROOT + A.replace(b" 0 0.0", b" x 0.0"), 2, "invalid number 'x'"),
+    "device number of a directory": (
+        ROOT.replace(b" 0 0.0", b" 4294967296 0.0"),
+        1,
+        "4294967296 does not fit into 32 bits",
+    ),
     "mode": (ROOT + A.replace(b"100644", b"100648"), 2, "invalid mode '100648'"),
     "mode of no kind": (ROOT + A.replace(b"100644", b"644"), 2, "invalid mode '644'"),
     "large mode": (ROOT + A.replace(b"100644", b"300644"), 2, "invalid mode '300644'"),
@@ -132,6 +139,17 @@ BAD = {
         ROOT + b"/a 5001 100644 1 0 0 0 0.0 - %b -" % (b"x" * 5001),
         2,
         "5001 bytes of content for a size of 5001, at most 5000",
+    ),
+    "content of a directory": (
+        ROOT.replace(b"- -\n", b"abc -"),
+        1,
+        "3 bytes of content for a size of 0, at most 5000",
+    ),
+    "payload of a directory": (ROOT.replace(b"- - -", b"\\q - -"), 1, "invalid escape \\q"),
+    "payload beside content": (
+        ROOT + b"/a 1 100644 1 0 0 0 0.0 a\\x00 x -",
+        2,
+        "an escaped NUL byte where none can be",
     ),
     "digest": (ROOT + A[:-1] + b"zz" * 32, 2, "invalid digest '" + "z" * 60 + "...'"),
     "short digest": (ROOT + A[:-1] + b"5a" * 31, 2, "invalid digest '" + "5a" * 30 + "...'"),
