@@ -29,8 +29,8 @@ Four ideas carry it:
   the interpreter lock.
 * Durable state changes only by link, or by symbolic link and rename, after a flush.  `Repository.register_stream`
   and what ends there say what a crash leaves.
-* A layer is imported by a conveyor: carriers take chunks through unpack, hash, split, store and finish.
-  Memory is the carriers' buffers, whatever the layer's size.
+* A layer is imported by a conveyor: carriers move chunks through unpack, hash, split, store and finish.
+  Memory is the buffers of a few chunks, whatever the layer's size.
 * Nothing that came from outside is believed: sizes before they are allocated, digests before anything has a name.
 
 Names are imported from here when they are first used, so that importing the package is cheap.

@@ -1,4 +1,4 @@
-"""The native module.  Everything here gives the interpreter lock away; buffers must not change meanwhile.
+"""The native module.  What takes more than a moment gives the interpreter lock away; buffers must not change meanwhile.
 
 *algorithm* is the number of fs-verity (`Algorithm.number`), *implementation* one of `implementations`, by default
 the first.
@@ -120,4 +120,16 @@ def scan_files(
         A native ``struct scanned`` (scanning.h) for each name; the concatenated ids; the concatenated contents of the
         other files; attributes, each as two native 32-bit lengths, name, value; the first failure to store as (index
         of the id, errno, step), behind which nothing counts; and whether fs-verity is supported, as of `store`.
+    """
+
+def split_members(
+    view: Buffer, at: int, inside: int, inline_max: int, file_max: int, items: list[tuple[int, int, int]], /
+) -> tuple[int, int]:
+    """Pass over members of a tar archive from *at* on, up to one that needs a second look or is not here as a whole.
+
+    Appends (0, *inside*, begin) and (1, begin, end) to *items* for the content of each regular file of more than
+    *inline_max* bytes.  Accepts less than `HeaderParser` does, and only files of at most *file_max* bytes.
+
+    Returns:
+        Where to go on, which may be behind the end if padding is missing; and the new *inside*.
     """

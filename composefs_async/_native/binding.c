@@ -335,6 +335,9 @@ PyDoc_STRVAR(scan_files_doc, "scan_files(fds, names, algorithm, inline_max, attr
                              "Look at files by name: (records, ids, contents, attributes, failure, whether verity is "
                              "supported).");
 
+PyDoc_STRVAR(split_members_doc, "split_members(view, at, inside, inline_max, file_max, items, /)\n--\n\n"
+                                "Pass ordinary members of a tar archive: (at, inside).");
+
 static PyMethodDef methods[] = {
     {"implementations", core_implementations, METH_VARARGS, implementations_doc},
     {"hash_blocks", core_hash_blocks, METH_VARARGS, hash_blocks_doc},
@@ -349,6 +352,7 @@ static PyMethodDef methods[] = {
     {"merge_chunks", core_merge_chunks, METH_VARARGS, merge_chunks_doc},
     {"merged_size", core_merged_size, METH_VARARGS, merged_size_doc},
     {"scan_files", core_scan_files, METH_VARARGS, scan_files_doc},
+    {"split_members", core_split_members, METH_VARARGS, split_members_doc},
     {NULL, NULL, 0, NULL},
 };
 

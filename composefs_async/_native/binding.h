@@ -13,5 +13,6 @@ PyObject *core_load_objects(PyObject *module, PyObject *args);
 PyObject *core_merge_chunks(PyObject *module, PyObject *args);
 PyObject *core_merged_size(PyObject *module, PyObject *args);
 PyObject *core_scan_files(PyObject *module, PyObject *args);
+PyObject *core_split_members(PyObject *module, PyObject *args);
 
 #endif

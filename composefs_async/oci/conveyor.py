@@ -1,9 +1,8 @@
-"""The way of one tar layer into objects and a splitstream: unpack, hash, split, store, finish.
+"""The way of one tar layer into objects and a splitstream: unpack, hash and split, store, finish.
 
-A few carriers (tasks) each own a buffer and take one chunk after the other through all stages, in worker threads
-under a token of the write semaphore, as many stages at a time as their turn has come for.  Unpacking, splitting and
-finishing go in the order of the chunks; storing does not.  There are no queues: what waits is a carrier, so memory
-is bounded by the buffers.
+A few carriers (tasks) move chunks along a belt, in worker threads under a token of the write semaphore.  Unpacking,
+splitting and finishing go in the order of the chunks; storing does not.  Memory is bounded by the buffers of the
+chunks that may be under way.
 
 This module publishes nothing.  Objects of a layer that failed stay, unreferenced.
 """
@@ -18,10 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from anyio import CancelScope, Event, Lock, create_task_group, from_thread
+from anyio import CancelScope, Event, create_task_group
 from anyio.abc import TaskGroup
 
 from .. import fsverity
+from .._aio.belt import Belt, Stage
 from .._aio.groups import single_error
 from .._aio.hops import hop, write_hop
 from .._repo import objects
@@ -38,13 +38,13 @@ from .unpack import Unpacker
 __all__ = ["Conveyor", "store_raw"]
 
 _CHUNK = 2 << 20
-"""Bytes of tar that a carrier takes at a time: enough to pay for the hops."""
+"""Bytes of tar that go through a stage at a time: enough to pay for it, and the caches still hold them."""
 _HEADROOM = PIECE + 512
 """In front of a chunk, for what the splitter left of the one before."""
-_CARRIERS_MORE = 1
-"""Than there are tokens, so that one waits at a turn while the others work."""
-
-
+_CHUNKS_MORE = 1
+"""Than there are carriers, so that each finds one to move on while another is in a stage that takes one at a time."""
+_HOP_SECONDS = 0.05
+"""After which a carrier that could go on looks at the event loop, for progress, cancellation, and others' work."""
 _FLUSH_AFTER = 128 << 20
 """Bytes of new objects after which a flush begins beside the import, so that the one that publishes is short."""
 
@@ -53,35 +53,6 @@ class Observer(Protocol):
     """Hears how far a layer has come, on the event loop."""
 
     def __call__(self, packed: int, stats: ImportStats, /) -> None: ...
-
-
-class _Turns:
-    """Lets chunks through a stage in their order.  After an error the turn is not passed on: nobody goes on."""
-
-    def __init__(self) -> None:
-        self._next = 0
-        self._waiting: dict[int, Event] = {}
-
-    def is_up(self, index: int) -> bool:
-        """Whether it is the turn of this chunk, which it stays until `pass_on`; asked in any thread."""
-        return index == self._next
-
-    def pass_on(self) -> None:
-        """Give the turn to the next chunk; called in a worker thread."""
-        self._next += 1
-        # Whoever waits looked at the number after being put in here, so one of the two sees the other.
-        if self._next in self._waiting:
-            from_thread.run_sync(self._wake, self._next)
-
-    def _wake(self, index: int) -> None:
-        if event := self._waiting.pop(index, None):
-            event.set()
-
-    async def wait(self, index: int) -> None:
-        event = self._waiting[index] = Event()
-        if self.is_up(index):
-            self._wake(index)
-        await event.wait()
 
 
 class _LargeFile:
@@ -114,9 +85,9 @@ _NOTHING = StoredBatch([], b"")
 
 @dataclass(slots=True)
 class _Chunk:
-    """What a carrier has in its buffer."""
+    """What is in a buffer."""
 
-    index: int
+    buffer: memoryview
     view: memoryview
     """The tail of the chunk before, and this one."""
     packed: Sequence[Buffer]
@@ -127,8 +98,6 @@ class _Chunk:
     pieces: list[tuple[_LargeFile, int, memoryview]] = field(default_factory=list[tuple[_LargeFile, int, memoryview]])
     ended: list[_LargeFile] = field(default_factory=list[_LargeFile])
     stored: StoredBatch = _NOTHING
-    is_split: bool = False
-    is_stored: bool = False
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     @contextmanager
@@ -143,7 +112,7 @@ class Conveyor:
 
     Args:
         splitter: fresh; its limits are the caller's choice.
-        carriers: how many chunks are under way at once.
+        carriers: how many chunks are worked on at once.
         follower: sees the body of the stream as it is made.
     """
 
@@ -159,12 +128,11 @@ class Conveyor:
     ) -> None:
         self._state, self._unpacker, self._splitter, self._observe = state, unpacker, splitter, observe
         self._follower = follower
-        self._carriers = carriers + _CARRIERS_MORE
-        self._writer = SplitstreamWriter(state.algorithm, OCI_LAYER)
-        self._unpacking, self._splitting, self._finishing = Lock(), _Turns(), _Turns()
-        self._storing = _Turns()  # without the native code: two threads at it only take the GIL from each other
-        self._chunks = 0
+        self._carriers = carriers
+        self._buffers = [memoryview(mmap.mmap(-1, _HEADROOM + _CHUNK)) for _ in range(carriers + _CHUNKS_MORE)]
         self._ended = False
+        self._fed, self._moved = Event(), Event()  # the next time; only for a source that is not read here
+        self._writer = SplitstreamWriter(state.algorithm, OCI_LAYER)
         self._tail = b""
         self._large: _LargeFile | None = None
         self._large_offset = 0
@@ -180,14 +148,26 @@ class Conveyor:
         Raises:
             CompressionError, TarError, DigestMismatchError, OSError: and everything of it is gone but objects.
         """
+        belt = self._belt()
         try:
             with single_error():
                 async with create_task_group() as tasks:
                     for _ in range(self._carriers):
-                        tasks.start_soon(self._carry, tasks)
+                        tasks.start_soon(self._carry, belt, tasks)
+                    if not self._unpacker.local:
+                        tasks.start_soon(self._feed, belt)
             return await write_hop(self._state, self._end), self.stats()
         finally:
             await _discard(self._open_large)
+
+    def _belt(self) -> Belt[_Chunk]:
+        stages = [
+            Stage(self._split, in_order=True),
+            # Without the native code two threads at it only take the GIL from each other.
+            Stage(self._store, in_order=not NATIVE),
+            Stage(self._finish, in_order=True),
+        ]
+        return Belt(stages, len(self._buffers), self._unpack_here if self._unpacker.local else None)
 
     def stats(self) -> ImportStats:
         """What has been done so far."""
@@ -203,16 +183,29 @@ class Conveyor:
             seconds=dict(self._seconds),
         )
 
-    async def _carry(self, tasks: TaskGroup) -> None:
-        buffer = memoryview(mmap.mmap(-1, _HEADROOM + _CHUNK))
-        while (chunk := await self._unpack(buffer)) is not None:
-            while (turns := await write_hop(self._state, self._advance, chunk, buffer)) is not None:
-                await turns.wait(chunk.index)
+    async def _carry(self, belt: Belt[_Chunk], tasks: TaskGroup) -> None:
+        while not belt.done:
+            fed = self._fed
+            await write_hop(self._state, belt.work, _HOP_SECONDS)
             stats = self.stats()
             self._observe(self._unpacker.bytes_read, stats)
             if not self._flushing and stats.bytes_stored - self._flushed >= _FLUSH_AFTER:
                 self._flushing, self._flushed = True, stats.bytes_stored
                 tasks.start_soon(self._flush)
+            self._moved.set()
+            self._moved = Event()
+            if not belt.ready and not self._unpacker.local and not self._ended:
+                await fed.wait()
+
+    async def _feed(self, belt: Belt[_Chunk]) -> None:
+        """Bring chunks from a source that is not read in the carriers' threads."""
+        while not self._ended:
+            while belt.full:
+                await self._moved.wait()
+            buffer, start = self._buffers.pop(), time.perf_counter()
+            belt.put(self._chunk(buffer, *await self._unpacker.fill(buffer[_HEADROOM:]), start))
+            self._fed.set()
+            self._fed = Event()
 
     async def _flush(self) -> None:
         await hop(self._state.syncs.sync)
@@ -220,51 +213,24 @@ class Conveyor:
 
     # -- the stages, in worker threads ---------------------------------------------------------
 
-    async def _unpack(self, buffer: memoryview) -> _Chunk | None:
-        async with self._unpacking:
-            if self._ended:
-                return None
-            body = buffer[_HEADROOM:]
-            start = time.perf_counter()
-            size, packed = await self._unpacker.fill(body)
-            self._ended = size < len(body)
-            chunk = _Chunk(self._chunks, body[:size], packed, self._ended)
-            chunk.seconds["unpack"] = time.perf_counter() - start
-            self._chunks += 1
-            return chunk
+    def _unpack_here(self) -> _Chunk:
+        buffer, start = self._buffers.pop(), time.perf_counter()
+        return self._chunk(buffer, *self._unpacker.fill_here(buffer[_HEADROOM:]), start)
 
-    def _advance(self, chunk: _Chunk, buffer: memoryview) -> _Turns | None:
-        """Go on as far as possible without waiting: each way back to the event loop costs as much as ten objects.
+    def _chunk(self, buffer: memoryview, size: int, packed: Sequence[Buffer], start: float) -> _Chunk:
+        body = buffer[_HEADROOM:]
+        self._ended = size < len(body)
+        chunk = _Chunk(buffer, body[:size], packed, self._ended)
+        chunk.seconds["unpack"] = time.perf_counter() - start
+        return chunk
 
-        Returns:
-            What to wait for, or None at the end.
-        """
-        if not chunk.is_split:
-            if not self._splitting.is_up(chunk.index):
-                return self._splitting
-            self._split(chunk, buffer)
-            chunk.is_split = True
-            self._splitting.pass_on()
-        if not chunk.is_stored:
-            if not NATIVE and not self._storing.is_up(chunk.index):
-                return self._storing
-            self._store(chunk)
-            chunk.is_stored = True
-            if not NATIVE:
-                self._storing.pass_on()
-        if not self._finishing.is_up(chunk.index):
-            return self._finishing
-        self._finish(chunk)
-        self._finishing.pass_on()
-        return None
-
-    def _split(self, chunk: _Chunk, buffer: memoryview) -> None:
+    def _split(self, chunk: _Chunk) -> None:
         with chunk.timed("hash"):
             self._unpacker.hash(chunk.packed, chunk.view)
         with chunk.timed("split"):
             start = _HEADROOM - len(self._tail)
-            buffer[start:_HEADROOM] = self._tail
-            view = chunk.view = buffer[start : _HEADROOM + len(chunk.view)]
+            chunk.buffer[start:_HEADROOM] = self._tail
+            view = chunk.view = chunk.buffer[start : _HEADROOM + len(chunk.view)]
             consumed, chunk.items = self._splitter.split(view, chunk.final)
             self._tail = bytes(view[consumed:])
             chunk.contents = [view[begin:end] for kind, begin, end in chunk.items if kind == EXTERNAL]
@@ -311,6 +277,7 @@ class Conveyor:
                 self._follower.take(body)
         for stage, seconds in chunk.seconds.items():
             self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+        self._buffers.append(chunk.buffer)
 
     def _count(self, outcomes: Sequence[int], sizes: Sequence[int]) -> None:
         for outcome, size in zip(outcomes, sizes, strict=True):

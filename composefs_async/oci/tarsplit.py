@@ -10,7 +10,7 @@ small files, padding, trailer and whatever follows it, is inline.  An archive is
 `tarentries.read_entries` would refuse later, so that no stream is published that cannot be read.
 
 Two ways to drive it: `TarSplitter.feed` takes pieces of any size and answers with copies, for convenience;
-`TarSplitter.split` works on the caller's buffer and answers with positions in it, about 1.3 µs a member::
+`TarSplitter.split` works on the caller's buffer and answers with positions in it, in 3 µs a member, natively 0.7::
 
     splitter = TarSplitter()
     tail = b""
@@ -30,6 +30,7 @@ from typing import Final, NamedTuple
 
 from zlib_ng import zlib_ng
 
+from .. import _native
 from ..errors import TarError
 from .tarheader import BLOCK, INLINE_MAX, MAX_FILE_SIZE, EntryType, HeaderParser
 
@@ -59,6 +60,10 @@ LARGE_PIECE: Final = 3
 start, and ends at one or with the file; it may be several pieces long."""
 LARGE_END: Final = 4
 """The large file is complete; start is 0 and end its size in bytes."""
+
+NATIVE: Final = _native.BACKEND == "native"
+if NATIVE:
+    from .._native import _core
 
 # First byte of the name, 24 bytes of mode, uid and gid, size, mtime, checksum, type, first byte of the link.
 _unpack = struct.Struct("B99x24s12s12s8sBB").unpack_from
@@ -141,7 +146,7 @@ class TarSplitter:
         return min(self._left, self._piece_size) if self._step == self._large else 1
 
     def split(self, view: memoryview, final: bool = False) -> Split:
-        """Account for as much of *view* as possible.  Blocks for computation only, about 1.3 µs a member.
+        """Account for as much of *view* as possible.  Blocks for computation only.
 
         Args:
             view: contiguous bytes that follow those consumed so far.
@@ -198,14 +203,24 @@ class TarSplitter:
     def _plain_members(self, view: memoryview, at: int, end: int) -> int:
         """Pass members that need no second look, up to the first header that does.
 
-        This loop takes most of the splitter's time.  It must accept nothing that `HeaderParser` refuses; what
-        it does not accept is looked at again there, so it need not know why.
+        This takes most of the splitter's time.  It must accept nothing that `HeaderParser` refuses; what it does
+        not accept is looked at again there, so it need not know why.
         """
         if self._parser.pending:
             return at
+        first = at
+        if NATIVE:
+            at, self._inline = _core.split_members(view, at, self._inline, INLINE_MAX, self._carry_limit, self._items)
+        else:
+            at = self._plain_members_python(view, at, end)
+        if at != first:
+            self._zero_block = False
+        return self._pass_padding(at, end)
+
+    def _plain_members_python(self, view: memoryview, at: int, end: int) -> int:
         sizes, owners, times, sums = self._parser.memos
         adler32, append, unpack, limit = zlib_ng.adler32, self._items.append, _unpack, self._carry_limit
-        first, inline, last = at, self._inline, end - BLOCK
+        inline, last = self._inline, end - BLOCK
         try:
             while at <= last:
                 name, owner, size_field, mtime, checksum, kind, link = unpack(view, at)
@@ -231,10 +246,8 @@ class TarSplitter:
                     break
         except ValueError:  # a memo refuses the field
             pass
-        if at != first:
-            self._zero_block = False
         self._inline = inline
-        return self._pass_padding(at, end)
+        return at
 
     def _other_header(self, header: bytes, at: int) -> int:
         offset = self._header_offset = self._offset + at

@@ -131,9 +131,9 @@ class Unpacker:
         Returns:
             How many bytes, and the packed pieces that were read for them, to be given to `hash`.
         """
-        packed: list[Buffer] = []
         if isinstance(self._source, LocalBlob):
-            return await write_hop(self._state, self._fill_local, self._source, view, packed), packed
+            return await write_hop(self._state, self.fill_here, view)
+        packed: list[Buffer] = []
         filled = 0
         while True:
             if self._decompressor is not None:
@@ -165,13 +165,21 @@ class Unpacker:
 
     # -- in worker threads ---------------------------------------------------------------------
 
-    def _fill_local(self, blob: LocalBlob, view: memoryview, packed: list[Buffer]) -> int:
+    @property
+    def local(self) -> bool:
+        """The source is a file, so that `fill_here` may be called."""
+        return isinstance(self._source, LocalBlob)
+
+    def fill_here(self, view: memoryview) -> tuple[int, Sequence[Buffer]]:
+        """What `fill` does, in the calling thread."""
+        assert isinstance(self._source, LocalBlob)
+        packed: list[Buffer] = []
         try:
             if self._compression is Compression.NONE and self._decompressor is None:
-                return self._read_plain(blob.fd, view)
-            return self._unpack_local(blob.fd, view, packed)
+                return self._read_plain(self._source.fd, view), packed
+            return self._unpack_local(self._source.fd, view, packed), packed
         except OSError as error:
-            error.filename = blob.path
+            error.filename = self._source.path
             raise
 
     def _unpack_local(self, fd: int, view: memoryview, packed: list[Buffer]) -> int:

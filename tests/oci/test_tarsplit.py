@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from composefs_async.digest import ObjectId
 from composefs_async.errors import TarError
-from composefs_async.oci import tarentries
+from composefs_async.oci import tarentries, tarsplit
 from composefs_async.oci.tarsplit import EXTERNAL, INLINE, LARGE_BEGIN, LARGE_END, LARGE_PIECE, PIECE, TarSplitter
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "tar"
@@ -457,6 +457,9 @@ def test_fast_loops_answer_as_the_parser_does(tar, kind, magic, prefix, changes,
             return error.reason, error.offset
 
     fast = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tarsplit, "NATIVE", False)
+        assert outcome() == fast
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TarSplitter, "_plain_members", lambda self, view, at, end: at)
         patch.setattr(tarentries.EntryReader, "_plain_members", lambda self, data, at, *others: (data, at, None))
