@@ -170,6 +170,8 @@ class Unrepaired:
 
     path: str
     reason: str
+    remedy: str
+    """What people can do."""
 
 
 @dataclass(frozen=True, slots=True)

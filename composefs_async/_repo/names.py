@@ -16,7 +16,7 @@ from typing import Literal
 
 from .._sys import files
 from ..digest import ObjectId, check_content_digest
-from ..errors import FormatError, InvalidNameError
+from ..errors import AlgorithmMismatchError, FormatError, InvalidNameError
 from .state import DIRECTORY_MODE, RepoState
 
 __all__ = [
@@ -197,13 +197,17 @@ def object_of(state: RepoState, category: Category, name: str) -> ObjectId | Non
         return None
     try:
         return ObjectId.from_path(target).require(state.algorithm)
-    except FormatError:
+    except (FormatError, AlgorithmMismatchError):
         return None
 
 
 def references(state: RepoState, category: Category, below: str = "") -> Iterator[tuple[str, str]]:
-    """Pairs of a reference (without *below*) and the first-level name it means (`entry_of`), sorted; no recursion."""
-    top = f"{category}/refs/{below}".rstrip("/")
+    """Pairs of a reference (without *below*) and the first-level name it means (`entry_of`), sorted; no recursion.
+
+    Raises:
+        InvalidNameError: *below* would leave ``refs/``.
+    """
+    top = f"{category}/refs/{check_reference(below)}" if below else f"{category}/refs"
     pending = [(top, "", 0)]
     found: list[tuple[str, str]] = []
     while pending:

@@ -23,7 +23,7 @@ from ..findings import KINDS, Finding
 from ..progress import ProgressCallback
 from ..reports import FsckResult
 from .checks.artifacts import packed_layers
-from .checks.images import check_image, check_named_image
+from .checks.images import check_image, check_needed_image
 from .checks.names import check_leftovers, check_references, linked, listing
 from .checks.objects import check_shard, check_top
 from .checks.run import Run
@@ -78,12 +78,11 @@ def _check(run: Run, scrub: Scrub) -> FsckResult:
     streams, images = listing(run, "streams"), listing(run, "images")
     checks = StreamCheck(run, linked(run.state, "streams", streams), linked(run.state, "images", images))
     _check_streams(run, scrub, checks, streams)
-    checks.excuse(lambda: packed_layers(run.state, streams))
     objects = 0 if run.metadata_only else _check_objects(run, scrub)
     for _ in run.each("images", lambda name: check_image(run, name), images, len(images)):
         pass
-    for object_id, (path, name) in sorted(checks.named_images.items()):
-        check_named_image(run, object_id, path, name)
+    for needed in checks.needed_images():
+        check_needed_image(run, needed)
     check_references(run, "streams")
     check_references(run, "images")
     check_leftovers(run)
@@ -112,13 +111,22 @@ def _check_metadata(run: Run) -> bool:
 
 
 def _check_streams(run: Run, scrub: Scrub, checks: StreamCheck, names: list[str]) -> None:
+    """Those with a name in its order, and then what only they refer to."""
     position = scrub.position
     rest = [name for name in names if name > position.stream or f"streams/{name}" in scrub.suspects]
+    for name in sorted({*names} - {*rest}):
+        checks.check(name, content=False)
     before = mismatches = 0
     for name, _ in zip(rest, run.each("streams", checks.check, rest, len(names), len(names) - len(rest)), strict=True):
         position.stream = max(position.stream, name)
         before = _suspect(scrub, run.findings, before)
         mismatches = _suspect(scrub, checks.mismatches, mismatches)
+    total = len(names)
+    while needed := checks.needed_streams():
+        total += len(needed)
+        for _ in run.each("streams", checks.check_needed, needed, total, total - len(needed)):
+            pass
+    checks.excuse(lambda: packed_layers(run.state, names))
 
 
 def _check_objects(run: Run, scrub: Scrub) -> int:

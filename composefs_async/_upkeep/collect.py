@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -129,7 +130,7 @@ class _Collection:
         Names of what refers to others come before those of the others, so that stopping leaves nothing for fsck.
         """
         kept = self._roots.names
-        return [
+        return [*self._roots.lost] + [
             (category, name)
             for category, links in self._roots.links.items()
             for name, object_id in sorted(links.items(), key=_referrers_first)
@@ -137,7 +138,11 @@ class _Collection:
         ]
 
     def _goes(self, object_id: ObjectId) -> bool:
-        if not os.access(f"objects/{object_id.path}", os.F_OK, dir_fd=self._state.fd, follow_symlinks=False):
+        try:
+            mode = os.stat(f"objects/{object_id.path}", dir_fd=self._state.fd, follow_symlinks=False).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        if not stat.S_ISREG(mode):
             return True
         needed = object_id in self._reached.seen or object_id in self._late
         return not needed and self._survey.is_garbage(object_id)
@@ -237,14 +242,19 @@ class _Collection:
     # -- what came of it -----------------------------------------------------------------------
 
     def result(self) -> GcResult:
+        pruned = {f"{category}/{name}" for category, name in self._pruned}
         return GcResult(
             objects_removed=self._removed,
             objects_bytes=self._bytes,
             images_pruned=sum(category == "images" for category, _ in self._pruned),
             streams_pruned=sum(category == "streams" for category, _ in self._pruned),
-            pruned=tuple(sorted(f"{category}/{name}" for category, name in self._pruned)),
+            pruned=tuple(sorted(pruned)),
             leftovers=tuple(sorted(self._leftovers)),
             objects_leased=self._survey.young,
             objects_missing=self._survey.missing,
-            notes=(*self._roots.notes, *self._reached.notes, *self._survey.notes),
+            notes=(
+                *(note for note in self._roots.notes if note.path not in pruned),
+                *self._reached.notes,
+                *self._survey.notes,
+            ),
         )

@@ -99,6 +99,8 @@ class Roots:
     """Sorted by their path."""
     additional: tuple[tuple[Category, str], ...]
     """First-level names that are roots because the caller said so."""
+    lost: tuple[tuple[Category, str], ...]
+    """First-level names of which nobody can say what they led to, that lead nowhere, and that no reference means."""
     notes: tuple[Finding, ...]
     """Names that lead nowhere, and what is no link."""
     entries: dict[str, str | None] = field(repr=False)
@@ -202,6 +204,7 @@ def roots(state: RepoState, additional: Iterable[str] = (), known: Roots | None 
     notes: list[Finding] = []
     links: dict[Category, dict[str, ObjectId]] = {category: {} for category in CATEGORIES}
     references: list[Reference] = []
+    lost: list[tuple[Category, str]] = []
     for path, target in sorted(entries.items(), key=_first_level_first):
         top, _, name = path.partition("/")
         category: Category = "streams" if top == "streams" else "images"
@@ -209,24 +212,35 @@ def roots(state: RepoState, additional: Iterable[str] = (), known: Roots | None 
             notes.append(Finding("entry-not-symlink" if name else "unexpected-file-type", path, detail="no directory"))
         elif name.startswith("refs/"):
             references.append(_reference(category, path, target, links, notes))
-        else:
-            _take_link(state, links[category], path, name, target, notes)
+        elif (object_id := _object_of(state, path, target, notes)) is not None:
+            links[category][name] = object_id
+        elif _leads_nowhere(state, path):
+            lost.append((category, name))
+    meant = {(each.category, each.name) for each in references}
     wanted = set(additional)
     extra = tuple((category, name) for category in CATEGORIES for name in sorted(wanted & links[category].keys()))
-    return Roots(links, tuple(references), extra, tuple(notes), entries)
+    unmeant = tuple(each for each in lost if each not in meant)
+    return Roots(links, tuple(references), extra, unmeant, tuple(notes), entries)
 
 
 def _first_level_first(entry: tuple[str, str | None]) -> tuple[bool, str]:
     return entry[0].count("/") > 1, entry[0]
 
 
-def _take_link(
-    state: RepoState, links: dict[str, ObjectId], path: str, name: str, target: str, notes: list[Finding]
-) -> None:
+def _object_of(state: RepoState, path: str, target: str, notes: list[Finding]) -> ObjectId | None:
     try:
-        links[name] = ObjectId.from_path(target).require(state.algorithm)
+        return ObjectId.from_path(target).require(state.algorithm)
     except (FormatError, AlgorithmMismatchError):
         notes.append(Finding("link-target-invalid", path, detail=target, expected="../objects/XX/REST"))
+        return None
+
+
+def _leads_nowhere(state: RepoState, path: str) -> bool:
+    try:
+        os.stat(path, dir_fd=state.fd)
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+    return False
 
 
 def _reference(

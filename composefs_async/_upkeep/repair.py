@@ -36,6 +36,7 @@ from .repairs.stream_names import name_of
 __all__ = ["ITSELF", "Repair", "repair"]
 
 _IN_THE_WAY = ("entry-not-symlink", "unexpected-file-type")
+_ODD = ("broken-symlink", "link-target-invalid", "stat-failed")
 ITSELF = "the repository itself"
 Check = Callable[[], object] | None
 
@@ -162,7 +163,7 @@ class Repair:
 
     def mend_names(self) -> None:
         """Make the names whose objects are known and there; durable."""
-        done: set[str] = set(self.covered) if self.dry_run else set()
+        done = {each.path for each in self.actions if each.action != "quarantined"} if self.dry_run else set[str]()
         while links := [link for link in self._wanted_links() if link.path not in done]:
             done.update(link.path for link in links)
             for link in links:
@@ -176,10 +177,21 @@ class Repair:
             self.damage.read_names()
 
     def _clear_places(self) -> None:
-        """Move away files that stand where a link or a directory should be."""
+        """Move away what stands where a link or a directory should be: files, and links that can lead to no object."""
         for finding in self.before.findings:
-            if finding.kind in _IN_THE_WAY:
+            if finding.kind in _IN_THE_WAY or (finding.kind in _ODD and self._leads_to_none(finding.path)):
                 self._put_aside(finding.path)
+
+    def _leads_to_none(self, path: str) -> bool:
+        """Whether it is a link of the first level whose target is no place of an object; not once it is put aside."""
+        category, _, name = path.partition("/")
+        if category not in graph.CATEGORIES or "/" in name or self._is_free(path):
+            return False
+        return names.object_of(self.state, "images" if category == "images" else "streams", name) is None
+
+    def _is_free(self, path: str) -> bool:
+        """Whether no link is there, or in a dry run would be."""
+        return names.target_of(self.state, path) is None or (self.dry_run and path in self.covered)
 
     def _wanted_links(self) -> list[Link]:
         return [*self._missing_links(), *self._wrong_references()]
@@ -214,7 +226,7 @@ class Repair:
         for node in self.damage.nodes.values():
             for reference, object_id in node.named:
                 path = name_of(reference, object_id)
-                if path and names.target_of(self.state, path) is None:
+                if path and self._is_free(path):
                     meant[path] = object_id
         named = {each.name for each in roots.references if each.category == "images"}
         for name in named | roots.links["images"].keys():
@@ -262,7 +274,7 @@ class Repair:
             self.before,
             after,
             tuple(self.actions),
-            tuple(Unrepaired(finding.path, finding.text) for finding in left),
+            tuple(Unrepaired(finding.path, finding.text, finding.remedy) for finding in left),
             tuple(self._hurt),
             tuple(path for path in self._hurt if path not in still_hurt),
             tuple(self.problems),
@@ -278,11 +290,17 @@ class Repair:
             return  # it cannot be told what is needed
         for finding in self.before.errors:
             path = finding.path
-            if path.startswith("objects/") and path not in self.covered:
-                with suppress(FormatError):
-                    if ObjectId.from_path(path) in needed:
-                        continue
-                self._put_aside(path)
+            if path in self.covered or not (path.startswith("objects/") or self._is_foreign(finding)):
+                continue
+            with suppress(FormatError):
+                if ObjectId.from_path(path) in needed:
+                    continue
+            self._put_aside(path)
+
+    def _is_foreign(self, finding: Finding) -> bool:
+        """Whether it is a name that leads to another image than it says, and that no reference means."""
+        means = {f"{each.category}/{each.name}" for each in self.damage.roots.references}
+        return finding.kind == "image-name-mismatch" and finding.path not in means
 
     def _put_aside(self, path: str) -> None:
         if not self.dry_run:

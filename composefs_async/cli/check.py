@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .check_report import checking, print_report, result_to_json
+from .check_report import checking, print_hints, print_report, result_to_json
 from .context import Settings, as_json, print_json
 from .progress import progress_option, showing
 
@@ -90,4 +90,5 @@ def fsck(
         print_json(result_to_json(result))
     else:
         print_report(result)
+        print_hints(result)
     return 0 if result.ok else 1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ComposefsError
+from ..findings import KINDS
 from .context import printable
 from .exit_codes import COULD_NOT_CHECK, describe
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ..findings import Finding
     from ..reports import FsckResult
 
-__all__ = ["checking", "print_findings", "print_report", "result_to_json"]
+__all__ = ["checking", "print_findings", "print_hints", "print_report", "result_to_json"]
 
 _COUNTERS = (
     "objects_checked",
@@ -71,6 +72,24 @@ def print_findings(findings: Iterable[Finding]) -> None:
         click.echo(f"  - {printable(finding.text)}")
         if finding.cause:
             click.echo(f"      {printable(finding.cause)}")
+
+
+def print_hints(result: FsckResult, findings: Iterable[Finding] = ()) -> None:
+    """On standard error, what can be done: cfsctl says nothing of the kind.
+
+    Args:
+        findings: further ones, which a repair does not know.
+    """
+    if result.errors:
+        _hint("'composefs-async fsck --repair [FROM]...' mends what can be, with content FROM elsewhere")
+    notices = [finding for finding in result.findings if finding.is_notice]
+    for kind, remedy in dict.fromkeys((finding.kind, finding.remedy) for finding in (*findings, *notices)):
+        if KINDS[kind].remedy or not result.errors:
+            _hint(f"{kind}: {remedy}")
+
+
+def _hint(text: str) -> None:
+    click.echo(f"note: {text}", err=True)
 
 
 def result_to_json(result: FsckResult) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .check import check_options, refuse_contradictions
-from .check_report import checking, print_findings, print_report, result_to_json
+from .check_report import checking, print_findings, print_hints, print_report, result_to_json
 from .context import Settings, print_json
 from .progress import showing
 
@@ -44,6 +44,7 @@ def fsck(
     else:
         print_report(result.repo)
         _print_images(result)
+        print_hints(result.repo, result.findings)
     return 0 if result.ok else 1
 
 

@@ -64,8 +64,11 @@ def _print(result: RepairResult, path: str) -> None:
         place = f"{path}/{result.quarantine}"
         click.echo(f"put aside: {printable(place)}; delete that directory when nobody needs it")
     click.echo("status: ok" if result.ok else f"status: {len(result.unrepaired)} error(s) left")
-    for each in result.unrepaired:
-        click.echo(f"  - {printable(each.reason)}")
+    for remedy in dict.fromkeys(each.remedy for each in result.unrepaired):
+        for each in result.unrepaired:
+            if each.remedy == remedy:
+                click.echo(f"  - {printable(each.reason)}")
+        click.echo(f"      {remedy}")
 
 
 def _shown(reference: str) -> str:

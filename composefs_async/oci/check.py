@@ -94,8 +94,9 @@ def _check_images(repo: Repository, name: str | None, found: FsckResult) -> OciF
             missing = Finding("ref-resolve-failed", path, name=name, detail=f"OCI reference not found: {name}")
             return OciFsckResult(found, 1, 1, (missing,))
         tags = {name: tags[name]}
-    layers = {each.path.removeprefix("streams/"): each for each in found.findings if each.kind in _LAYER_KINDS}
-    checks = [_ImageCheck(repo, tag, path, layers) for tag, (path, _) in sorted(tags.items())]
+    wrong = {(each.name, each.object_id): each for each in found.findings if each.kind == "named-stream-invalid"}
+    wrong |= {(each.path, ""): each for each in found.findings if each.kind in _LAYER_KINDS}
+    checks = [_ImageCheck(repo, tag, path, wrong) for tag, (path, _) in sorted(tags.items())]
     for each in checks:
         each.run(tags[each.tag][1])
     findings = tuple(finding for each in checks for finding in dict.fromkeys(each.findings))
@@ -122,10 +123,12 @@ class _Broken(Exception):  # noqa: N818
 class _ImageCheck:
     """One image."""
 
-    def __init__(self, repo: Repository, tag: str, path: str, layers: Mapping[str, Finding]) -> None:
+    def __init__(self, repo: Repository, tag: str, path: str, wrong: Mapping[tuple[str, str], Finding]) -> None:
         self.tag = tag
         self.findings: list[Finding] = []
-        self._repo, self._path, self._layers = repo, path, layers
+        self._repo, self._path = repo, path
+        self._wrong = wrong
+        """Streams of layers that are not: by reference and object, and by path."""
 
     def run(self, manifest_digest: str) -> None:
         if self.tag.startswith("@"):
@@ -213,8 +216,9 @@ class _ImageCheck:
         elif cause := self._cannot_open(refs[diff_id]):
             detail = f"Opening object {refs[diff_id].text}"
             self._found("layer-object-missing", digest=diff_id, detail=detail, cause=cause)
-        elif name in self._layers:
-            finding = self._layers[name]
+        elif unnamed := self._wrong.get((diff_id, refs[diff_id].hex())):
+            self._found("layer-digest-mismatch", digest=diff_id, detail=unnamed.detail)
+        elif finding := self._wrong.get((f"streams/{name}", "")):
             what = f"the content has the digest {finding.measured}"
             if finding.kind == "stream-tail-missing":
                 what = f"the last {finding.detail} bytes of the tar, all zeros, were not kept"

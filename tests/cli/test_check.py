@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from composefs_async.findings import KINDS
+
 from .conftest import Cli
+
+REPAIR = "note: 'composefs-async fsck --repair [FROM]...' mends what can be, with content FROM elsewhere\n"
 
 
 def damage(repo: Path) -> str:
@@ -52,7 +56,7 @@ def test_report_in_json(cli: Cli, repo: Path) -> None:
 def test_damage_is_exit_code_1_in_both_forms(command: list[str], cli: Cli, repo: Path) -> None:
     path = damage(repo)
     run = cli.on(repo)(*command)
-    assert (run.code, run.err) == (1, "")
+    assert (run.code, run.err) == (1, REPAIR)
     assert f"  - fsck: object-digest-mismatch: {path}: measured " in run.text
     assert "status: 1 error(s)" in run.text
     run = cli.on(repo)(*command, "--json")
@@ -68,6 +72,7 @@ def test_notices_are_told_and_no_damage(cli: Cli, repo: Path) -> None:
     run = cli.on(repo)("fsck").good()
     notice = "fsck: leftover: .symlink-abc: of an interrupted operation, or of one that is running"
     assert run.text.splitlines()[-3:] == ["status: ok", "notices: 1", f"  - {notice}"]
+    assert run.err == "note: leftover: 'composefs-async gc' removes it\n"
     found = cli.on(repo)("fsck", "--json").good().json
     assert (found["errors"], found["findings"]) == ([], [{"type": "leftover", "path": ".symlink-abc", "notice": True}])
 
@@ -140,6 +145,15 @@ def test_one_image(cli: Cli, repo: Path) -> None:
         "oci errors: 1",
         "  - fsck: ref-resolve-failed: nothing: OCI reference not found: nothing",
     ]
+
+
+def test_what_a_repair_does_not_know_has_a_remedy(cli: Cli, repo: Path) -> None:
+    tags = repo / "streams/refs/oci"
+    (tags / "basic").rename(tags / "@basic")
+    run = cli.on(repo)("oci", "fsck")
+    assert (run.code, run.err) == (1, f"note: invalid-ref-name: {KINDS['invalid-ref-name'].remedy}\n")
+    damage(repo)
+    assert cli.on(repo)("oci", "fsck").err.startswith(REPAIR)
 
 
 def test_images_in_json(cli: Cli, repo: Path) -> None:

@@ -61,6 +61,21 @@ def test_what_is_left_is_told_and_makes_the_exit_code_1(cli: Any, repo: Path, vi
     lines = run.text.splitlines()
     assert lines[2:4] == ["tag basic: is still damaged", "status: 1 error(s) left"]
     assert name(repo, victim) in lines[4]
+    hint = "repair it from a repository, an image directory or a directory of files that has the content"
+    assert lines[5:] == [f"      {hint}"]
+
+
+def test_what_can_be_done_is_told_once_for_all_that_is_alike(cli: Any, repo: Path, victim: Path) -> None:
+    for at in "ab":
+        (repo / "streams/refs" / at).symlink_to("../gone")
+    lines = cli.on(repo)("fsck", "--repair", "--progress", "none").text.splitlines()
+    at = lines.index("status: 3 error(s) left")
+    assert [line[:6] for line in lines[at + 1 :]] == ["  - fs", "      ", "  - fs", "  - fs", "      "]
+    assert "'composefs-async refs prune --dangling'" in lines[-1]
+    found = cli.on(repo)("fsck", "--repair", "--json", "--progress", "none").json["unrepaired"]
+    assert [(each["path"], each["remedy"]) for each in found[1:]] == [
+        (f"streams/refs/{at}", lines[-1].strip()) for at in "ab"
+    ]
 
 
 def test_a_dry_run_changes_nothing(cli: Any, repo: Path, victim: Path) -> None:

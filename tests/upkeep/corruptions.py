@@ -1,21 +1,27 @@
 """A sound repository, and everything that can go wrong with it: what is done to it, and what a check must find.
 
 Each case is a function that damages a `Victim` and returns the findings, all of them, in the order of the report.
+Together they have every kind in `composefs_async.findings.KINDS`.
 """
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
 import os
 import random
 import shutil
+import socket
 import tarfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import anyio
+import pytest
 
 from composefs_async import fsverity
 from composefs_async.digest import Algorithm, ObjectId, sha256_content_digest
@@ -24,10 +30,12 @@ from composefs_async.oci.image_pull import pull
 from composefs_async.oci.layout_writer import OciLayoutWriter
 from composefs_async.oci.names import config_stream, layer_stream, manifest_stream
 from composefs_async.oci.platforms import Platform
-from composefs_async.repository import Repository
+from composefs_async.repository import Repository, state_of
 from composefs_async.splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 
-__all__ = ["ANY", "CASES", "OCI_CASES", "Case", "OciCase", "Victim"]
+from .machine import Machine
+
+__all__ = ["ANY", "CASES", "OCI_CASES", "Case", "OciCase", "Victim", "damaged"]
 
 Damage = Callable[["Victim"], list[Finding]]
 NOWHERE = "cc" + "dd" * 31
@@ -58,6 +66,9 @@ class Victim:
     diff_ids: list[str]
     image: str
     tars: list[bytes] = field(repr=False)
+    machine: Machine | None = None
+    sources: list[str] = field(default_factory=list)
+    """That have what it needs."""
 
     @classmethod
     def make(cls, directory: Path, algorithm: Algorithm = Algorithm.SHA256) -> Victim:
@@ -71,11 +82,16 @@ class Victim:
             with repo.open_stream(manifest_stream(digest)) as reader:
                 [config] = [name.removeprefix("config:") for name in reader.named_refs if name.startswith("config:")]
         [image] = os.listdir(path / "images")
-        return cls(path, digest, config, [layer.diff_id for layer in pulled.layers], image, tars)
+        sources = [str(path), f"oci:{directory}/layout"]
+        return cls(path, digest, config, [layer.diff_id for layer in pulled.layers], image, tars, sources=sources)
 
     def copy(self, directory: Path) -> Victim:
         path = Path(shutil.copytree(self.path, directory / "victim", symlinks=True))
-        return Victim(path, self.manifest, self.config, self.diff_ids, self.image, self.tars)
+        return replace(self, path=path, sources=[*self.sources])
+
+    def keep(self) -> None:
+        """Make a source of what is there now."""
+        self.sources.append(str(shutil.copytree(self.path, self.path.with_name("kept"), symlinks=True)))
 
     # -- names and files -----------------------------------------------------------------------
 
@@ -147,6 +163,46 @@ class Victim:
             repo.write_stream(writer, {"config": config_stream, "manifest": manifest_stream}[kind](digest))
         return digest
 
+    def rewrite(
+        self, config: bytes | None = None, layers: dict[str, ObjectId] | None = None, images: bool = True
+    ) -> None:
+        """Let the tag mean an image of another config, or of other streams for layers; perhaps without EROFS images."""
+        refs = {**self.refs_of(self.config_path), **(layers or {})}
+        if not images:
+            refs = {name: object_id for name, object_id in refs.items() if not name.startswith("composefs.")}
+        raw, manifest = self.payload(self.config_path), self.payload(self.manifest_path)
+        if config is not None:
+            document = json.loads(manifest)
+            document["config"].update(digest=sha256_content_digest(config), size=len(config))
+            raw, manifest = config, json.dumps(document).encode()
+        digest = self.document("config", raw, refs)
+        refs = {name: object_id for name, object_id in refs.items() if name.startswith("sha256:")}
+        refs[f"config:{digest}"] = self.id_of(f"streams/{config_stream(digest)}")
+        self.tag(self.document("manifest", manifest, refs))
+
+    def tag(self, manifest: str) -> None:
+        self.link("streams/refs/oci/one", f"../../{manifest_stream(manifest)}")
+
+    def artifact(self, *, refers: bool = True) -> str:
+        """Let the tag mean an artifact with one packed tar, whose digest is returned."""
+        packed = gzip.compress(self.tars[0], mtime=0)
+        layer = {
+            "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+            "digest": sha256_content_digest(packed),
+            "size": len(packed),
+        }
+        config = self.document("config", b"{}", {})
+        descriptor = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": config, "size": 2}
+        kind = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json"}
+        manifest = {**kind, "artifactType": "application/x", "config": descriptor, "layers": [layer]}
+        refs = {f"config:{config}": self.id_of(f"streams/{config_stream(config)}")}
+        if refers:
+            name = layer_stream(layer["digest"])
+            self.stream(name, self.tars[0])
+            refs[layer["digest"]] = self.id_of(f"streams/{name}")
+        self.tag(self.document("manifest", json.dumps(manifest).encode(), refs))
+        return layer["digest"]
+
     def payload(self, link: str) -> bytes:
         return self.object(self.objects_of(link)[0]).read_bytes()
 
@@ -164,8 +220,10 @@ class Case:
     """By how much the counters of the result differ from those of the sound repository."""
     known: bool
     """composefs-rs finds the same, with the same text."""
-    content: bool
-    """Only a look at content finds it, not one at metadata."""
+    left: tuple[str, ...]
+    """Kinds that are found still after a repair from all sources."""
+    machine: bool
+    """The victim needs one."""
 
     @property
     def name(self) -> str:
@@ -182,6 +240,8 @@ class OciCase:
     damage: Damage
     known: bool
     arguments: tuple[str, ...]
+    left: tuple[str, ...]
+    machine: bool = False
 
     @property
     def name(self) -> str:
@@ -191,33 +251,66 @@ class OciCase:
 OCI_CASES: list[OciCase] = []
 
 
-def oci_case(*arguments: str, known: bool = True) -> Callable[[Damage], Damage]:
+def oci_case(*arguments: str, known: bool = True, left: tuple[str, ...] = ()) -> Callable[[Damage], Damage]:
     def register(damage: Damage) -> Damage:
-        OCI_CASES.append(OciCase(damage, known, arguments))
+        OCI_CASES.append(OciCase(damage, known, arguments, left))
         return damage
 
     return register
 
 
-def case(*, known: bool = False, content: bool = False, **counters: int) -> Callable[[Damage], Damage]:
+def case(
+    *, known: bool = False, left: tuple[str, ...] = (), machine: bool = False, **counters: int
+) -> Callable[[Damage], Damage]:
     def register(damage: Damage) -> Damage:
-        CASES.append(Case(damage, counters, known, content))
+        CASES.append(Case(damage, counters, known, left, machine))
         return damage
 
     return register
+
+
+@contextmanager
+def damaged(
+    case: Case | OciCase, sound: Victim, directory: Path, patch: pytest.MonkeyPatch
+) -> Iterator[tuple[Repository, Victim, list[Finding]]]:
+    """A copy of the *sound* repository, damaged after it was opened."""
+    victim = sound.copy(directory)
+    with Repository.open_path(victim.path) as repo:
+        victim.machine = Machine(patch) if case.machine else None
+        findings = case.damage(victim)
+        if victim.machine and victim.machine.protected:
+            state = state_of(repo)
+            state.secure = state.verity_works = True
+        yield repo, victim, findings
+
+
+# -- meta.json ---------------------------------------------------------------------------------
+
+
+@case(left=("metadata-parse-failed",))
+def metadata_cannot_be_read(v: Victim) -> list[Finding]:
+    (v.path / "meta.json").write_text("{")
+    return [Finding("metadata-parse-failed", "meta.json", detail=ANY)]
+
+
+@case(left=("metadata-algorithm-mismatch",))
+def metadata_tells_another_algorithm(v: Victim) -> list[Finding]:
+    (v.path / "meta.json").write_text('{"version": 1, "algorithm": "fsverity-sha512-12"}')
+    fields = {"expected": "fsverity-sha512-12", "measured": "sha256"}
+    return [Finding("metadata-algorithm-mismatch", "meta.json", **fields)]
 
 
 # -- objects -----------------------------------------------------------------------------------
 
 
-@case(known=True, content=True, objects_corrupted=1)
+@case(known=True, objects_corrupted=1)
 def object_of_a_layer_has_other_content(v: Victim) -> list[Finding]:
     victim = v.objects_of(v.layers[0])[0]
     measured = v.overwrite(victim, b"y" * v.object(victim).stat().st_size)
     return [Finding("object-digest-mismatch", f"objects/{victim.path}", measured=measured)]
 
 
-@case(known=True, content=True, objects_corrupted=1)
+@case(known=True, objects_corrupted=1)
 def large_object_has_other_content(v: Victim) -> list[Finding]:
     victim = max(v.objects_of(v.layers[1]), key=lambda each: v.object(each).stat().st_size)
     content = bytearray(v.object(victim).read_bytes())
@@ -225,13 +318,13 @@ def large_object_has_other_content(v: Victim) -> list[Finding]:
     return [Finding("object-digest-mismatch", f"objects/{victim.path}", measured=v.overwrite(victim, content))]
 
 
-@case(known=True, content=True, objects_checked=1, objects_corrupted=1)
+@case(known=True, objects_checked=1, objects_corrupted=1)
 def large_object_that_nothing_needs_has_other_content(v: Victim) -> list[Finding]:
     victim = v.store(bytes(5 << 20))
     return [Finding("object-digest-mismatch", f"objects/{victim.path}", measured=v.overwrite(victim, bytes(2 << 20)))]
 
 
-@case(content=True, objects_corrupted=1, streams_corrupted=1)
+@case(objects_corrupted=1, streams_corrupted=1)
 def object_is_cut_to_nothing(v: Victim) -> list[Finding]:
     victim = v.objects_of(v.layers[0])[1]
     total = sum(len(tar) for tar in v.tars[:1])
@@ -243,7 +336,7 @@ def object_is_cut_to_nothing(v: Victim) -> list[Finding]:
     ]
 
 
-@case(known=True, content=True, objects_checked=2, objects_corrupted=2)
+@case(known=True, objects_checked=2, objects_corrupted=2)
 def names_of_objects_are_none(v: Victim) -> list[Finding]:
     shard = f"objects/{v.id_of(v.layers[0]).path[:2]}"
     v.file(f"{shard}/junk")
@@ -254,36 +347,76 @@ def names_of_objects_are_none(v: Victim) -> list[Finding]:
     ]
 
 
+_BAD = "Input/output error (os error 5)"
+_IS_LINK = "Too many levels of symbolic links (os error 40)"
 _NOT_READ = {"detail": "Computing verity digest in userspace", "cause": "it is no regular file"}
 
 
-@case(known=True, content=True, objects_checked=1, objects_corrupted=1)
+@case(known=True, objects_checked=1, objects_corrupted=1)
 def object_is_a_directory(v: Victim) -> list[Finding]:
     (v.path / f"objects/cc/{NOWHERE[2:]}").mkdir(parents=True)
     return [Finding("object-verity-failed", f"objects/cc/{NOWHERE[2:]}", **_NOT_READ)]
 
 
-@case(content=True, objects_checked=1, objects_corrupted=1)
+@case(objects_checked=1, objects_corrupted=1)
 def object_is_a_pipe(v: Victim) -> list[Finding]:
     (v.path / "objects/cc").mkdir(exist_ok=True)
     os.mkfifo(v.path / f"objects/cc/{NOWHERE[2:]}")
     return [Finding("object-verity-failed", f"objects/cc/{NOWHERE[2:]}", **_NOT_READ)]
 
 
-@case(content=True, objects_checked=1, objects_corrupted=1)
+@case(objects_checked=1, objects_corrupted=1)
 def object_is_a_link_out_of_the_repository(v: Victim) -> list[Finding]:
     path = v.link(f"objects/cc/{NOWHERE[2:]}", "/etc/passwd")
-    return [Finding("object-open-failed", path, detail="Too many levels of symbolic links (os error 40)")]
+    return [Finding("object-open-failed", path, detail=_IS_LINK)]
 
 
-@case(content=True)
+@case(objects_checked=1, objects_corrupted=1)
+def object_is_a_link_to_nothing(v: Victim) -> list[Finding]:
+    path = v.link(f"objects/cc/{NOWHERE[2:]}", "nothing")
+    return [Finding("object-open-failed", path, detail=_IS_LINK)]
+
+
+@case(known=True, objects_corrupted=1)
+def object_of_a_layer_is_a_link_to_itself(v: Victim) -> list[Finding]:
+    victim = v.objects_of(v.layers[0])[0]
+    v.link(f"objects/{victim.path}", victim.path[3:])
+    return [
+        Finding("object-open-failed", f"objects/{victim.path}", detail=_IS_LINK),
+        Finding("object-check-failed", v.layers[0], object_id=victim.hex(), detail=_IS_LINK),
+        Finding("object-check-failed", f"images/{v.image}", object_id=victim.hex(), detail=_IS_LINK),
+    ]
+
+
+@case(objects_checked=-1, missing_objects=2)
+def directory_of_an_object_of_a_layer_is_a_file(v: Victim) -> list[Finding]:
+    victim = v.objects_of(v.layers[0])[0]
+    shutil.rmtree(v.object(victim).parent)
+    v.object(victim).parent.write_text("x")
+    return [
+        Finding("unexpected-file-type", f"objects/{victim.path[:2]}", detail="RegularFile"),
+        Finding("missing-object-ref", v.layers[0], object_id=victim.hex()),
+        Finding("image-missing-object", f"images/{v.image}", object_id=victim.hex()),
+    ]
+
+
+@case(machine=True, objects_corrupted=1)
+def object_is_not_protected(v: Victim) -> list[Finding]:
+    assert v.machine
+    victim = v.objects_of(v.layers[0])[0]
+    found = {path.stat().st_ino for path in (v.path / "objects").rglob("*") if path.is_file()}
+    v.machine.protected = found - {v.object(victim).stat().st_ino}
+    return [Finding("object-verity-missing", f"objects/{victim.path}")]
+
+
+@case()
 def directory_of_objects_is_a_file(v: Victim) -> list[Finding]:
     name = next(name for name in map("{:02x}".format, range(256)) if not (v.path / f"objects/{name}").exists())
     v.file(f"objects/{name}")
     return [Finding("unexpected-file-type", f"objects/{name}", detail="RegularFile")]
 
 
-@case(content=True, objects_checked=1)
+@case(objects_checked=1, left=("leftover", "stray-entry"))
 def stray_entries_among_objects(v: Victim) -> list[Finding]:
     v.file("objects/.tmp-object-abc")
     v.file("objects/cc/.tmp-object-abc")
@@ -311,7 +444,15 @@ def names_are_no_links(v: Victim) -> list[Finding]:
     return [Finding("entry-not-symlink", "streams/file"), Finding("entry-not-symlink", "images/directory")]
 
 
-@case(known=True, streams_checked=1, streams_corrupted=1, images_checked=1, images_corrupted=1, broken_links=4)
+@case(
+    known=True,
+    streams_checked=1,
+    streams_corrupted=1,
+    images_checked=1,
+    images_corrupted=1,
+    broken_links=4,
+    left=("broken-symlink",),
+)
 def links_lead_nowhere(v: Victim) -> list[Finding]:
     lost = ObjectId.from_hex(NOWHERE)
     return [
@@ -325,7 +466,24 @@ def links_lead_nowhere(v: Victim) -> list[Finding]:
 @case(known=True, streams_checked=1)
 def link_leads_in_a_circle(v: Victim) -> list[Finding]:
     path = v.link("streams/loop", "loop")
-    return [Finding("stat-failed", path, detail="Too many levels of symbolic links (os error 40)")]
+    return [Finding("stat-failed", path, detail=_IS_LINK)]
+
+
+@case(known=True, left=("stat-failed",))
+def reference_leads_in_a_circle(v: Victim) -> list[Finding]:
+    path = v.link("streams/refs/loop", "loop")
+    return [Finding("stat-failed", path, detail=_IS_LINK)]
+
+
+@case(streams_checked=2, streams_corrupted=2, broken_links=1)
+def targets_of_links_are_no_objects(v: Victim) -> list[Finding]:
+    v.link("streams/odd", "nothing")
+    v.link("streams/other", "../meta.json")
+    return [
+        Finding("broken-symlink", "streams/odd"),
+        Finding("link-target-invalid", "streams/other", detail="../meta.json", expected="../objects/XX/…"),
+        Finding("stream-open-failed", "streams/other", detail="Opening stream 'other'", cause=ANY),
+    ]
 
 
 @case(known=True)
@@ -334,7 +492,7 @@ def references_are_no_links(v: Victim) -> list[Finding]:
     return [Finding("unexpected-file-type", "streams/refs/file", detail="RegularFile")]
 
 
-@case(streams_checked=1, streams_corrupted=1)
+@case(streams_checked=1, streams_corrupted=1, left=("link-target-invalid",))
 def links_have_other_targets_than_they_should(v: Victim) -> list[Finding]:
     good = f"../objects/{v.id_of(v.layers[0]).path}"
     absolute = f"{v.path}/{good[3:]}"
@@ -362,7 +520,7 @@ def images_is_a_file(v: Victim) -> list[Finding]:
     return [_image_lost(v), Finding("unexpected-file-type", "images", detail="RegularFile")]
 
 
-@case()
+@case(left=("leftover",))
 def leftovers_beside_meta_json(v: Victim) -> list[Finding]:
     v.link(".symlink-abc", "x")
     v.file(".tmp-object-abc")
@@ -372,7 +530,7 @@ def leftovers_beside_meta_json(v: Victim) -> list[Finding]:
 # -- streams -----------------------------------------------------------------------------------
 
 
-@case(known=True, objects_checked=1, streams_checked=1, streams_corrupted=1)
+@case(known=True, objects_checked=1, streams_checked=1, streams_corrupted=1, left=("stream-open-failed",))
 def name_leads_to_what_is_no_stream(v: Victim) -> list[Finding]:
     path = v.link_to("streams/junk", v.store(b"junk"))
     cause = "the file ends inside the header of 32 bytes (splitstream offset 4)"
@@ -401,7 +559,7 @@ def stream_of_a_layer_is_missing(v: Victim) -> list[Finding]:
     ]
 
 
-@case(objects_checked=1, streams_checked=1, streams_corrupted=1)
+@case(objects_checked=1, streams_checked=1, streams_corrupted=1, left=("stream-open-failed",))
 def body_of_a_stream_is_cut(v: Victim) -> list[Finding]:
     file = v.stream("cut", random.Random(0).randbytes(1000))
     v.object(v.id_of("streams/cut")).unlink()
@@ -410,16 +568,16 @@ def body_of_a_stream_is_cut(v: Victim) -> list[Finding]:
     return [Finding("stream-open-failed", "streams/cut", detail="Opening stream 'cut'", cause=cause)]
 
 
-@case(objects_checked=1, streams_checked=1, streams_corrupted=1)
+@case(objects_checked=1, streams_checked=1, streams_corrupted=1, left=("stream-content-invalid",))
 def body_of_a_stream_does_not_unpack(v: Victim) -> list[Finding]:
     file = bytearray(v.stream("bent", random.Random(0).randbytes(1000)))
     v.object(v.id_of("streams/bent")).unlink()
-    file[-1010:-1000] = bytes(10)
+    file[file.rindex(b"\x28\xb5\x2f\xfd")] = 0  # the magic number of zstd
     v.link_to("streams/bent", v.store(file))
     return [Finding("stream-content-invalid", "streams/bent", detail=ANY)]
 
 
-@case(objects_checked=1, streams_checked=1, streams_corrupted=1)
+@case(objects_checked=1, streams_checked=1, streams_corrupted=1, left=("stream-content-invalid",))
 def stream_has_an_object_too_few(v: Victim) -> list[Finding]:
     file = bytearray(v.stream("few", b"z" * 100, inline=False))
     v.object(v.id_of("streams/few")).unlink()
@@ -430,7 +588,7 @@ def stream_has_an_object_too_few(v: Victim) -> list[Finding]:
     return [Finding("stream-content-invalid", "streams/few", detail=detail)]
 
 
-@case(objects_checked=1, streams_checked=1, streams_corrupted=1)
+@case(objects_checked=1, streams_checked=1, streams_corrupted=1, left=("stream-size-mismatch",))
 def stream_claims_another_size(v: Victim) -> list[Finding]:
     file = bytearray(v.stream("long", b"content"))
     v.object(v.id_of("streams/long")).unlink()
@@ -439,27 +597,63 @@ def stream_claims_another_size(v: Victim) -> list[Finding]:
     return [Finding("stream-size-mismatch", "streams/long", expected="99", measured="7")]
 
 
-@case(content=True, streams_corrupted=1)
+@case(streams_corrupted=1)
 def layer_is_planted_under_a_foreign_diff_id(v: Victim) -> list[Finding]:
     v.link_to(v.layers[0], v.id_of(v.layers[1]))
     expected, measured = v.diff_ids
     return [Finding("stream-digest-mismatch", v.layers[0], expected=expected, measured=measured)]
 
 
-@case(content=True, objects_checked=1, streams_checked=1, streams_corrupted=1)
+def lose_tail(v: Victim) -> tuple[str, int]:
+    """Of the first layer: what is left, and how much is gone."""
+    kept = v.tars[0][: (len(v.tars[0].rstrip(b"\0")) + 511) // 512 * 512] + bytes(1024)
+    v.stream(layer_stream(v.diff_ids[0]), kept)
+    v.rewrite(layers={v.diff_ids[0]: v.id_of(v.layers[0])})
+    return sha256_content_digest(kept), len(v.tars[0]) - len(kept)
+
+
+@case(objects_checked=3, streams_corrupted=1)
 def layer_has_lost_the_tail_of_its_tar(v: Victim) -> list[Finding]:
-    tar = v.tars[0].rstrip(b"\0")
-    kept = tar[: (len(tar) + 511) // 512 * 512].ljust((len(tar) + 511) // 512 * 512, b"\0") + bytes(1024)
-    whole = kept + bytes(7 * 512)
-    v.stream(layer_stream(sha256_content_digest(whole)), kept)
+    measured, lost = lose_tail(v)
+    return [Finding("stream-tail-missing", v.layers[0], measured=measured, detail=str(lost))]
+
+
+@case(machine=True, objects_corrupted=1, streams_corrupted=1)
+def block_of_a_stream_cannot_be_read(v: Victim) -> list[Finding]:
+    assert v.machine
+    victim, name = v.id_of(v.layers[0]), v.layers[0].removeprefix("streams/")
+    v.machine.spoil(v.object(victim), v.object(victim).stat().st_size - 1)
     return [
-        Finding(
-            "stream-tail-missing",
-            f"streams/{layer_stream(sha256_content_digest(whole))}",
-            measured=sha256_content_digest(kept),
-            detail="3584",
-        )
+        Finding("object-verity-failed", f"objects/{victim.path}", detail=_NOT_READ["detail"], cause=_BAD),
+        Finding("stream-read-failed", v.layers[0], detail=f"Reading stream '{name}'", cause=_BAD),
     ]
+
+
+@case(objects_checked=5, streams_checked=3, left=("stream-digest-unknown",))
+def layer_has_the_name_of_its_packed_form(v: Victim) -> list[Finding]:
+    """Which is no damage: pulls of artifacts do that."""
+    return [Finding("stream-digest-unknown", f"streams/{layer_stream(v.artifact())}")]
+
+
+@case(objects_checked=3)
+def config_refers_to_another_layer_that_has_no_name(v: Victim) -> list[Finding]:
+    v.stream("other", b"other content")
+    other = v.id_of("streams/other")
+    (v.path / "streams/other").unlink()
+    v.rewrite(layers={v.diff_ids[0]: other})
+    what = {"name": v.diff_ids[0], "object_id": other.hex(), "expected": v.diff_ids[0]}
+    detail = f"the content has the digest {sha256_content_digest(b'other content')}"
+    return [Finding("named-stream-invalid", v.config_path, **what, detail=detail)]
+
+
+@case(objects_checked=2)
+def config_refers_to_the_other_layer(v: Victim) -> list[Finding]:
+    """Which has its own name."""
+    other = v.id_of(v.layers[1])
+    v.rewrite(layers={v.diff_ids[0]: other})
+    what = {"name": v.diff_ids[0], "object_id": other.hex(), "expected": v.diff_ids[0]}
+    detail = f"the content has the digest {v.diff_ids[1]}"
+    return [Finding("named-stream-invalid", v.config_path, **what, detail=detail)]
 
 
 @case(streams_checked=-1)
@@ -488,7 +682,7 @@ def name_of_the_image_is_lost(v: Victim) -> list[Finding]:
     return [_image_lost(v)]
 
 
-@case(objects_checked=2, streams_checked=1)
+@case(objects_checked=2, streams_checked=1, left=("image-invalid",))
 def stream_refers_to_an_image_that_is_none(v: Victim) -> list[Finding]:
     image = v.store(b"no image")
     v.stream("sealed", b"content", {"composefs.image": image})
@@ -502,7 +696,7 @@ def stream_refers_to_an_image_that_is_none(v: Victim) -> list[Finding]:
 # -- images ------------------------------------------------------------------------------------
 
 
-@case(content=True, objects_corrupted=1, images_corrupted=1)
+@case(objects_corrupted=1, images_corrupted=1)
 def image_is_damaged(v: Victim) -> list[Finding]:
     image = v.id_of(f"images/{v.image}")
     content = bytearray(v.object(image).read_bytes())
@@ -514,7 +708,7 @@ def image_is_damaged(v: Victim) -> list[Finding]:
     ]
 
 
-@case(objects_checked=1, images_checked=1, images_corrupted=1)
+@case(objects_checked=1, images_checked=1, images_corrupted=1, left=("image-invalid",))
 def image_is_none(v: Victim) -> list[Finding]:
     image = v.store(b"no image")
     return [Finding("image-invalid", v.link_to(f"images/{image.hex()}", image), detail=ANY)]
@@ -524,6 +718,36 @@ def image_is_none(v: Victim) -> list[Finding]:
 def image_has_the_name_of_another(v: Victim) -> list[Finding]:
     path = v.link_to("images/" + "ab" * 32, ObjectId.from_hex(v.image))
     return [Finding("image-name-mismatch", path, object_id=v.image)]
+
+
+@case(machine=True, objects_corrupted=1, images_corrupted=1)
+def block_of_an_image_cannot_be_read(v: Victim) -> list[Finding]:
+    assert v.machine
+    victim = v.id_of(f"images/{v.image}")
+    v.machine.spoil(v.object(victim), 4096)
+    return [
+        Finding("object-verity-failed", f"objects/{victim.path}", detail=_NOT_READ["detail"], cause=_BAD),
+        Finding("image-read-failed", f"images/{v.image}", detail=f"Reading images/{v.image}", cause=_BAD),
+    ]
+
+
+@case(known=True, objects_corrupted=1, images_corrupted=1)
+def image_is_a_socket(v: Victim) -> list[Finding]:
+    victim, path = v.id_of(f"images/{v.image}"), v.object(v.id_of(f"images/{v.image}"))
+    path.unlink()
+    with closing(socket.socket(socket.AF_UNIX)) as made:
+        directory = os.open(path.parent, os.O_PATH)
+        made.bind(f"/proc/self/fd/{directory}/socket")  # a path of less than 108 bytes
+        os.close(directory)
+    (path.parent / "socket").rename(path)
+    cause = "No such device or address (os error 6)"
+    [name] = [name for name in v.refs_of(v.config_path) if name.startswith("composefs.")]
+    detail = f"checking named ref '{name}': {cause}"
+    return [
+        Finding("object-open-failed", f"objects/{victim.path}", detail=cause),
+        Finding("object-check-failed", v.config_path, object_id=victim.hex(), detail=detail),
+        Finding("image-open-failed", f"images/{v.image}", detail=cause),
+    ]
 
 
 # -- images of OCI -----------------------------------------------------------------------------
@@ -554,14 +778,13 @@ def manifest_is_another(v: Victim) -> list[Finding]:
     return [of_image("manifest-digest-mismatch", expected=v.manifest, measured=sha256_content_digest(b"{}"))]
 
 
-@oci_case(known=False)
+@oci_case(known=False, left=("manifest-parse-failed",))
 def manifest_is_no_manifest(v: Victim) -> list[Finding]:
-    digest = v.document("manifest", b"{}", {})
-    v.link("streams/refs/oci/one", f"../../{manifest_stream(digest)}")
+    v.tag(v.document("manifest", b"{}", {}))
     return [of_image("manifest-parse-failed", detail="Parsing manifest", cause=ANY)]
 
 
-@oci_case()
+@oci_case(left=("config-ref-missing",))
 def manifest_does_not_refer_to_its_config(v: Victim) -> list[Finding]:
     v.document("manifest", v.payload(v.manifest_path), {})
     return [of_image("config-ref-missing", digest=v.config)]
@@ -587,7 +810,13 @@ def config_is_another(v: Victim) -> list[Finding]:
     return [of_image("config-digest-mismatch", expected=v.config, measured=sha256_content_digest(b"{}"))]
 
 
-@oci_case()
+@oci_case(known=False, left=("config-parse-failed",))
+def config_is_no_config(v: Victim) -> list[Finding]:
+    v.rewrite(config=b"[]")
+    return [of_image("config-parse-failed", detail="Parsing config", cause=ANY)]
+
+
+@oci_case(left=("layer-ref-missing",))
 def config_does_not_refer_to_its_layers(v: Victim) -> list[Finding]:
     v.document("config", v.payload(v.config_path), {})
     config = v.id_of(v.config_path)
@@ -624,18 +853,54 @@ def layer_is_planted(v: Victim) -> list[Finding]:
 
 
 @oci_case(known=False)
+def layer_has_lost_its_tail(v: Victim) -> list[Finding]:
+    _, lost = lose_tail(v)
+    detail = f"the last {lost} bytes of the tar, all zeros, were not kept"
+    return [of_image("layer-tail-missing", digest=v.diff_ids[0], detail=detail)]
+
+
+@oci_case(known=False)
+def layer_is_another_that_has_no_name(v: Victim) -> list[Finding]:
+    [finding] = config_refers_to_another_layer_that_has_no_name(v)
+    return [of_image("layer-digest-mismatch", digest=v.diff_ids[0], detail=finding.detail)]
+
+
+@oci_case(left=("seal-image-missing",))
+def image_of_the_label_is_not_there(v: Victim) -> list[Finding]:
+    config = json.loads(v.payload(v.config_path))
+    config.setdefault("config", {})["Labels"] = {"containers.composefs.fsverity": NOWHERE}
+    v.rewrite(config=json.dumps(config).encode())
+    return [of_image("seal-image-missing", digest=NOWHERE, detail=f"Opening image '{NOWHERE}'", cause=ANY)]
+
+
+@oci_case(left=("artifact-layer-ref-missing", "stream-digest-unknown"))
+def artifact_does_not_refer_to_its_layer(v: Victim) -> list[Finding]:
+    v.artifact()
+    return [of_image("artifact-layer-ref-missing", digest=v.artifact(refers=False))]
+
+
+@oci_case(left=("stream-digest-unknown",))
+def layer_of_an_artifact_has_no_stream(v: Victim) -> list[Finding]:
+    digest = v.artifact()
+    v.keep()
+    lost = v.id_of(f"streams/{layer_stream(digest)}")
+    v.object(lost).unlink()
+    return [of_image("artifact-layer-object-missing", digest=digest, detail=f"Opening object {lost.text}", cause=ANY)]
+
+
+@oci_case(known=False)
 def image_is_not_there(v: Victim) -> list[Finding]:
     (v.path / "images" / v.image).unlink()
     return [of_image("image-missing", object_id=v.image, detail=ANY)]
 
 
-@oci_case()
+@oci_case(left=("invalid-ref-name",))
 def tag_begins_with_an_at_sign(v: Victim) -> list[Finding]:
     (v.path / "streams/refs/oci/one").rename(v.path / "streams/refs/oci/@one")
     return [Finding("invalid-ref-name", "streams/refs/oci/@one", name="@one")]
 
 
-@oci_case("two")
+@oci_case("two", left=("ref-resolve-failed",))
 def tag_that_is_asked_for_is_not_there(v: Victim) -> list[Finding]:
     return [Finding("ref-resolve-failed", "streams/refs/oci", name="two", detail="OCI reference not found: two")]
 

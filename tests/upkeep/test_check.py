@@ -25,11 +25,12 @@ from composefs_async._zstd import zstd
 from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.errors import AlgorithmMismatchError, VerityMissingError
 from composefs_async.findings import Finding
+from composefs_async.oci.names import layer_stream
 from composefs_async.progress import CheckProgress, ProgressEvent
 from composefs_async.reports import FsckResult
 from composefs_async.repository import Repository, state_of
 
-from .corruptions import ANY, Victim
+from .corruptions import ANY, Victim, config_refers_to_another_layer_that_has_no_name
 from .generations import VECTORS
 
 SCRUB = ".composefs-async/scrub.json"
@@ -156,6 +157,87 @@ def test_objects_of_a_secure_repository_are_measured(
     assert found.objects_corrupted == 1
 
 
+# -- what only references lead to --------------------------------------------------------------
+
+
+def malformed(victim: Victim) -> tuple[bytes, str]:
+    return b"no stream", "the file ends inside the header of 32 bytes (splitstream offset 9)"
+
+
+def without_its_end(victim: Victim) -> tuple[bytes, str]:
+    tar = victim.tars[0].rstrip(b"\0")
+    kept = tar + bytes(-len(tar) % 512 + 1024)
+    what = f"the last {len(victim.tars[0]) - len(kept)} bytes of the tar, all zeros, were not kept"
+    return victim.stream("made", kept), what
+
+
+def of_another_size(victim: Victim) -> tuple[bytes, str]:
+    file = bytearray(victim.stream("made", victim.tars[0]))
+    file[104:112] = (99).to_bytes(8, "little")
+    return bytes(file), f"the stream claims 99 bytes, but has {len(victim.tars[0])}"
+
+
+def whole(victim: Victim) -> tuple[bytes, str]:
+    return victim.stream("made", victim.tars[0]), ""
+
+
+@pytest.mark.parametrize("make", [malformed, without_its_end, of_another_size, whole])
+def test_layers_without_a_name_are_compared_with_what_refers_to_them(
+    make: Callable[[Victim], tuple[bytes, str]], victim: Victim
+) -> None:
+    content, detail = make(victim)
+    object_id, layer = victim.store(content), victim.diff_ids[0]
+    (victim.path / "streams/made").unlink(missing_ok=True)
+    victim.rewrite(layers={layer: object_id})
+    fields = {"name": layer, "object_id": object_id.hex(), "detail": detail}
+    if make is of_another_size:
+        fields["expected"] = "99"
+    expected = [Finding("named-stream-invalid", victim.config_path, **fields)] if detail else []
+    assert [*checked(victim).findings] == expected
+
+
+def test_a_layer_without_a_name_that_lacks_an_object_is_not_to_blame(victim: Victim) -> None:
+    lost = victim.objects_of(victim.layers[0])[0]
+    file = victim.stream("made", victim.tars[0])  # the same content, and none of it in objects
+    victim.link_to(victim.layers[0], victim.store(file))
+    (victim.path / "streams/made").unlink()
+    victim.object(lost).unlink()
+    assert checked(victim).findings == (
+        Finding("missing-object-ref", victim.config_path, object_id=lost.hex()),
+        Finding("image-missing-object", f"images/{victim.image}", object_id=lost.hex()),
+    )
+
+
+def test_a_layer_without_a_name_may_be_known_by_its_packed_form(victim: Victim) -> None:
+    name = layer_stream(victim.artifact())
+    (victim.path / "streams" / name).unlink()
+    assert [each.kind for each in checked(victim).findings] == ["named-ref-unlinked"]
+
+
+def test_what_a_config_without_a_name_refers_to_is_compared_too(victim: Victim) -> None:
+    layer, other = victim.diff_ids[0], victim.id_of(victim.layers[1])
+    config, refs = victim.payload(victim.config_path), victim.refs_of(victim.config_path)
+    victim.document("config", config, {**refs, layer: other})
+    in_manifest = {**victim.refs_of(victim.manifest_path), f"config:{victim.config}": victim.id_of(victim.config_path)}
+    victim.document("manifest", victim.payload(victim.manifest_path), in_manifest)
+    victim.document("config", config, refs)  # takes the name
+    fields = {"name": layer, "object_id": other.hex(), "expected": layer}
+    detail = f"the content has the digest {victim.diff_ids[1]}"
+    assert checked(victim).findings == (Finding("named-stream-invalid", victim.manifest_path, **fields, detail=detail),)
+
+
+def test_references_of_which_nobody_knows_more_may_lead_to_anything(victim: Victim) -> None:
+    victim.stream("mine", b"content", {"mine": victim.store(b"no stream")})
+    assert checked(victim).findings == ()
+    file = bytearray(victim.stream("other", b"content"))
+    file[104:112] = (99).to_bytes(8, "little")
+    (victim.path / "streams/other").unlink()
+    victim.stream("mine", b"content", {"other": (object_id := victim.store(bytes(file)))})
+    detail = {"detail": "the stream claims 99 bytes, but has 7", "expected": "99"}
+    finding = Finding("named-stream-invalid", "streams/mine", name="other", object_id=object_id.hex(), **detail)
+    assert checked(victim).findings == (finding,)
+
+
 # -- what ends a check -------------------------------------------------------------------------
 
 
@@ -182,6 +264,24 @@ def stop_at(stage: str, done: int) -> Callable[[ProgressEvent], None]:
     return report
 
 
+@pytest.mark.parametrize("done", [2, 4])
+def test_a_check_that_goes_on_looks_at_what_only_references_lead_to(done: int, victim: Victim) -> None:
+    config_refers_to_another_layer_that_has_no_name(victim)
+    image = victim.store(b"no image")
+    victim.link_to(f"images/{image.hex()}", ObjectId.from_hex(victim.image))
+    victim.stream("a", b"content", {"composefs.image": image})
+    whole = checked(victim)
+    assert [each.kind for each in whole.findings] == [
+        "named-image-invalid",
+        "named-stream-invalid",
+        "image-name-mismatch",
+    ]
+    with Repository.open_path(victim.path) as repo:
+        with pytest.raises(Enough):
+            repo.fsck(progress=stop_at("streams", done))
+        assert repo.fsck(resume=True) == whole
+
+
 @pytest.mark.parametrize(
     ("stage", "done"), [("streams", 1), ("streams", 3), ("objects", 250), ("objects", 256), ("images", 1)]
 )
@@ -196,7 +296,13 @@ def test_a_check_goes_on_where_it_ended(stage: str, done: int, victim: Victim, m
         kept = json.loads((victim.path / SCRUB).read_text())
         seen: list[str] = []
         real = check.StreamCheck.check
-        monkeypatch.setattr(check.StreamCheck, "check", lambda self, name: (seen.append(name), real(self, name))[1])
+
+        def spy(self: check.StreamCheck, name: str, *, content: bool = True) -> None:
+            if content:
+                seen.append(name)
+            real(self, name, content=content)
+
+        monkeypatch.setattr(check.StreamCheck, "check", spy)
         assert repo.fsck(resume=True) == whole
     suspects = {name.removeprefix("streams/") for name in kept["suspects"]}
     streams = sorted(name for name in os.listdir(victim.path / "streams") if name != "refs")

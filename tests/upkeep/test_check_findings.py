@@ -14,7 +14,7 @@ from composefs_async.findings import Finding
 from composefs_async.reports import FsckResult
 from composefs_async.repository import Repository
 
-from .corruptions import CASES, Case, Victim
+from .corruptions import CASES, Case, Victim, damaged
 
 SOUND = FsckResult(objects_checked=13, streams_checked=4, images_checked=1)
 cases = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
@@ -38,10 +38,10 @@ def expected(case: Case, findings: list[Finding]) -> FsckResult:
 
 
 @cases
-def test_corruption_is_found_exactly(case: Case, sound: Victim, tmp_path: Path) -> None:
-    victim = sound.copy(tmp_path)
-    findings = case.damage(victim)
-    with Repository.open_path(victim.path) as repo:
+def test_corruption_is_found_exactly(
+    case: Case, sound: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with damaged(case, sound, tmp_path, monkeypatch) as (repo, _, findings):
         found = repo.fsck()
     assert found == expected(case, findings)
     assert found.ok == all(finding.is_notice for finding in findings)

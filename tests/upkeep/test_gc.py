@@ -147,7 +147,7 @@ def test_what_is_strange_is_noted_and_left_alone(empty: Repository) -> None:
     (root / "objects/README").write_text("x")
     (root / "streams/stray").write_text("x")
     os.symlink("../gone", root / "streams/refs/dangling")
-    os.symlink("elsewhere", root / "images/elsewhere")
+    os.symlink("../meta.json", root / "images/elsewhere")
     name = shard.name
     result = empty.gc()
     assert [(note.kind, note.path) for note in result.notes] == [
@@ -164,6 +164,40 @@ def test_what_is_strange_is_noted_and_left_alone(empty: Repository) -> None:
     (shard / ("f" * digits)).rmdir()
     assert objects(empty) == keep
     assert links(empty) >= {"streams/refs/dangling", "images/elsewhere"}
+
+
+@pytest.mark.parametrize("target", ["nothing", "name", "../meta.json/x", f"../objects/aa/{'b' * 126}"])
+def test_a_name_that_leads_nowhere_goes_unless_a_reference_means_it(target: str, empty: Repository) -> None:
+    stream(empty, "kept", reference="r")
+    if empty.algorithm is Algorithm.SHA512:
+        target = target.removesuffix("b" * 64)
+    for name in ("name", "meant"):
+        os.symlink(target if target != "name" else name, Path(empty.path, "streams", name))
+    os.symlink("../meant", Path(empty.path, "streams/refs/s"))
+    foretold = empty.gc(dry_run=True)
+    result = empty.gc()
+    assert result == foretold
+    assert (result.pruned, result.streams_pruned) == (("streams/name",), 1)
+    assert [(note.kind, note.path) for note in result.notes] == [
+        ("link-target-invalid", "streams/meant"),
+        ("broken-symlink", "streams/refs/s"),
+    ]
+    assert links(empty) == {"streams/kept", "streams/meant", "streams/refs/r", "streams/refs/s"}
+
+
+@pytest.mark.parametrize("kind", ["link", "directory"])
+def test_a_name_of_what_is_no_file_goes_and_that_stays(kind: str, empty: Repository) -> None:
+    path = Path(empty.path, "objects", stream(empty, "name").path)
+    path.unlink()
+    path.symlink_to("nothing") if kind == "link" else path.mkdir()
+    foretold = empty.gc(dry_run=True)
+    result = empty.gc()
+    assert result == foretold
+    assert result.pruned == ("streams/name",)
+    assert [(note.kind, note.path) for note in result.notes] == [
+        ("object-invalid-name", str(path.relative_to(empty.path)))
+    ]
+    assert os.path.lexists(path)
 
 
 def test_leftovers_go_and_are_told(empty: Repository) -> None:

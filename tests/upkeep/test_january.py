@@ -11,7 +11,7 @@ import pytest
 
 from composefs_async.digest import Algorithm, sha256_content_digest
 from composefs_async.errors import DigestMismatchError, InvalidNameError, OciError, StreamNotFoundError
-from composefs_async.oci import catalogue, ensure_images, ensure_images_async, image_tree
+from composefs_async.oci import catalogue, ensure_images, ensure_images_async, image_tree, stored_layers
 from composefs_async.oci.catalogue import ImageSummary, open_image
 from composefs_async.oci.image_pull import pull
 from composefs_async.oci.names import config_stream, layer_stream, manifest_stream
@@ -74,7 +74,7 @@ def test_they_are_listed_and_opened_by_their_reference(tmp_path: Path, tag: str,
         with pytest.raises(StreamNotFoundError):
             open_image(repo, f"@{image.manifest.digest}")
         for name, content in old.image.tars.items():
-            assert b"".join(catalogue.layer_content(repo, name)) == content
+            assert b"".join(stored_layers.layer_content(repo, name)) == content
     assert entries(old.path) == before
 
 

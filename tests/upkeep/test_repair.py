@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -12,13 +13,11 @@ from typing import Any
 
 import pytest
 
-from composefs_async import fsverity
-from composefs_async._sys import verity
+from composefs_async._sys import files
 from composefs_async._upkeep import repair as repairing
-from composefs_async._upkeep.checks import loading
 from composefs_async._upkeep.repairs.damage import Damage
 from composefs_async.digest import Algorithm, ObjectId
-from composefs_async.errors import AlgorithmMismatchError, RepositoryNotFoundError, VerityMissingError
+from composefs_async.errors import AlgorithmMismatchError, RepositoryNotFoundError
 from composefs_async.oci.catalogue import open_image
 from composefs_async.progress import Message, ProgressEvent
 from composefs_async.reports import FsckResult, RepairAction, RepairResult
@@ -26,6 +25,7 @@ from composefs_async.repository import Repository, state_of
 from composefs_async.splitstream import OCI_MANIFEST, SplitstreamWriter
 
 from .damaging import DAMAGES, content, copy, cut, flip, make, objects, remove
+from .machine import Machine
 
 TAGS = ("streams/refs/oci/artifact", "streams/refs/oci/basic", "streams/refs/oci/one")
 SOURCES = {"repository": "", "directory": "objects"}
@@ -157,6 +157,36 @@ def test_sources_are_tried_in_their_order(whole: Path, damaged: Path, tmp_path: 
     by_source = {each.path: each.source for each in result.actions}
     expected = {name: str(first if at % 2 == 0 and at else second) for at, name in enumerate(names)}
     assert by_source == expected
+
+
+def test_blocks_that_cannot_be_read_stop_nothing(
+    whole: Path, damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel has it where fs-verity finds damage; here, and in a source."""
+    machine, first = Machine(monkeypatch), copy(whole, tmp_path / "first")
+    names = objects(damaged)
+    for name in names:
+        machine.spoil(damaged / name)
+    for name in names[::2]:
+        machine.spoil(first / name)
+    result = repair(damaged, first, whole)
+    assert (result.ok, result.hurt) == (True, result.whole)
+    assert content(damaged) == content(whole)
+    by_path = {each.path: each.source for each in result.actions}
+    assert by_path.keys() == {*names}
+    assert {by_path[name] for name in names[::2]} == {str(whole)}
+    assert {by_path[name] for name in names[1::2]} == {str(first), str(whole)}
+
+
+def test_a_copy_that_cannot_be_written_is_an_error(whole: Path, damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove(damaged / objects(damaged)[0])
+
+    def full(source: int, target: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "copy_content", full)
+    with pytest.raises(OSError, match="No space left"):
+        repair(damaged, whole)
 
 
 def test_a_corrupt_source_replaces_nothing(whole: Path, damaged: Path, tmp_path: Path) -> None:
@@ -428,6 +458,35 @@ def test_a_file_in_the_place_of_a_link_gives_way_to_it(whole: Path, damaged: Pat
     assert content(damaged) == content(whole)
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("target", ["nothing", "../meta.json", f"../objects/aa/{'b' * 126}", "itself"])
+def test_links_that_can_lead_to_no_object_give_way(whole: Path, damaged: Path, target: str, dry_run: bool) -> None:
+    layer = next(name for name in first_level(damaged) if "layer" in name)
+    odd = {"streams/odd", "images/odd", layer}
+    (damaged / layer).unlink()
+    for name in odd:
+        (damaged / name).symlink_to(Path(name).name if target == "itself" else target)
+    before = content(damaged)
+    result = repair(damaged, dry_run=dry_run)
+    assert (result.ok, result.unrepaired) == (True, ())
+    assert sorted(each.path for each in result.actions if each.action == "quarantined") == sorted(odd)
+    assert [each.path for each in result.actions if each.action == "linked"] == [layer]
+    assert content(damaged) == (before if dry_run else content(whole))
+
+
+def test_the_name_of_one_image_that_leads_to_another_is_put_aside_unless_a_reference_means_it(
+    whole: Path, damaged: Path
+) -> None:
+    image, digits = image_id(damaged), 2 * (Algorithm.SHA256.digest_size - 1)
+    names = [f"images/{first}{'0' * digits}" for first in ("aa", "bb")]
+    for name in names:
+        (damaged / name).symlink_to(f"../objects/{image.path}")
+    (damaged / "images/refs/b").symlink_to(f"../{names[1].removeprefix('images/')}")
+    result = repair(damaged, whole)
+    assert actions(result) == [(names[0], "quarantined")]
+    assert [each.path for each in result.unrepaired] == [names[1]]
+
+
 # -- dry runs ----------------------------------------------------------------------------------
 
 
@@ -588,33 +647,13 @@ def _stop() -> None:
 # -- secure repositories -----------------------------------------------------------------------
 
 
-class FakeVerity:
-    """What fs-verity does, for file systems that cannot: files whose inode is known are protected."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.protected: set[int] = set()
-        monkeypatch.setattr(verity, "enable", self.enable)
-        monkeypatch.setattr(verity, "measure", self.measure)
-        monkeypatch.setattr(loading, "NATIVE", False)  # which asks the kernel itself
-
-    def enable(self, fd: int, algorithm: Algorithm, what: str) -> None:
-        self.protected.add(os.fstat(fd).st_ino)
-
-    def measure(self, fd: int, algorithm: Algorithm, what: str) -> ObjectId:
-        if os.fstat(fd).st_ino not in self.protected:
-            raise VerityMissingError(what)
-        with open(fd, "rb", closefd=False) as file:
-            file.seek(0)
-            return fsverity.digest(file.read(), algorithm)
-
-
 def test_what_is_only_not_protected_is_replaced_by_a_protected_copy(
     whole: Path, damaged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = FakeVerity(monkeypatch)
+    machine = Machine(monkeypatch)
     names = objects(damaged)
     unprotected = names[::2]
-    fake.protected = {(damaged / name).stat().st_ino for name in names if name not in unprotected}
+    machine.protected = {(damaged / name).stat().st_ino for name in names if name not in unprotected}
     with Repository.open_path(damaged) as repo:
         state = state_of(repo)
         state.secure = state.verity_works = True
@@ -623,5 +662,5 @@ def test_what_is_only_not_protected_is_replaced_by_a_protected_copy(
         assert repo.fsck().ok
     assert [(each.path, each.action) for each in result.actions] == [(name, "replaced") for name in unprotected]
     assert {each.source for each in result.actions} == {repairing.ITSELF}
-    assert all((damaged / name).stat().st_ino in fake.protected for name in names)
+    assert all((damaged / name).stat().st_ino in machine.protected for name in names)
     assert content(damaged) == content(whole)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import hashlib
 from array import array
+from collections.abc import Iterable
 
 from ...digest import ObjectId
 from ...splitstream import SplitstreamReader
 from .loading import Failure, load_large, sizes
 from .merging import Merged, Status, merge, merged_size
-from .objects import object_failed
+from .objects import object_failed, object_not_found
 from .run import Run
 
 __all__ = ["HashedContent", "measure"]
@@ -50,10 +51,14 @@ def _missing(run: Run, path: str, reader: SplitstreamReader, known: array[int]) 
     """Report the objects that are missing."""
     if min(known, default=0) >= 0:
         return False
-    for object_id, size in zip(reader.object_refs, known, strict=True):
-        if size < 0:
-            run.found("missing-object-ref", path, object_id=object_id.hex())
+    _not_found(run, path, reader.object_refs, known)
     return True
+
+
+def _not_found(run: Run, path: str, ids: Iterable[ObjectId], known: array[int]) -> None:
+    for object_id, size in zip(ids, known, strict=True):
+        if size < 0:
+            object_not_found(run, "missing-object-ref", path, object_id)
 
 
 def _refuse(reader: SplitstreamReader, merged: Merged, offset: int) -> None:
@@ -140,9 +145,9 @@ class HashedContent:
     def _failed(self, object_id: ObjectId, failure: Failure) -> None:
         self.whole = False
         self._sized = self._sized and failure.step in ("digest", "measure")
-        if failure.step == "open" and failure.error == errno.ENOENT:
-            self._run.found("missing-object-ref", self._path, object_id=object_id.hex())
-        else:
+        if failure.step in ("open", "type"):
+            object_not_found(self._run, "missing-object-ref", self._path, object_id)
+        if not (failure.step == "open" and failure.error in (errno.ENOENT, errno.ENOTDIR)):
             object_failed(self._run, object_id, failure)
 
     def _finish(self) -> None:
@@ -150,10 +155,7 @@ class HashedContent:
         if 0 not in self._used:
             self._run.looked(self._table)
             return
-        width = self._run.state.algorithm.digest_size
-        ids = [self._table[at : at + width] for at in range(0, len(self._table), width)]
+        ids = ObjectId.unpack(self._table, self._run.state.algorithm)
         unused = [object_id for object_id, used in zip(ids, self._used, strict=True) if not used]
         self._run.looked(b"".join(object_id for object_id, used in zip(ids, self._used, strict=True) if used))
-        for object_id, size in zip(unused, sizes(self._run.state, b"".join(unused)), strict=True):
-            if size < 0:
-                self._run.found("missing-object-ref", self._path, object_id=object_id.hex())
+        _not_found(self._run, self._path, unused, sizes(self._run.state, b"".join(unused)))

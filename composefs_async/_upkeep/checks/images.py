@@ -13,9 +13,11 @@ from ...erofs.references import image_object_ids
 from ...errors import ErofsError, FormatError
 from .loading import sizes
 from .names import open_entry
+from .objects import object_not_found
 from .run import Run, os_text, raise_ours
+from .streams import Needed
 
-__all__ = ["check_image", "check_named_image"]
+__all__ = ["check_image", "check_needed_image"]
 
 
 def check_image(run: Run, name: str) -> ObjectId | None:
@@ -58,22 +60,22 @@ def _check_name(run: Run, path: str, name: str, target: str) -> ObjectId | None:
     return found
 
 
-def check_named_image(run: Run, object_id: ObjectId, path: str, name: str) -> None:
-    """Check an image that only the reference *name* of the stream at *path* leads to."""
+def check_needed_image(run: Run, needed: Needed) -> None:
+    """Check an image that only a reference of a stream leads to."""
     try:
-        with files.opened(object_id.path, os.O_RDONLY | os.O_NONBLOCK, dir_fd=run.state.objects_fd) as fd:
+        with files.opened(needed.object_id.path, os.O_RDONLY | os.O_NONBLOCK, dir_fd=run.state.objects_fd) as fd:
             ids = image_object_ids(_read(run.state, fd), run.state.algorithm)
     except FileNotFoundError:
         return  # a finding of the stream
     except OSError as error:
-        raise_ours(error, f"objects/{object_id.path}")
-        cause = os_text(error)
+        raise_ours(error, f"objects/{needed.object_id.path}")
+        detail = os_text(error)
     except ErofsError as error:
-        cause = str(error)
+        detail = str(error)
     else:
-        _check_objects(run, path, ids)
+        _check_objects(run, needed.path, ids)
         return
-    run.found("named-image-invalid", path, name=name, object_id=object_id.hex(), detail=cause)
+    run.found("named-image-invalid", needed.path, name=needed.name, object_id=needed.object_id.hex(), detail=detail)
 
 
 def _read(state: RepoState, fd: int) -> bytes:
@@ -81,11 +83,14 @@ def _read(state: RepoState, fd: int) -> bytes:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise ErofsError("no regular file", 0)
-    with open(fd, "rb", buffering=0, closefd=False) as file:
-        return file.read(min(status.st_size, IMAGE_LIMIT + 1)) or b""
+    left, pieces = min(status.st_size, IMAGE_LIMIT + 1), list[bytes]()
+    while piece := os.pread(fd, left, sum(map(len, pieces))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
 
 
 def _check_objects(run: Run, path: str, ids: list[ObjectId]) -> None:
     for object_id, size in zip(ids, sizes(run.state, b"".join(ids)), strict=True):
         if size < 0:
-            run.found("image-missing-object", path, object_id=object_id.hex())
+            object_not_found(run, "image-missing-object", path, object_id)

@@ -53,15 +53,10 @@ def _wrong_type(run: Run, path: str, error: OSError) -> None:
         run.found("unexpected-file-type", path, detail=file_type(mode))
 
 
-def linked(state: RepoState, category: Category, entries: list[str]) -> dict[ObjectId, str]:
-    """The objects that names of the first level lead to, whether these are there or not, each with one name."""
-    found: dict[ObjectId, str] = {}
-    for name in entries:
-        try:
-            found[ObjectId.from_path(os.readlink(f"{category}/{name}", dir_fd=state.fd))] = name
-        except (OSError, FormatError):
-            continue
-    return found
+def linked(state: RepoState, category: Category, entries: list[str]) -> dict[str, ObjectId]:
+    """Names of the first level, and the objects that they lead to, whether these are there or not."""
+    found = ((name, names.object_of(state, category, name)) for name in entries)
+    return {name: object_id for name, object_id in found if object_id is not None}
 
 
 def open_entry(run: Run, category: Category, name: str) -> tuple[int, str] | None:
@@ -88,8 +83,10 @@ def open_entry(run: Run, category: Category, name: str) -> tuple[int, str] | Non
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=state.fd), target
     except OSError as error:
         raise_ours(error, path)
-        kind, detail = ("stream", f"Opening stream '{name}'") if category == "streams" else ("image", f"Opening {path}")
-        run.found(f"{kind}-open-failed", path, detail=detail, cause=os_text(error))
+        if category == "images":
+            run.found("image-open-failed", path, detail=os_text(error))
+        else:
+            run.found("stream-open-failed", path, detail=f"Opening stream '{name}'", cause=os_text(error))
         return None
 
 

@@ -16,7 +16,7 @@ from ..shards import NEVER, compare
 from .loading import Failure, load, load_large
 from .run import Run, file_type, os_text, raise_ours
 
-__all__ = ["check_shard", "check_top", "object_failed"]
+__all__ = ["check_shard", "check_top", "object_failed", "object_not_found"]
 
 _LOWER_HEX = re.compile(rb"[0-9a-f]*")
 _SHARD_NAME = re.compile(r"[0-9a-f]{2}")
@@ -24,6 +24,8 @@ _BATCH = 1024
 """Objects that one call reads at most, so that stopping is prompt."""
 _UNPROTECTED = (errno.ENODATA, errno.ENOTTY, errno.EOPNOTSUPP)
 _READING = "Computing verity digest in userspace"
+_NO_FILE = "it is no regular file"
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def object_failed(run: Run, object_id: ObjectId, failure: Failure) -> None:
@@ -38,7 +40,7 @@ def object_failed(run: Run, object_id: ObjectId, failure: Failure) -> None:
         case "open":
             run.found("object-open-failed", path, detail=os_text(error))
         case "type":
-            run.found("object-verity-failed", path, detail=_READING, cause="it is no regular file")
+            run.found("object-verity-failed", path, detail=_READING, cause=_NO_FILE)
         case "read":
             run.found("object-verity-failed", path, detail=_READING, cause=os_text(error))
         case "measure" if error in _UNPROTECTED:
@@ -48,6 +50,27 @@ def object_failed(run: Run, object_id: ObjectId, failure: Failure) -> None:
             run.found("object-verity-failed", path, detail="measuring fs-verity", cause=cause)
         case _:
             run.found("object-digest-mismatch", path, measured=failure.digest.hex())
+
+
+def object_not_found(run: Run, kind: str, path: str, object_id: ObjectId, name: str = "") -> None:
+    """Make a finding of an object that has no size: *kind* if nothing is there, another if something is in the way.
+
+    Args:
+        path: of what needs the object.
+        name: of the reference to it, if it has one.
+    """
+    wanted, detail = {"path": path, "object_id": object_id.hex()}, _NO_FILE
+    try:
+        with files.opened(object_id.path, _FLAGS, dir_fd=run.state.objects_fd) as fd:
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                return  # it has come meanwhile
+    except (FileNotFoundError, NotADirectoryError):
+        run.found(kind, **wanted, name=name)
+        return
+    except OSError as error:
+        raise_ours(error, f"objects/{object_id.path}")
+        detail = os_text(error)
+    run.found("object-check-failed", **wanted, detail=f"checking named ref '{name}': {detail}" if name else detail)
 
 
 def check_top(run: Run) -> list[int]:

@@ -6,8 +6,10 @@ Owns what a stream must be.  Does not own going through its chunks (`content`), 
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from ..._repo.names import target_of
 from ..._repo.streams import FileSource
@@ -19,48 +21,65 @@ from ...splitstream.format import OCI_LAYER
 from .content import HashedContent, measure
 from .loading import sizes
 from .names import open_entry
+from .objects import object_not_found
 from .run import Run, os_text, raise_ours
 
-__all__ = ["NamedImages", "StreamCheck"]
+__all__ = ["Needed", "StreamCheck"]
 
 _DIGEST = re.compile(r"(?:.*-)?((sha256|sha384|sha512):[0-9a-f]+)", re.DOTALL)
 _IMAGE_REFS = "composefs.image"
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-NamedImages = dict[ObjectId, tuple[str, str]]
-"""Images that streams name, with the path of one such stream and the name."""
+Found = Callable[[Finding], object]
+
+
+class Needed(NamedTuple):
+    """What a stream refers to, and no name there is leads to."""
+
+    path: str
+    """Of the stream, or of the one with a name that leads to it."""
+    name: str
+    """The reference."""
+    object_id: ObjectId
 
 
 class StreamCheck:
     """Checks streams one at a time.
 
     Args:
-        streams: what names of streams lead to.
-        images: what names of images lead to.
+        streams, images: names of the first level, and what they lead to.
     """
 
-    def __init__(self, run: Run, streams: dict[ObjectId, str], images: dict[ObjectId, str]) -> None:
+    def __init__(self, run: Run, streams: Mapping[str, ObjectId], images: Mapping[str, ObjectId]) -> None:
         self._run = run
-        self._streams, self._images = streams, images
-        self.named_images: NamedImages = {}
+        self._links = streams
+        self._streams, self._images = frozenset(streams.values()), frozenset(images.values())
+        self._needed_images: list[Needed] = []
+        self._needed_streams: list[Needed] = []
+        self._taken: set[tuple[str, ObjectId]] = set()
         self.mismatches: list[Finding] = []
         """Content that is not what its name says, unless that is the name of something else (`excuse`)."""
 
-    def check(self, name: str) -> None:
-        """Check ``streams/NAME``.  Safe for use from several threads."""
+    def check(self, name: str, *, content: bool = True) -> None:
+        """Check ``streams/NAME``.  Safe for use from several threads.
+
+        Args:
+            content: otherwise only its references are looked at.
+        """
         path = f"streams/{name}"
         opened = open_entry(self._run, "streams", name)
         if opened is None:
             return
         source = FileSource(opened[0])
         try:
-            self._check_file(path, name, source)
+            self._check_file(path, name, source, content=content)
         except OSError as error:
             raise_ours(error, path)
             self._run.found("stream-read-failed", path, detail=f"Reading stream '{name}'", cause=os_text(error))
         finally:
             source.close()
 
-    def _check_file(self, path: str, name: str, source: FileSource) -> None:
+    def _check_file(self, path: str, name: str, source: FileSource, *, content: bool) -> None:
         try:
             reader = SplitstreamReader(source, self._run.state.algorithm)
         except (SplitstreamError, AlgorithmMismatchError, OSError) as error:
@@ -70,19 +89,61 @@ class StreamCheck:
             self._run.found("stream-open-failed", path, detail=f"Opening stream '{name}'", cause=cause)
             return
         self._check_named_refs(path, reader)
-        try:
-            self._check_content(path, name, reader)
-        except SplitstreamError as error:
-            self._run.found("stream-content-invalid", path, detail=str(error))
+        if content:
+            self._check_content(path, name, reader, self._found)
+
+    def _found(self, finding: Finding) -> None:
+        mismatch = finding.kind == "stream-digest-mismatch"
+        (self.mismatches if mismatch else self._run.findings).append(finding)
 
     def excuse(self, packed: Callable[[], set[str]]) -> None:
         """Make findings of the mismatches, or notices where *packed*, called if there are any, has the digest."""
         known = packed() if self.mismatches else set[str]()
         for finding in self.mismatches:
-            if finding.expected in known:
-                self._run.found("stream-digest-unknown", finding.path)
-            else:
+            if finding.expected not in known:
                 self._run.findings.append(finding)
+            elif not finding.object_id:
+                self._run.found("stream-digest-unknown", finding.path)
+
+    # -- what has no name ----------------------------------------------------------------------
+
+    def needed_streams(self) -> list[Needed]:
+        """Streams without a name that have been found since the last call, each once for what it is taken for."""
+        found = {each[1:]: each for each in sorted(self._needed_streams, reverse=True) if each[1:] not in self._taken}
+        self._needed_streams.clear()
+        self._taken.update(found)
+        return sorted(found.values())
+
+    def needed_images(self) -> list[Needed]:
+        """Images without a name, each once."""
+        return sorted({each.object_id: each for each in sorted(self._needed_images, reverse=True)}.values())
+
+    def check_needed(self, needed: Needed) -> None:
+        """Check a stream by what refers to it.  Safe for use from several threads."""
+        name, wrong = _stream_name(needed.name).removeprefix("streams/"), list[Finding]()
+        try:
+            source = FileSource(os.open(needed.object_id.path, _FLAGS, dir_fd=self._run.state.objects_fd))
+        except FileNotFoundError:
+            return  # a finding of what needs it
+        try:
+            reader = SplitstreamReader(source, self._run.state.algorithm)
+            self._check_named_refs(needed.path, reader)
+            self._check_content(needed.path, name, reader, wrong.append)
+        except OSError as error:
+            raise_ours(error, f"objects/{needed.object_id.path}")
+            self._found_needed(needed, os_text(error))
+        except (SplitstreamError, AlgorithmMismatchError) as error:
+            if name:  # anything can be meant by other references
+                self._found_needed(needed, str(error))
+        finally:
+            source.close()
+        for each in wrong:
+            self._found_needed(needed, each.text.removeprefix(f"fsck: {each.kind}: {each.path}: "), each.expected)
+
+    def _found_needed(self, needed: Needed, detail: str, expected: str = "") -> None:
+        fields = {"name": needed.name, "object_id": needed.object_id.hex(), "expected": expected, "detail": detail}
+        finding = Finding("named-stream-invalid", needed.path, **fields)
+        (self.mismatches if expected else self._run.findings).append(finding)
 
     # -- references ----------------------------------------------------------------------------
 
@@ -92,40 +153,50 @@ class StreamCheck:
             reader.named_refs.items(), sizes(self._run.state, b"".join(ids)), strict=True
         ):
             if size < 0:
-                self._run.found("missing-named-ref", path, name=name, object_id=object_id.hex())
-                continue
-            is_image = name.startswith(_IMAGE_REFS)
-            if is_image and object_id not in self._images:
-                self.named_images.setdefault(object_id, (path, name))
-            if object_id not in (self._images if is_image else self._streams):
-                self._check_lost_name(path, name, object_id, is_image)
+                object_not_found(self._run, "missing-named-ref", path, object_id, name)
+            elif name.startswith(_IMAGE_REFS):
+                if object_id not in self._images:
+                    self._needed_images.append(Needed(path, name, object_id))
+                    self._check_lost_name(path, name, object_id, f"images/{object_id.hex()}")
+            else:
+                expected = _stream_name(name)
+                if self._links.get(expected.removeprefix("streams/")) == object_id:
+                    continue
+                if expected or object_id not in self._streams:
+                    self._needed_streams.append(Needed(path, name, object_id))
+                if object_id not in self._streams:
+                    self._check_lost_name(path, name, object_id, expected)
 
-    def _check_lost_name(self, path: str, name: str, object_id: ObjectId, is_image: bool) -> None:
+    def _check_lost_name(self, path: str, name: str, object_id: ObjectId, expected: str) -> None:
         """Something that this stream needs has no name; if it is known which one it had, and nothing else has that."""
-        expected = f"images/{object_id.hex()}" if is_image else _stream_name(name)
         if expected and target_of(self._run.state, expected) is None:
             fields = {"name": name, "object_id": object_id.hex(), "expected": expected}
             self._run.found("named-ref-unlinked", path, **fields)
 
     # -- content -------------------------------------------------------------------------------
 
-    def _check_content(self, path: str, name: str, reader: SplitstreamReader) -> None:
+    def _check_content(self, path: str, name: str, reader: SplitstreamReader, found: Found) -> None:
         digest = _DIGEST.fullmatch(name)
-        if digest is None or self._run.metadata_only or not _is_digest(digest[1]):
-            self._check_size(path, reader, measure(self._run, path, reader))
+        try:
+            if digest is None or self._run.metadata_only or not _is_digest(digest[1]):
+                _check_size(path, reader, measure(self._run, path, reader), found)
+                return
+            content = HashedContent(self._run, path, reader, digest[2])
+            _check_size(path, reader, content.read(), found)
+        except SplitstreamError as error:
+            found(Finding("stream-content-invalid", path, detail=str(error)))
             return
-        content = HashedContent(self._run, path, reader, digest[2])
-        self._check_size(path, reader, content.read())
         if not content.whole or (measured := content.digest()) == digest[1]:
             return
         if reader.content_type == OCI_LAYER and (tail := content.lost_tail(digest[1])):
-            self._run.found("stream-tail-missing", path, measured=measured, detail=str(tail))
+            found(Finding("stream-tail-missing", path, measured=measured, detail=str(tail)))
         else:
-            self.mismatches.append(Finding("stream-digest-mismatch", path, expected=digest[1], measured=measured))
+            found(Finding("stream-digest-mismatch", path, expected=digest[1], measured=measured))
 
-    def _check_size(self, path: str, reader: SplitstreamReader, size: int | None) -> None:
-        if size not in (None, reader.stream_size):
-            self._run.found("stream-size-mismatch", path, expected=str(reader.stream_size), measured=str(size))
+
+def _check_size(path: str, reader: SplitstreamReader, size: int | None, found: Found) -> None:
+    if size not in (None, reader.stream_size):
+        found(Finding("stream-size-mismatch", path, expected=str(reader.stream_size), measured=str(size)))
 
 
 def _is_digest(text: str) -> bool:

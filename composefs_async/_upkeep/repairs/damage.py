@@ -25,12 +25,13 @@ from ...tree.inodes import ExternalFile
 from ...tree.walk import directories
 from .. import graph
 from ..graph import Node, Reference, Roots
-from .stream_names import content_is, name_of
+from .stream_names import name_of
 
 __all__ = ["MISSING", "Damage", "Lack", "is_there"]
 
 MISSING = "it is missing"
 
+_NEEDED = ("named-image-invalid", "named-stream-invalid")
 _FLAWED = ("stream-digest-mismatch", "stream-tail-missing")
 _MALFORMED = (
     "image-invalid",
@@ -79,8 +80,9 @@ class Damage:
         wrong_sizes = [self._take(finding) for finding in found.errors]
         self.read_names()
         # An object that has been cut makes the streams that have it shorter, too, and they are not to blame.
-        self.malformed.update(each for each in wrong_sizes if each in self.nodes and not self.nodes[each].lacking)
-        self._look_at_moved()
+        sound = {each for each, node in self.nodes.items() if not node.lacking}
+        self.malformed.update(each for each in wrong_sizes if each in sound)
+        self.flawed = {pair for pair in self.flawed if pair[1] in sound}
 
     def _take(self, finding: Finding) -> ObjectId | None:
         """Sort a finding in; one that is to be seen in the light of others gives the stream."""
@@ -89,6 +91,9 @@ class Damage:
                 object_id = ObjectId.from_path(finding.path)
                 if object_id.algorithm is self._state.algorithm:
                     self.corrupt[object_id] = finding.text
+        elif finding.kind in _NEEDED:
+            needed = ObjectId.from_hex(finding.object_id)
+            self.flawed.add((name_of(finding.name, needed) or "", needed))
         elif finding.kind in (*_MALFORMED, *_FLAWED, _WRONG_SIZE):
             category, _, name = finding.path.partition("/")
             led_to = names.object_of(self._state, "images" if category == "images" else "streams", name)
@@ -101,22 +106,6 @@ class Damage:
             else:
                 self.malformed.add(led_to)
         return None
-
-    def _look_at_moved(self) -> None:
-        """Compare streams with names that lead to others by now, since the check has not.
-
-        An interrupted repair leaves such.
-        """
-        links, done = self.roots.links["streams"], set[tuple[str, ObjectId]]()
-        for node in self.nodes.values():
-            for reference, object_id in node.named:
-                path = name_of(reference, object_id) or ""
-                name = path.removeprefix("streams/")
-                if links.get(name, object_id) == object_id or (path, object_id) in done or self.hurts(object_id):
-                    continue
-                done.add((path, object_id))
-                if not content_is(self._state, object_id, name):
-                    self.flawed.add((path, object_id))
 
     def read_names(self) -> None:
         """Look again at all names, after some have been made."""

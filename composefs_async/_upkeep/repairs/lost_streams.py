@@ -50,7 +50,7 @@ def _worth(damage: Damage, object_id: ObjectId) -> tuple[bool, int, bytes]:
 def _names_of(
     state: RepoState, object_id: ObjectId, wanted: dict[str, re.Match[str]], types: Collection[int]
 ) -> Iterator[str]:
-    with suppress(ComposefsError):
+    with suppress(ComposefsError, OSError):
         with streams.open_stream(state, "", object_id) as reader:
             content_type = reader.content_type
         if content_type in types:

@@ -126,7 +126,11 @@ def _replace_batch(
             return [wanted for (wanted, _), found in zip(pending, digests, strict=True) if found == wanted]
         for object_id, fd in pending:
             copies.append((object_id, objects.create_object_tmpfile(state)))
-            files.copy_content(fd, copies[-1][1].fd)
+            try:
+                files.copy_content(fd, copies[-1][1].fd)
+            except OSError:
+                if digest_descriptors([fd], state.algorithm) != [None]:
+                    raise  # it can be read, but the copy not be written
         # Not the digest of the source, which may change meanwhile.
         digests = digest_descriptors([tmpfile.fd for _, tmpfile in copies], state.algorithm)
         good = [copy for copy, found in zip(copies, digests, strict=True) if found == copy[0]]
