@@ -44,6 +44,7 @@ __all__ = [
     "OVERLAY_OPAQUE",
     "OVERLAY_PREFIX",
     "OVERLAY_REDIRECT",
+    "PATH_MAX",
     "SHARED_MAX",
     "SLOT",
     "SUPERBLOCK",
@@ -99,8 +100,10 @@ EXTENDED_INODE_WITH_INO: Final = Struct("<HHH2xQIIIIqII16x")
 
 CONTENT_MAX: Final = {0: 5000, 1: 5000, 2: 512}
 """Bytes of content inside an image, by its layout; no program reads more."""
-TARGET_MAX: Final = {0: 4095, 1: 4095, 2: 1024}
-"""Bytes in the target of a symlink likewise: PATH_MAX without its NUL, and what composefs-rs allows."""
+PATH_MAX: Final = 4095
+"""Bytes in the path of an object below the object store (PATH_MAX of linux/limits.h without its NUL)."""
+TARGET_MAX: Final = {0: PATH_MAX, 1: PATH_MAX, 2: 1024}
+"""Bytes in the target of a symlink, by the layout; composefs-rs allows fewer."""
 CHUNK_BITS_MAX: Final = 43
 """A chunk has at most 2 to this many bytes: the format has five bits for what exceeds `BLOCK_BITS`."""
 CHUNK_MAP_MAX: Final = 1024

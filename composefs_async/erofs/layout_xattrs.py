@@ -23,6 +23,7 @@ from .format import (
     OVERLAY_METACOPY,
     OVERLAY_PREFIX,
     OVERLAY_REDIRECT,
+    PATH_MAX,
     XATTR_ENTRY,
     XATTR_HEADER,
     XATTR_NAME_MAX,
@@ -203,6 +204,8 @@ class Attributes:
         metacopy = self._metacopy_head + file.digest if file.digest is not None else b""
         canonical = file.digest is not None and not self._rules.payloads
         path = object_path(file.digest) if canonical and file.digest is not None else file.path
+        if len(path) > PATH_MAX or b"\0" in path:
+            refuse(self._root, file, f"an object at a path that cannot be: {path[:300]!r} of {len(path)} bytes")
         overlay = [(OVERLAY_METACOPY, metacopy), *([(OVERLAY_REDIRECT, b"/" + path)] if path else [])]
         return [*overlay, *escaped(file.xattrs)]
 

@@ -25,6 +25,7 @@ from .format import (
     FLAT_INLINE,
     FLAT_PLAIN,
     NULL_CHUNK,
+    PATH_MAX,
     SLOT,
 )
 from .reader_superblock import NANOSECONDS, Superblock
@@ -189,7 +190,7 @@ class Nodes:
         canonical = object_path(digest) if digest else None
         if redirect is None:
             payload = b"" if digest else None
-        elif len(redirect) < 2 or redirect[:1] != b"/" or b"\0" in redirect:
+        elif not 1 < len(redirect) <= PATH_MAX + 1 or redirect[:1] != b"/" or b"\0" in redirect:
             raise ErofsError(f"inode {header.nid} has a malformed redirect attribute", header.offset)
         else:
             payload = None if redirect[1:] == canonical else redirect[1:]

@@ -1,8 +1,8 @@
 """Trees of inodes in memory, walks over them, and their text form.
 
-Owns `inodes`, `walk`, `transform`, and dump files: `dumpfile` reads, `dumpwriter` writes, `escapes` serves both.
-Does not own the binary form (`erofs`), nor how a tree is put together from layers (`oci`) or scanned from a file
-system (`_repo`).  Nothing here does I/O.
+Owns `inodes`, `walk`, `transform`, and dump files: `dumpfile` and `dumpfields` read, `dumpwriter` writes, `escapes`
+serves both.  Does not own the binary form (`erofs`), nor how a tree is put together from layers (`oci`) or scanned
+from a file system (`_repo`).  Nothing here does I/O.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Text as trees: reads dump files, composefs-dump(5), as mkcomposefs, composefs-info and composefs-rs write them.
 
-Owns the grammar and its limits.  Does not own writing (`dumpwriter`), nor whether an image can hold the tree.
+Owns lines and what they make together.  Does not own single fields (`dumpfields`), writing (`dumpwriter`), nor whether
+an image can hold the tree.
 
 A line has eleven fields and then attributes, with one space between them::
 
@@ -36,8 +37,10 @@ DIGEST of other length         cut, or garbage             refused              
 content of non-files           ignored if of length SIZE   refused                      ignored if of length SIZE
 digest of non-files            ignored                     refused                      ignored
 device number of non-devices   ignored                     ignored                      ignored
+SIZE of specials over 32 bits  makes the inode extended    ignored                      ignored
 content over 512, 5000 bytes   accepted, refused           refused, refused             accepted, refused
 symlink over 1024, 4095 bytes  accepted, refused           refused, refused             accepted, refused
+PAYLOAD over 4095 bytes        refused                     ignored                      refused
 space at the end               accepted                    refused                      refused
 attribute with an empty name   refused                     accepted                     refused
 attribute named twice          the last counts             the greatest value counts    the last counts
@@ -49,40 +52,38 @@ input, which may come from anywhere.
 
 from __future__ import annotations
 
-import re
 import stat
-from binascii import unhexlify
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Final, Generic, TypeVar
 
 from ..errors import DumpfileError
-from .escapes import unescape
-from .inodes import NO_XATTRS, Directory, ExternalFile, InlineFile, Inode, Special, Symlink, Xattrs, make_xattrs
+from .dumpfields import (
+    LINK,
+    MalformedError,
+    parse_content,
+    parse_mode,
+    parse_path,
+    parse_reference,
+    parse_target,
+    parse_text,
+    parse_time,
+    parse_u32,
+    parse_u64,
+    parse_unescaped,
+    parse_xattrs,
+    quoted,
+)
+from .inodes import NO_XATTRS, Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from .walk import find
 
-__all__ = ["CONTENT_MAX", "parse_dump"]
+__all__ = ["parse_dump"]
 
-CONTENT_MAX: Final = 5000
-"""Bytes of content that mkcomposefs takes from a dump file; whoever makes trees leaves at most 64 inline."""
 _NAME_MAX: Final = 255
-_TARGET_MAX: Final = 4095
-_XATTR_NAME_MAX: Final = 255
-_XATTR_VALUE_MAX: Final = 65535
-_U32: Final = 0xFFFFFFFF
-_U64: Final = 0xFFFFFFFFFFFFFFFF
-_SECOND: Final = 1_000_000_000
-_SECONDS_MAX: Final = 1 << 63
 _STRETCH: Final = 1 << 15
-_QUOTED_MAX: Final = 60
-_DIGEST_LENGTHS: Final = (64, 128)  # hexadecimal digits of SHA-256 and SHA-512
-_TIME_LENGTH: Final = 30
 _S_IFMT: Final = 0o170000
-_LINK: Final = 0
 _DEVICES: Final = (stat.S_IFCHR, stat.S_IFBLK)
-_KINDS: Final = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, *_DEVICES)
 _BAD_NAMES: Final = (b"", b".", b"..")
-_octal = re.compile(rb"[0-7]{1,12}")
 
 _T = TypeVar("_T")
 
@@ -100,7 +101,7 @@ def parse_dump(data: bytes | Iterable[bytes]) -> Directory:
     parser = _Parser()
     try:
         return parser.parse(lines)
-    except _MalformedError as error:
+    except MalformedError as error:
         raise DumpfileError(str(error), parser.line) from None
 
 
@@ -128,10 +129,6 @@ def _checked(lines: Iterable[bytes]) -> Iterator[bytes]:
         yield line.removesuffix(b"\n")
 
 
-class _MalformedError(Exception):
-    """What is wrong with the line at hand."""
-
-
 class _Memo(dict[bytes, _T], Generic[_T]):
     """Parsed fields by their text: modes, owners, times and attributes repeat thousands of times."""
 
@@ -155,7 +152,7 @@ class _Link(Inode):
     name: bytes
 
     def __init__(self, target: bytes, line: int) -> None:
-        super().__init__(_LINK, 0, 0, 0, 0)
+        super().__init__(LINK, 0, 0, 0, 0)
         self.target, self.line = target, line
         self.leads_to: Inode | None = None
 
@@ -168,8 +165,8 @@ class _Parser:
         self._directories: dict[bytes, Directory] = {}
         """By path with a slash at the end."""
         self._links: list[_Link] = []
-        self._modes, self._ids, self._times = _Memo(_mode), _Memo(_u32), _Memo(_time)
-        self._xattr_sets = _Memo(_xattrs)
+        self._modes, self._ids, self._times = _Memo(parse_mode), _Memo(parse_u32), _Memo(parse_time)
+        self._xattr_sets = _Memo(parse_xattrs)
 
     def parse(self, lines: Iterable[bytes]) -> Directory:
         """The root of the tree.  External files, most of all lines, are dealt with right here: calls cost a fifth."""
@@ -184,13 +181,13 @@ class _Parser:
                 continue
             path, size, mode_text, nlink, uid, gid, rdev, when, payload, content, digest = fields
             if b"\\" in path:
-                path = _text(path)
+                path = parse_text(path)
             cut = path.rfind(b"/") + 1
             above, name = path[:cut], path[cut:]
             if above != known:
                 known, children = above, self._parent(above).children
             if name in children or name in _BAD_NAMES or len(name) > _NAME_MAX:
-                raise _MalformedError(_what_is_wrong(name, children))
+                raise MalformedError(_what_is_wrong(name, children))
             mode = modes[mode_text]
             if content != b"-" or mode & _S_IFMT != stat.S_IFREG:
                 self._add_other(path, self._directories[above], name, fields)
@@ -199,7 +196,7 @@ class _Parser:
             if b" " in digest:
                 digest, _, pairs = digest.partition(b" ")
                 xattrs = xattr_sets[pairs]
-            length, verity, where = _reference(size, payload, digest)
+            length, verity, where = parse_reference(size, payload, digest)
             # The device number of what is no device means nothing, but must be one.
             links, owner, group, _ = ids[nlink], ids[uid], ids[gid], ids[rdev]
             if length or verity or where:
@@ -229,24 +226,25 @@ class _Parser:
             assert isinstance(root, Directory)
             self._directories[b"/"] = root
             return root
-        raise _MalformedError("the first line must be the directory /")
+        raise MalformedError("the first line must be the directory /")
 
     def _inode(self, fields: list[bytes]) -> Inode:
         """Of whatever is no external file."""
         _, size, mode_text, nlink, uid, gid, rdev, when, payload, content, digest = fields
         mode = self._modes[mode_text]
-        if mode == _LINK:
-            return _Link(_target(payload), self.line)
-        pairs = digest.partition(b" ")[2]
-        xattrs = self._xattr_sets[pairs] if b" " in digest else NO_XATTRS
+        if mode == LINK:
+            return _Link(parse_target(payload), self.line)
+        digest, space, pairs = digest.partition(b" ")
+        xattrs = self._xattr_sets[pairs] if space else NO_XATTRS
         links, owner, group, device = [self._ids[text] for text in (nlink, uid, gid, rdev)]
         common = mode, links, owner, group, self._times[when], xattrs
-        inline = b"" if content == b"-" else _content(content, size)
-        _u64(size)
+        inline = b"" if content == b"-" else parse_content(content, size)
+        parse_u64(size)
+        parse_unescaped(digest)
         kind = mode & _S_IFMT
         if kind == stat.S_IFLNK:
-            return Symlink(*common, _target(payload))
-        _text(payload)
+            return Symlink(*common, parse_target(payload))
+        parse_path(payload)
         if kind == stat.S_IFREG:
             return InlineFile(*common, inline)
         if kind == stat.S_IFDIR:
@@ -257,7 +255,7 @@ class _Parser:
         try:
             return self._directories[above]
         except KeyError:
-            raise _MalformedError(f"there is no directory {_quoted(above)} on an earlier line") from None
+            raise MalformedError(f"there is no directory {quoted(above)} on an earlier line") from None
 
     def _resolve(self, root: Directory) -> None:
         """Put inodes in place of what stands in for them: a link may lead to another, and to a later line."""
@@ -273,10 +271,10 @@ class _Parser:
         passed = [link]
         while (inode := passed[-1].leads_to or find(root, passed[-1].target)) is not None and type(inode) is _Link:
             if len(passed) > len(self._links):
-                raise _MalformedError(f"the hard link to {_quoted(link.target)} leads to itself")
+                raise MalformedError(f"the hard link to {quoted(link.target)} leads to itself")
             passed.append(inode)
         if inode is None or type(inode) is Directory:
-            raise _MalformedError(f"there is no file {_quoted(link.target)} for the hard link")
+            raise MalformedError(f"there is no file {quoted(link.target)} for the hard link")
         for each in passed:
             each.leads_to = inode  # so that a long chain is walked once
         return inode
@@ -284,113 +282,10 @@ class _Parser:
 
 def _check_blank(line: bytes, fields: list[bytes]) -> None:
     if line:
-        raise _MalformedError(f"{len(fields)} fields, 11 are needed")
+        raise MalformedError(f"{len(fields)} fields, 11 are needed")
 
 
 def _what_is_wrong(name: bytes, children: dict[bytes, Inode]) -> str:
     if name in children:
-        return f"a second line for {_quoted(name)}"
-    return f"invalid name {_quoted(name)}"
-
-
-def _quoted(text: bytes) -> str:
-    return repr(text if len(text) <= _QUOTED_MAX else text[:_QUOTED_MAX] + b"...").removeprefix("b")
-
-
-# -- fields ------------------------------------------------------------------------------------
-
-
-def _mode(text: bytes) -> int:
-    """The mode, or `_LINK` for that of a hard link, which says nothing."""
-    digits = text.removeprefix(b"@")
-    if not _octal.fullmatch(digits):
-        raise _MalformedError(f"invalid mode {_quoted(text)}")
-    mode = int(digits, 8)
-    kind = stat.S_IFMT(mode)
-    if digits is not text and kind != stat.S_IFDIR:
-        return _LINK
-    if digits is not text or kind not in _KINDS or mode > 0o177777:
-        raise _MalformedError(f"invalid mode {_quoted(text)}")
-    return mode
-
-
-def _u32(text: bytes) -> int:
-    value = _u64(text)
-    if value > _U32:
-        raise _MalformedError(f"{value} does not fit into 32 bits")
-    return value
-
-
-def _u64(text: bytes) -> int:
-    if not text.isdigit() or len(text) > 20 or (value := int(text)) > _U64:
-        raise _MalformedError(f"invalid number {_quoted(text)}")
-    return value
-
-
-def _time(text: bytes) -> int:
-    """Nanoseconds of ``seconds.nanoseconds``, which are two numbers: 1.5 is five nanoseconds after one."""
-    seconds, _, nanoseconds = text.partition(b".")
-    if not (seconds.removeprefix(b"-").isdigit() and nanoseconds.isdigit() and len(text) <= _TIME_LENGTH):
-        raise _MalformedError(f"invalid time {_quoted(text)}")
-    count, fraction = int(seconds), int(nanoseconds)
-    if not -_SECONDS_MAX <= count < _SECONDS_MAX or fraction >= _SECOND:
-        raise _MalformedError(f"time {_quoted(text)} is out of range")
-    return count * _SECOND + fraction
-
-
-def _reference(size: bytes, payload: bytes, digest: bytes) -> tuple[int, bytes | None, bytes | None]:
-    """Size, digest and path of an external file as `ExternalFile` wants them."""
-    length = _u64(size)
-    if digest == b"-":
-        return length, None, None if payload == b"-" else _text(payload)
-    if len(digest) not in _DIGEST_LENGTHS:
-        raise _MalformedError(f"invalid digest {_quoted(digest)}")
-    try:
-        verity = unhexlify(digest)
-    except ValueError:
-        raise _MalformedError(f"invalid digest {_quoted(digest)}") from None
-    # A digest has no slash, so that this is true of its canonical path alone.
-    if payload[2:3] == b"/" and payload.replace(b"/", b"", 1) == digest:
-        return length, verity, None
-    return length, verity, b"" if payload == b"-" else _text(payload)
-
-
-def _content(field: bytes, size: bytes) -> bytes:
-    content = _unescape(field)
-    if len(content) != _u64(size) or len(content) > CONTENT_MAX:
-        raise _MalformedError(f"{len(content)} bytes of content for a size of {size.decode()}, at most {CONTENT_MAX}")
-    return content
-
-
-def _target(field: bytes) -> bytes:
-    target = b"" if field == b"-" else _text(field)
-    if not 0 < len(target) <= _TARGET_MAX:
-        raise _MalformedError(f"the target of a link has {len(target)} bytes, not 1 to {_TARGET_MAX}")
-    return target
-
-
-def _text(field: bytes) -> bytes:
-    text = _unescape(field)
-    if b"\0" in text:
-        raise _MalformedError("an escaped NUL byte where none can be")
-    return text
-
-
-def _unescape(field: bytes) -> bytes:
-    try:
-        return unescape(field)
-    except ValueError as error:
-        raise _MalformedError(str(error)) from None
-
-
-def _xattrs(text: bytes) -> Xattrs:
-    if text.endswith(b"\r"):
-        raise _MalformedError("a carriage return at the end")
-    pairs = {}
-    for pair in text.split(b" "):
-        name, equals, value = pair.partition(b"=")
-        name, value = _text(name), _unescape(value)
-        if not equals or not 0 < len(name) <= _XATTR_NAME_MAX or len(value) > _XATTR_VALUE_MAX:
-            raise _MalformedError(f"invalid attribute {_quoted(pair)}")
-        pairs[name] = value
-    return make_xattrs(pairs)
+        return f"a second line for {quoted(name)}"
+    return f"invalid name {quoted(name)}"

@@ -182,6 +182,8 @@ MALFORMED = {
     "empty name": b"/ 0 40755 2 0 0 0 0.0 - - - =",
     "content of another length": b"/ 0 40755 2 0 0 0 0.0 - abc -",
     "device number of a directory": b"/ 0 40755 2 0 0 x 0.0 - - -",
+    "digest of a directory": b"/ 0 40755 2 0 0 0 0.0 - - \\",
+    "long payload": b"/ 0 40755 2 0 0 0 0.0 - - -\n/a 9 100644 1 0 0 0 0.0 %b - -" % (b"p" * 4096),
     "payload of a directory": b"/ 0 40755 2 0 0 0 0.0 \\q - -",
     "time": b"/ 0 40755 2 0 0 0 x.0 - - -",
     "mode": b"/ 0 755 2 0 0 0 0.0 - - -",

@@ -252,6 +252,9 @@ DAMAGE: list[tuple[str, str, Callable[[Editor], Any], str]] = [
     ("redirect to the root", "v1", replaced("/usr/inline", compact(
         4, REGULAR, 0, attributes((4, b"overlay.metacopy", b""), (4, b"overlay.redirect", b"/"))
     )), "malformed redirect"),
+    ("long redirect", "v1", replaced("/usr/inline", compact(
+        4, REGULAR, 0, attributes((4, b"overlay.metacopy", b""), (4, b"overlay.redirect", b"/" * 4097))
+    )), "malformed redirect"),
     ("redirect elsewhere in layout 2", "v2", text("/usr/a", b"overlay.redirect/ca", b"overlay.redirect/cb"),
      "another object than that of its digest"),
     # directories

@@ -318,6 +318,16 @@ REFUSED = {
         directory(xattrs=tuple((b"a%d" % number, b"v" * 65000) for number in range(5))),
         "attributes of 3250[0-9]{2} bytes, at most 262148",
     ),
+    "path of an object": (
+        C,
+        directory({b"a": external(payload=b"p" * 4096)}),
+        "an object at a path that cannot be: b'p",
+    ),
+    "NUL in the path": (
+        ALL,
+        directory({b"a": external(digest=None, payload=b"p\0")}),
+        r"a path that cannot be: b'p\x00'",
+    ),
     "shared attributes": (R + FLAT, many_shared(), "256 attributes that other files have, at most 255"),
     "whiteout with several names": (R, linked_whiteout(), "a whiteout with several names"),
 }

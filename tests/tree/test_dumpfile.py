@@ -146,6 +146,8 @@ BAD = {
         "3 bytes of content for a size of 0, at most 5000",
     ),
     "payload of a directory": (ROOT.replace(b"- - -", b"\\q - -"), 1, "invalid escape \\q"),
+    "long payload": (ROOT + A[:-5] + b"p" * 4096 + b" - -", 2, "a payload of 4096 bytes, at most 4095"),
+    "digest of a directory": (ROOT.replace(b" -\n", b" \\"), 1, "invalid escape \\"),
     "payload beside content": (
         ROOT + b"/a 1 100644 1 0 0 0 0.0 a\\x00 x -",
         2,
