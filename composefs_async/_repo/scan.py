@@ -23,6 +23,7 @@ from typing import Final
 from ..digest import Algorithm
 from ..tree.inodes import NO_XATTRS, Directory, ExternalFile, InlineFile, Inode, Special, Symlink, Xattrs
 from . import batch
+from .scan_batches import Workers
 from .scan_content import Batches, Contents, FlatState, OpenFile, digest_contents, refuse_changed, store_contents
 from .scan_names import CHANGED, RECORD, Answers, Group, Look, Names, digest_names, store_names, unpack_xattrs
 from .state import RepoState
@@ -81,9 +82,9 @@ def scan_and_store(state: RepoState, path: Path, options: ScanOptions | None = N
 
 
 def _scan(path: Path, contents: Contents, look: Look, options: ScanOptions) -> Directory:
-    with Batches(contents, options.threads) as batches:
+    with Workers(options.threads) as workers, Batches(contents, workers) as batches:
         scan = _Scan(options, batches)
-        with Names(batches, look, INLINE_MAX, options.read_xattrs, scan.take) as names:
+        with Names(workers, look, INLINE_MAX, options.read_xattrs, scan.take) as names:
             return scan.run(os.fspath(path), names)
 
 

@@ -1,7 +1,7 @@
 """The content of scanned files: digests of many at a time, with or without storing them.
 
-Owns batches, the threads they run on, and noticing that a file changed meanwhile.  Does not own walking over
-directories (`scan`).
+Owns batches of open files, and noticing that a file changed meanwhile.  Does not own walking over directories
+(`scan`), nor the threads (`scan_batches`).
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import contextlib
 import errno
 import os
 import stat
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Final, NamedTuple, NoReturn, Self
+from concurrent.futures import Future
+from typing import Final, NamedTuple, NoReturn
 
 from .. import fsverity
 from .._sys import files, verity
@@ -23,6 +21,7 @@ from ..errors import AlgorithmMismatchError, IntegrityError, VerityMissingError,
 from ..tree.inodes import ExternalFile
 from . import batch, objects
 from .metadata import Metadata
+from .scan_batches import Batched, Workers
 from .state import RepoState
 
 __all__ = [
@@ -37,9 +36,8 @@ __all__ = [
 ]
 
 _MAX_FILES: Final = 32
-"""In a batch; with `_MAX_RUNNING` this bounds the descriptors that are open."""
+"""In a batch; with the limit of running batches this bounds the descriptors that are open."""
 _MAX_BYTES: Final = 8 << 20
-_MAX_RUNNING: Final = 8
 _READ_SIZE: Final = 1 << 20
 
 
@@ -81,74 +79,43 @@ def refuse_changed(path: str) -> NoReturn:
 # -- batches -----------------------------------------------------------------------------------
 
 
-class Batches:
-    """Gives files to worker threads, a batch at a time; leaving the ``with`` block waits for them.
+class Batches(Batched[list[OpenFile], list[ObjectId]]):
+    """Gives files to worker threads, which find the digests of their inodes.
 
-    Owns the descriptors of the files from `add` on.  The first error of a worker is raised from `add`, or at the end
-    of the block.
-
-    Workers do what needs no interpreter lock, all else is done here, on the thread of the walk: a small read or an
-    fstat on another thread waits for the lock ten times longer than it takes.
+    Owns the descriptors of the files from `add` on.
     """
 
-    def __init__(self, contents: Contents, threads: int | None = None) -> None:
-        """*threads* is the number of processors unless it is given, and one without the native code."""
-        # Hashing block by block in Python is slower on two threads than on one.
-        threads = threads or (os.cpu_count() or 1 if batch.NATIVE else 1)
+    def __init__(self, contents: Contents, workers: Workers) -> None:
+        super().__init__(workers)
         self._contents = contents
-        self.executor = ThreadPoolExecutor(threads, "composefs-scan")
-        self.limit = min(threads + 1, _MAX_RUNNING)
-        """How many batches may be under way."""
-        self._running: deque[tuple[list[OpenFile], Future[list[ObjectId]]]] = deque()
-        self._batch: list[OpenFile] = []
+        self._files: list[OpenFile] = []
         self._size = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                self._submit()
-                while self._running:
-                    self._finish()
-        finally:
-            self.executor.shutdown(cancel_futures=True)
-            for files in (self._batch, *(files for files, _ in self._running)):
-                _close(files)
 
     def add(self, file: OpenFile) -> None:
         """Take over *file*; its inode has a digest after the block."""
-        self._batch.append(file)
+        self._files.append(file)
         size = file.status.st_size
         if size <= self._contents.read_max:
             file.content = _read(file)
         self._size += size
-        if len(self._batch) >= _MAX_FILES or self._size >= _MAX_BYTES:
-            self._submit()
-            if len(self._running) > self.limit:
-                self._finish()
+        if len(self._files) >= _MAX_FILES or self._size >= _MAX_BYTES:
+            self.begin()
 
-    def _submit(self) -> None:
-        if self._batch:
-            self._running.append((self._batch, self.executor.submit(self._contents.work, self._batch)))
-            self._batch, self._size = [], 0
+    def take_batch(self) -> list[OpenFile]:
+        files, self._files, self._size = self._files, [], 0
+        return files
 
-    def _finish(self) -> None:
-        files, future = self._running.popleft()
-        try:
-            for file, object_id in zip(files, future.result(), strict=True):
-                file.check_unchanged()
-                file.inode.digest = object_id
-        finally:
-            _close(files)
+    def submit(self, collected: list[OpenFile]) -> Future[list[ObjectId]]:
+        return self.workers.submit(self._contents.work, collected)
 
+    def answer(self, collected: list[OpenFile], result: list[ObjectId]) -> None:
+        for file, object_id in zip(collected, result, strict=True):
+            file.check_unchanged()
+            file.inode.digest = object_id
 
-def _close(files: list[OpenFile]) -> None:
-    for file in files:
-        os.close(file.fd)
+    def close(self, collected: list[OpenFile]) -> None:
+        for file in collected:
+            os.close(file.fd)
 
 
 # -- what is done with content -----------------------------------------------------------------

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import os
 import struct
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from io import BytesIO
-from types import TracebackType
-from typing import Final, Generic, NamedTuple, Self, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from ..digest import Algorithm, ObjectId
 from ..tree.inodes import Xattrs
 from . import batch
-from .scan_content import Batches
+from .scan_batches import Batched, Workers
 from .state import RepoState
 
 __all__ = ["CHANGED", "RECORD", "Answers", "Group", "Look", "Names", "digest_names", "store_names", "unpack_xattrs"]
@@ -111,43 +109,19 @@ def store_names(state: RepoState) -> Look:
     return Look(state.algorithm, call)
 
 
-class Names(Generic[P]):
-    """Gives names to worker threads, a batch at a time; leaving the ``with`` block waits for them.
-
-    The answers come to *take* on the thread of the caller, in the order in which names were added.  The first error is
-    raised from `add`, or at the end of the block.
-    """
+class Names(Batched[list[Group[P]], Found], Generic[P]):
+    """Gives names to worker threads; the answers come to *take* in the order in which names were added."""
 
     def __init__(
-        self, batches: Batches, look: Look, inline_max: int, attributes: bool, take: Callable[[Answers[P]], None]
+        self, workers: Workers, look: Look, inline_max: int, attributes: bool, take: Callable[[Answers[P]], None]
     ) -> None:
-        """The threads are those of *batches*, which must be left later."""
-        self._batches = batches
+        super().__init__(workers)
         self._look = look
         self._inline_max = inline_max
         self._attributes = attributes
         self._take = take
-        self._running: deque[tuple[list[Group[P]], Future[Found]]] = deque()
         self._groups: list[Group[P]] = []
         self._count = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                self._submit()
-                while self._running:
-                    self._finish()
-        finally:
-            for _, future in self._running:
-                future.cancel()
-            wait([future for _, future in self._running])
-            for groups in (self._groups, *(groups for groups, _ in self._running)):
-                _close(groups)
 
     def add(self, place: P, fd: int, names: Sequence[bytes]) -> None:
         """Look at the *names* in the directory *fd*, which stays the caller's."""
@@ -156,31 +130,24 @@ class Names(Generic[P]):
             self._groups.append(group)
             self._count += len(group.names)
             if self._count >= _MAX_NAMES or len(self._groups) >= _MAX_DIRECTORIES:
-                self._submit()
-                if len(self._running) > self._batches.limit:
-                    self._finish()
+                self.begin()
 
-    def _submit(self) -> None:
+    def take_batch(self) -> list[Group[P]]:
         groups, self._groups, self._count = self._groups, [], 0
-        if groups:
-            fds = [group.fd for group in groups for _ in group.names]
-            names = [name for group in groups for name in group.names]
-            future = self._batches.executor.submit(self._look.call, fds, names, self._inline_max, self._attributes)
-            self._running.append((groups, future))
+        return groups
 
-    def _finish(self) -> None:
-        groups, future = self._running.popleft()
-        try:
-            found = future.result()
-            ids = ObjectId.unpack(found.ids, self._look.algorithm)
-            self._take(Answers(groups, found.records, ids, BytesIO(found.contents), BytesIO(found.attributes)))
-        finally:
-            _close(groups)
+    def submit(self, collected: list[Group[P]]) -> Future[Found]:
+        fds = [group.fd for group in collected for _ in group.names]
+        names = [name for group in collected for name in group.names]
+        return self.workers.submit(self._look.call, fds, names, self._inline_max, self._attributes)
 
+    def answer(self, collected: list[Group[P]], result: Found) -> None:
+        ids = ObjectId.unpack(result.ids, self._look.algorithm)
+        self._take(Answers(collected, result.records, ids, BytesIO(result.contents), BytesIO(result.attributes)))
 
-def _close(groups: Sequence[Group[P]]) -> None:
-    for group in groups:
-        os.close(group.fd)
+    def close(self, collected: list[Group[P]]) -> None:
+        for group in collected:
+            os.close(group.fd)
 
 
 def unpack_xattrs(packed: bytes, keep: Callable[[bytes], bool] | None) -> Xattrs:

@@ -1,0 +1,99 @@
+"""Batches of files on worker threads, whose answers come back in order to the thread of the walk.
+
+Owns the threads, how many batches may be under way, and that nothing stays open.  Does not own what a batch is, nor
+what is done with it (`scan_content`, `scan_names`).
+
+Workers do what needs no interpreter lock, all else is done on the thread of the walk: a small read or an fstat on
+another thread waits for the lock ten times longer than it takes.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import Final, Generic, Self, TypeVar
+
+from . import batch
+
+__all__ = ["Batched", "Workers"]
+
+_MAX_RUNNING: Final = 8
+
+B = TypeVar("B")
+R = TypeVar("R")
+
+
+class Workers(ThreadPoolExecutor):
+    """Threads for one scan; leaving the ``with`` block waits for them."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        """*threads* is the number of processors unless it is given, and one without the native code."""
+        # Hashing block by block in Python is slower on two threads than on one.
+        threads = threads or (os.cpu_count() or 1 if batch.NATIVE else 1)
+        super().__init__(threads, "composefs-scan")
+        self.limit: int = min(threads + 1, _MAX_RUNNING)
+        """How many batches of a kind may be under way."""
+
+
+class Batched(ABC, Generic[B, R]):
+    """Collects batches of the kind B for workers, which answer with an R; leaving the ``with`` block waits for all.
+
+    The first error of a worker is raised when a later batch is begun, or at the end of the block.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        """*workers* must be left later."""
+        self.workers = workers
+        self._running: deque[tuple[B, Future[R]]] = deque()
+
+    @abstractmethod
+    def take_batch(self) -> B:
+        """What has been collected, which is then forgotten; perhaps nothing."""
+
+    @abstractmethod
+    def submit(self, collected: B) -> Future[R]:
+        """Give a batch to the workers."""
+
+    @abstractmethod
+    def answer(self, collected: B, result: R) -> None:
+        """Take what the workers say, of one batch after the other, on the thread of the caller."""
+
+    @abstractmethod
+    def close(self, collected: B) -> None:
+        """Close what is open for a batch, whose turn is over or never came."""
+
+    def begin(self) -> None:
+        """Submit what has been collected, and wait for the oldest batch if too many are under way."""
+        collected = self.take_batch()
+        if collected:
+            self._running.append((collected, self.submit(collected)))
+        if len(self._running) > self.workers.limit:
+            self._finish()
+
+    def _finish(self) -> None:
+        collected, future = self._running.popleft()
+        try:
+            self.answer(collected, future.result())
+        finally:
+            self.close(collected)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.begin()
+                while self._running:
+                    self._finish()
+        finally:
+            for _, future in self._running:
+                future.cancel()
+            wait([future for _, future in self._running])
+            for collected in (self.take_batch(), *(collected for collected, _ in self._running)):
+                self.close(collected)
