@@ -8,6 +8,7 @@ from setuptools import Extension, setup
 SOURCES = "composefs_async/_native"
 NAMES = (
     "binding",
+    "binding_hashing",
     "binding_loading",
     "binding_scanning",
     "binding_shards",
@@ -17,13 +18,15 @@ NAMES = (
     "members",
     "scanning",
     "sha2",
+    "sha256_pair",
     "sha2_arm",
+    "sha2_shani",
     "sha2_x86",
     "shards",
     "store",
     "verity",
 )
-HEADERS = ("binding", "files", "loading", "members", "scanning", "sha2", "sha2_lanes", "shards", "store", "verity")
+HEADERS = ("binding", "files", "loading", "members", "scanning", "sha2", "sha256_pair", "sha2_lanes", "shards", "store", "verity")
 # The limited API makes one wheel for all versions from 3.11; the free-threaded build does not have it.
 LIMITED = platform.python_implementation() == "CPython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 

@@ -122,6 +122,15 @@ def scan_files(
         of the id, errno, step), behind which nothing counts; and whether fs-verity is supported, as of `store`.
     """
 
+def sha256_pair() -> bytearray | None:
+    """The state of two SHA-256 streams; None where hashing them in step is no faster than one after the other."""
+
+def sha256_pair_update(state: bytearray, pieces: Sequence[Buffer], other: Buffer, /) -> None:
+    """The first stream goes on by all *pieces*, at most 64, the second by *other*."""
+
+def sha256_pair_digests(state: bytearray, /) -> tuple[bytes, bytes]:
+    """Of what came so far; more may come."""
+
 def split_members(
     view: Buffer, at: int, inside: int, inline_max: int, file_max: int, items: list[tuple[int, int, int]], /
 ) -> tuple[int, int]:

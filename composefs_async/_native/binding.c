@@ -338,6 +338,12 @@ PyDoc_STRVAR(scan_files_doc, "scan_files(fds, names, algorithm, inline_max, attr
 PyDoc_STRVAR(split_members_doc, "split_members(view, at, inside, inline_max, file_max, items, /)\n--\n\n"
                                 "Pass ordinary members of a tar archive: (at, inside).");
 
+PyDoc_STRVAR(sha256_pair_doc, "sha256_pair()\n--\n\nThe state of two SHA-256 streams, or None.");
+
+PyDoc_STRVAR(sha256_pair_update_doc, "sha256_pair_update(state, pieces, other, /)\n--\n\nHash both streams in step.");
+
+PyDoc_STRVAR(sha256_pair_digests_doc, "sha256_pair_digests(state, /)\n--\n\nThe digests of what came so far.");
+
 static PyMethodDef methods[] = {
     {"implementations", core_implementations, METH_VARARGS, implementations_doc},
     {"hash_blocks", core_hash_blocks, METH_VARARGS, hash_blocks_doc},
@@ -352,6 +358,9 @@ static PyMethodDef methods[] = {
     {"merge_chunks", core_merge_chunks, METH_VARARGS, merge_chunks_doc},
     {"merged_size", core_merged_size, METH_VARARGS, merged_size_doc},
     {"scan_files", core_scan_files, METH_VARARGS, scan_files_doc},
+    {"sha256_pair", core_sha256_pair, METH_VARARGS, sha256_pair_doc},
+    {"sha256_pair_update", core_sha256_pair_update, METH_VARARGS, sha256_pair_update_doc},
+    {"sha256_pair_digests", core_sha256_pair_digests, METH_VARARGS, sha256_pair_digests_doc},
     {"split_members", core_split_members, METH_VARARGS, split_members_doc},
     {NULL, NULL, 0, NULL},
 };

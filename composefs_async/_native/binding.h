@@ -13,6 +13,9 @@ PyObject *core_load_objects(PyObject *module, PyObject *args);
 PyObject *core_merge_chunks(PyObject *module, PyObject *args);
 PyObject *core_merged_size(PyObject *module, PyObject *args);
 PyObject *core_scan_files(PyObject *module, PyObject *args);
+PyObject *core_sha256_pair(PyObject *module, PyObject *args);
+PyObject *core_sha256_pair_update(PyObject *module, PyObject *args);
+PyObject *core_sha256_pair_digests(PyObject *module, PyObject *args);
 PyObject *core_split_members(PyObject *module, PyObject *args);
 
 #endif

@@ -1,4 +1,4 @@
-/* SHA-2 for x86-64: lanes of AVX2 and AVX-512 registers, and interleaved streams on the SHA extensions.
+/* SHA-2 for x86-64: lanes of AVX2 and AVX-512 registers.
  *
  * Every function says itself which instructions it uses, so that the file needs no compiler options and the choice
  * is made when it runs. */
@@ -7,12 +7,10 @@
 
 #if SHA2_X86
 
-#include <cpuid.h>
 #include <immintrin.h>
 
 #define AVX2 __attribute__((target("avx2")))
 #define AVX512 __attribute__((target("avx2,avx512f,avx512bw,avx512vl")))
-#define SHANI __attribute__((target("sse4.1,sha")))
 #define INLINE static inline __attribute__((always_inline))
 
 /* -- loading: rows of input become columns of words ----------------------------------------------------------- */
@@ -231,91 +229,6 @@ INLINE AVX512 void load32x16(__m512i w[16], const uint8_t *const in[], size_t at
 #define MAJ(a, b, c) _mm256_ternarylogic_epi32(a, b, c, TERNARY_MAJ)
 #include "sha2_lanes.h"
 
-/* -- the SHA extensions ----------------------------------------------------------------------------------------
- *
- * sha256rnds2 answers after four cycles but can start every second one: one stream leaves half of the unit idle. */
-
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-
-struct shani_stream {
-    __m128i abef, cdgh, m[4];
-};
-
-/* The 64 rounds of one block on N streams in step; the messages are in m[] and are used up. */
-#define SHANI_BLOCK(N, s)                                                                                             \
-    do {                                                                                                              \
-        struct shani_stream before[N];                                                                                \
-        UNROLL for (int n = 0; n < (N); n++) before[n] = (s)[n];                                                      \
-        UNROLL for (int q = 0; q < 16; q++)                                                                           \
-        {                                                                                                             \
-            const __m128i k = _mm_loadu_si128((const __m128i *)(const void *)(sha256_k + 4 * q));                     \
-            UNROLL for (int n = 0; n < (N); n++)                                                                      \
-            {                                                                                                         \
-                struct shani_stream *x = &(s)[n];                                                                     \
-                __m128i wk = _mm_add_epi32(x->m[q & 3], k);                                                           \
-                x->cdgh = _mm_sha256rnds2_epu32(x->cdgh, x->abef, wk);                                                \
-                x->abef = _mm_sha256rnds2_epu32(x->abef, x->cdgh, _mm_shuffle_epi32(wk, 0x0e));                       \
-                if (q < 12) {                                                                                         \
-                    __m128i next = _mm_sha256msg1_epu32(x->m[q & 3], x->m[(q + 1) & 3]);                              \
-                    next = _mm_add_epi32(next, _mm_alignr_epi8(x->m[(q + 3) & 3], x->m[(q + 2) & 3], 4));             \
-                    x->m[q & 3] = _mm_sha256msg2_epu32(next, x->m[(q + 3) & 3]);                                      \
-                }                                                                                                     \
-            }                                                                                                         \
-        }                                                                                                             \
-        UNROLL for (int n = 0; n < (N); n++)                                                                          \
-        {                                                                                                             \
-            (s)[n].abef = _mm_add_epi32((s)[n].abef, before[n].abef);                                                 \
-            (s)[n].cdgh = _mm_add_epi32((s)[n].cdgh, before[n].cdgh);                                                 \
-        }                                                                                                             \
-    } while (0)
-
-INLINE SHANI void shani_finish(uint8_t *out, __m128i abef, __m128i cdgh)
-{
-    const __m128i swap = _mm_set_epi8(SWAP32);
-    /* Each register has its four words from the last to the first. */
-    __m128i feba = _mm_shuffle_epi32(abef, 0x1b), hgdc = _mm_shuffle_epi32(cdgh, 0x1b);
-
-    _mm_storeu_si128((__m128i *)(void *)out, _mm_shuffle_epi8(_mm_unpacklo_epi64(feba, hgdc), swap));
-    _mm_storeu_si128((__m128i *)(void *)(out + 16), _mm_shuffle_epi8(_mm_unpackhi_epi64(feba, hgdc), swap));
-}
-
-#define SHANI_STREAMS(N)                                                                                              \
-    static SHANI void sha256_streams##N(const uint8_t *const in[], size_t length, uint8_t *const out[])              \
-    {                                                                                                                 \
-        const __m128i swap = _mm_set_epi8(SWAP32);                                                                    \
-        struct shani_stream s[N];                                                                                     \
-                                                                                                                      \
-        UNROLL for (int n = 0; n < (N); n++)                                                                          \
-        {                                                                                                             \
-            s[n].abef = _mm_set_epi32((int)sha256_iv[0], (int)sha256_iv[1], (int)sha256_iv[4], (int)sha256_iv[5]);    \
-            s[n].cdgh = _mm_set_epi32((int)sha256_iv[2], (int)sha256_iv[3], (int)sha256_iv[6], (int)sha256_iv[7]);    \
-        }                                                                                                             \
-        for (size_t at = 0; at < length; at += 64) {                                                                  \
-            UNROLL for (int n = 0; n < (N); n++)                                                                      \
-            {                                                                                                         \
-                const __m128i *from = (const __m128i *)(const void *)(in[n] + at);                                    \
-                UNROLL for (int i = 0; i < 4; i++) s[n].m[i] = _mm_shuffle_epi8(_mm_loadu_si128(from + i), swap);     \
-            }                                                                                                         \
-            SHANI_BLOCK(N, s);                                                                                        \
-        }                                                                                                             \
-        UNROLL for (int n = 0; n < (N); n++)                                                                          \
-        {                                                                                                             \
-            s[n].m[0] = _mm_set_epi32(0, 0, 0, (int)0x80000000U);                                                     \
-            s[n].m[1] = s[n].m[2] = _mm_setzero_si128();                                                              \
-            s[n].m[3] = _mm_set_epi32((int)(length * 8), 0, 0, 0);                                                    \
-        }                                                                                                             \
-        SHANI_BLOCK(N, s);                                                                                            \
-        UNROLL for (int n = 0; n < (N); n++) shani_finish(out[n], s[n].abef, s[n].cdgh);                              \
-    }
-
-SHANI_STREAMS(1)
-SHANI_STREAMS(2)
-SHANI_STREAMS(3)
-
 /* -- what this processor can do ------------------------------------------------------------------------------- */
 
 static bool has_avx2(void)
@@ -329,31 +242,6 @@ static bool has_avx512(void)
            __builtin_cpu_supports("avx512vl");
 }
 
-static bool has_shani(void)
-{
-    unsigned a, b, c, d;
-
-    /* Leaf 7, EBX bit 29; not every compiler has a name for it. */
-    return __builtin_cpu_supports("sse4.1") && __builtin_cpu_supports("ssse3") &&
-           __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b >> 29 & 1);
-}
-
-/* Other libraries may leave the upper halves of the registers in use, which slows the SHA extensions down by a
- * quarter for as long as they are (seen with ISA-L); one instruction clears them. */
-static __attribute__((target("avx"))) void clear_upper_halves(void)
-{
-    _mm256_zeroupper();
-}
-
-static void sha256_streams3_clean(const uint8_t *const in[], size_t length, uint8_t *const out[])
-{
-    if (__builtin_cpu_supports("avx"))
-        clear_upper_halves();
-    sha256_streams3(in, length, out);
-}
-
-const struct sha2_implementation sha256_shani = {
-    "sha-ni", has_shani, {{3, 3, sha256_streams3_clean}, {2, 2, sha256_streams2}, {1, 1, sha256_streams1}}};
 const struct sha2_implementation sha256_avx512 = {
     "avx512",
     has_avx512,

@@ -219,7 +219,7 @@ class Conveyor:
 
     def _chunk(self, buffer: memoryview, size: int, packed: Sequence[Buffer], start: float) -> _Chunk:
         body = buffer[_HEADROOM:]
-        self._ended = size < len(body)
+        self._ended = self._unpacker.ended
         chunk = _Chunk(buffer, body[:size], packed, self._ended)
         chunk.seconds["unpack"] = time.perf_counter() - start
         return chunk
@@ -321,8 +321,8 @@ async def store_raw(state: RepoState, unpacker: Unpacker, size: int) -> tuple[St
     buffer = memoryview(mmap.mmap(-1, _CHUNK))
     large = await write_hop(state, _LargeFile, state, size)
     try:
-        offset, filled = 0, _CHUNK
-        while filled == _CHUNK:
+        offset = 0
+        while not unpacker.ended:
             filled, packed = await unpacker.fill(buffer)
             await write_hop(state, unpacker.hash, packed, buffer[:filled])
             await write_hop(state, large.write, offset, buffer[:filled])

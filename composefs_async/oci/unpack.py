@@ -16,15 +16,17 @@ from anyio import EndOfStream
 from .._aio.hops import write_hop
 from .._repo.batch import Buffer
 from .._repo.state import RepoState
-from ..errors import CompressionError, DigestMismatchError, OciError
+from ..errors import CompressionError, OciError
+from .blob_hashes import BlobHashes
 from .decompress import Compression, Decompressor, decompressor, detect, for_media_type
-from .documents import content_hasher
 from .limits import Limits
 from .sources.base import LocalBlob, StreamedBlob
 
 __all__ = ["ByteSource", "Unpacker", "byte_source", "opened_source"]
 
 _READ_SIZE = 512 << 10
+_MOST_PIECES = 16
+"""Of packed bytes for one call: there are archives, of empty members say, that unpack to nothing for gigabytes."""
 
 
 @runtime_checkable
@@ -110,23 +112,21 @@ class Unpacker:
         limits: Limits | None = None,
     ) -> None:
         self._state, self._source, self._limits = state, source, limits or Limits()
-        self._digest, self._packed_digest = digest, packed_digest
-        self._hasher = content_hasher(f"layer {digest}", digest)
         self._compression = Compression.NONE if raw else for_media_type(media_type) if media_type else None
         if media_type and not raw and self._compression is None:
             raise OciError(f"layer {digest}", f"it is no tar layer but {media_type}")
         # A layer that is not packed has both digests from the same bytes: hash them once.
         same = packed_digest == digest and self._compression is Compression.NONE
-        self._packed_hasher = (
-            content_hasher(f"layer {packed_digest}", packed_digest) if packed_digest and not same else None
-        )
+        self._hashes = BlobHashes(digest, None if same else packed_digest)
         self._decompressor: Decompressor | None = None
         self._exhausted = False
+        self.ended: bool = False
+        """The last call of `fill` or `fill_here` has brought the end."""
         self.bytes_read: int = 0
         """Packed bytes taken from the source so far."""
 
     async def fill(self, view: memoryview) -> tuple[int, Sequence[Buffer]]:
-        """Unpack into *view*; fewer bytes than it holds mean that this was the end.
+        """Unpack into *view*, until it is full or the end has come, or after 8 MiB of packed bytes.
 
         Returns:
             How many bytes, and the packed pieces that were read for them, to be given to `hash`.
@@ -139,9 +139,13 @@ class Unpacker:
             if self._decompressor is not None:
                 data = packed[-1] if packed else b""
                 filled += await write_hop(self._state, self._unpack, data, view[filled:])
-                if filled == len(view) or self._exhausted:
+                if self._is_enough(filled, view, packed):
                     return filled, packed
             packed.append(self._take(await self._gather(self._source)))
+
+    def _is_enough(self, filled: int, view: memoryview, packed: Sequence[Buffer]) -> bool:
+        self.ended = self._exhausted and filled < len(view)
+        return filled == len(view) or self._exhausted or len(packed) >= _MOST_PIECES
 
     async def _gather(self, source: AsyncIterator[bytes]) -> bytes:
         """Enough packed bytes to be worth a hop; none at the end."""
@@ -187,7 +191,7 @@ class Unpacker:
         while True:
             if self._decompressor is not None:
                 filled += self._unpack(packed[-1] if packed else b"", view[filled:])
-                if filled == len(view) or self._exhausted:
+                if self._is_enough(filled, view, packed):
                     return filled
             packed.append(self._take(os.read(fd, _READ_SIZE)))
 
@@ -195,6 +199,7 @@ class Unpacker:
         filled = 0
         while filled < len(view) and (size := os.readv(fd, [view[filled:]])):
             filled += size
+        self.ended = filled < len(view)
         self.bytes_read += filled
         if self.bytes_read > self._limits.max_layer_size:
             raise CompressionError(f"the limit of {self._limits.max_layer_size} bytes is exceeded", self.bytes_read)
@@ -211,23 +216,12 @@ class Unpacker:
 
     def hash(self, packed: Sequence[Buffer], content: memoryview) -> None:
         """Count in what `fill` brought, in its order."""
-        self._hasher.update(content)
-        if self._packed_hasher is not None:
-            for piece in (content,) if self._compression is Compression.NONE else packed:
-                self._packed_hasher.update(piece)
+        self._hashes.update(content, (content,) if self._compression is Compression.NONE else packed)
 
     def verify(self) -> None:
-        """Compare both digests; the packed one first, because a damaged blob explains the other.
+        """Compare both digests.
 
         Raises:
             DigestMismatchError
         """
-        if self._packed_digest and self._packed_hasher is not None:
-            _compare("layer blob", self._packed_digest, self._packed_hasher.hexdigest())
-        _compare("unpacked layer", self._digest, self._hasher.hexdigest())
-
-
-def _compare(what: str, expected: str, found: str) -> None:
-    algorithm = expected.partition(":")[0]
-    if f"{algorithm}:{found}" != expected:
-        raise DigestMismatchError(f"{what} {expected}", expected, f"{algorithm}:{found}")
+        self._hashes.verify()

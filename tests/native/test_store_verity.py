@@ -45,7 +45,7 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("cc is not on PATH")
     folder = tmp_path_factory.mktemp("fake")
     library = folder / "fake_verity.so"
-    files = [SOURCES / f"{name}.c" for name in ("files", "sha2", "sha2_arm", "sha2_x86", "verity")]
+    files = [SOURCES / f"{name}.c" for name in ("files", "sha2", "sha2_arm", "sha2_shani", "sha2_x86", "verity")]
     command = [compiler, "-shared", "-fPIC", "-O1", "-Wl,-Bsymbolic", f"-I{SOURCES}", "-o", library]
     subprocess.run([*command, Path(__file__).with_name("fake_verity.c"), *files, "-ldl"], check=True)
     (folder / "probe").touch()

@@ -32,6 +32,7 @@ from composefs_async.errors import (
 from composefs_async.oci.layers import LayerResult, import_layer
 from composefs_async.oci.limits import Limits
 from composefs_async.oci.sources import LocalBlob, StreamedBlob
+from composefs_async.oci.unpack import Unpacker, byte_source
 from composefs_async.progress import (
     BytesRead,
     LayerDone,
@@ -675,3 +676,32 @@ async def test_closed_repository_is_refused(repo: Repository) -> None:
     repo.close()
     with pytest.raises(ValueError, match="is closed"):
         await import_layer(repo, DIFF_ID, Stream(TAR))
+
+
+@pytest.mark.parametrize("form", ["file", "stream"])
+async def test_packed_bytes_that_unpack_to_nothing_do_not_gather_in_memory(
+    repo: Repository, tmp_path: Path, form: str
+) -> None:
+    """Gigabytes of empty frames may stand before, between and behind the rest."""
+    tar = bytes(10_240)
+    empty = b"\x50\x2a\x4d\x18" + (1 << 20).to_bytes(4, "little") + bytes(1 << 20)
+    path = tmp_path / "layer"
+    path.write_bytes(empty * 40 + zstd.compress(tar[:5000]) + empty * 40 + zstd.compress(tar[5000:]) + empty * 40)
+    diff_id = f"sha256:{hashlib.sha256(tar).hexdigest()}"
+    packed_digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    most = 0
+    async with repo, await anyio.open_file(path, "rb") as file:
+        source = LocalBlob(file.fileno(), path.stat().st_size, str(path)) if form == "file" else byte_source(file)
+        unpacker = Unpacker(state_of(repo), source, diff_id, packed_digest=packed_digest)
+        view, unpacked = memoryview(bytearray(1 << 20)), b""
+        while not unpacker.ended:
+            size, packed = await unpacker.fill(view)
+            unpacker.hash(packed, view[:size])
+            unpacked += view[:size]
+            most = max(most, sum(map(len, packed)))
+        unpacker.verify()
+        assert unpacked == tar
+        assert 1 << 20 < most <= 8 << 20
+        with path.open("rb") as local:
+            blob = LocalBlob(local.fileno(), path.stat().st_size, str(path))
+            assert not (await import_layer(repo, diff_id, blob)).present
