@@ -8,6 +8,8 @@ import importlib
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -102,6 +104,46 @@ def disk_path() -> Iterator[Path]:
     """In the place of `tmp_path` where it has to be a file system that files can be mounted from."""
     with tempfile.TemporaryDirectory(prefix="composefs-async-tests-") as directory:
         yield Path(directory)
+
+
+@pytest.fixture(scope="session")
+def may_mount() -> None:
+    """Skips the test where mounts are not allowed, and says why."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    status = Path("/proc/self/status").read_text()
+    effective = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff"))
+    if not effective >> 21 & 1:  # linux/capability.h, CAP_SYS_ADMIN
+        pytest.skip("mounting needs CAP_SYS_ADMIN")
+    known = Path("/proc/filesystems").read_text().split()
+    for name in ("erofs", "overlay"):
+        if name not in known:
+            pytest.skip(f"the kernel has no {name}")
+
+
+UNSHARE = """
+import ctypes
+CLONE_NEWUSER = 0x10000000  # linux/sched.h
+if ctypes.CDLL(None).unshare(CLONE_NEWUSER):
+    raise SystemExit(1)
+print(flush=True)
+input()
+"""
+
+
+@pytest.fixture
+def user_namespace(may_mount: None) -> Iterator[str]:
+    """The path of one in which the users 0 to 9 are 1000 to 1009 outside."""
+    command = [sys.executable, "-c", UNSHARE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            pytest.skip("user namespaces cannot be made here")
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{process.pid}/{name}").write_text("0 1000 10\n")
+        yield f"/proc/{process.pid}/ns/user"
+        process.stdin.write("\n")
 
 
 @pytest.fixture

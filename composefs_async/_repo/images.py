@@ -27,9 +27,13 @@ def write_image(state: RepoState, data: Buffer, name: str | None = None) -> Obje
 
     Args:
         name: below ``images/refs/``, which keeps the image when garbage is collected.
+
+    Raises:
+        ErofsError: it is longer than `IMAGE_LIMIT`, so that nobody would read it.
     """
     if name is not None:
         names.check_reference(name)
+    _check_size(memoryview(data).nbytes)
     with state.shared():  # so that no gc of this handle takes it before it has its name
         stored = objects.ensure_object(state, data)
         links = [image_link(stored.id)]
@@ -59,14 +63,27 @@ def import_image(state: RepoState, name: str | None, pieces: Iterable[Buffer]) -
 
 
 def _gather(pieces: Iterable[Buffer]) -> bytes:
+    """All *pieces*, or an error as soon as they are seen to be no image, or more than one."""
+    from ..erofs.reader_superblock import HEADERS_SIZE, announced_size
+
+    content, size = bytearray(), None
+    for piece in pieces:
+        view = memoryview(piece).cast("B")
+        _check_size(len(content) + len(view))
+        content += view
+        if size is None and len(content) >= HEADERS_SIZE:
+            size = announced_size(bytes(content[:HEADERS_SIZE]))
+            _check_size(size)
+        if size is not None and len(content) > size:
+            raise ErofsError(f"more than the {size} bytes that its superblock announces", size)
+    return bytes(content)
+
+
+def _check_size(size: int) -> None:
     from ..erofs.reader_superblock import IMAGE_LIMIT
 
-    content = bytearray()
-    for piece in pieces:
-        content += memoryview(piece).cast("B")
-        if len(content) > IMAGE_LIMIT:
-            raise ErofsError(f"an image longer than the limit of {IMAGE_LIMIT} bytes", IMAGE_LIMIT)
-    return bytes(content)
+    if size > IMAGE_LIMIT:
+        raise ErofsError(f"an image of {size} bytes is longer than the limit of {IMAGE_LIMIT}", IMAGE_LIMIT)
 
 
 def image_link(image_id: ObjectId) -> Link:

@@ -35,6 +35,11 @@ _NO_FILE_BACKING: Final = (errno.ENOTBLK, errno.EOPNOTSUPP, errno.ENOSYS)
 _NOT_UNDERSTOOD: Final = (errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP, errno.ENOSYS)
 """What a kernel answers to a form of the layers that is too new for it; EBADF to descriptors made with O_PATH."""
 
+_UPPER_ADVICE: Final = (
+    "upper and work must be two directories, not one inside the other, on one file system that can be an upper layer"
+)
+"""The kernel says why only in its own log."""
+
 
 class Backing(enum.Enum):
     """Where the kernel reads the image from."""
@@ -158,7 +163,10 @@ def _mount_overlay(erofs: int, name: str, objects: int, options: MountOptions) -
             if (mount := _try(others, work, errors)) is not None:
                 return mount
     # What a later way failed with may be less to the point.
-    raise next((error for error in errors if error.log), errors[0])
+    error = next((error for error in errors if error.log), errors[0])
+    if options.upper is not None and (error.errno, error.log) == (errno.EINVAL, ""):
+        raise MountError(errno.EINVAL, name, _UPPER_ADVICE)
+    raise error
 
 
 def _try(layerings: Sequence[Layering], work: Callable[[Layering], int], errors: list[MountError]) -> int | None:

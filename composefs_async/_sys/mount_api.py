@@ -60,6 +60,11 @@ _ADVICE: Final = {
     errno.ENODEV: "the kernel does not know this kind of file system",
 }
 
+_IDMAP_ADVICE: Final = {
+    errno.EINVAL: "the descriptor is of no user namespace, or the file system has no maps of owners",
+    errno.EPERM: "the user namespace must not be that of the file system, and CAP_SYS_ADMIN is needed",
+}
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -168,7 +173,7 @@ def idmap(mount: int, user_namespace: int, what: str) -> None:
     try:
         _call(_MOUNT_SETATTR, mount, b"", _AT_EMPTY_PATH, attributes, len(attributes))
     except OSError as error:
-        raise refused(error, what) from None
+        raise refused(error, what, _IDMAP_ADVICE.get(error.errno or 0, "")) from None
 
 
 def unmount(path: str, *, lazy: bool = False) -> None:

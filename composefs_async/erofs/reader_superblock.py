@@ -23,13 +23,25 @@ from .format import (
     SUPERBLOCK_OFFSET,
 )
 
-__all__ = ["IMAGE_LIMIT", "NANOSECONDS", "Image", "Superblock", "parse_superblock", "snapshot"]
+__all__ = [
+    "HEADERS_SIZE",
+    "IMAGE_LIMIT",
+    "NANOSECONDS",
+    "Image",
+    "Superblock",
+    "announced_size",
+    "parse_superblock",
+    "snapshot",
+]
 
 Image: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
 """What every reader of images accepts."""
 
 IMAGE_LIMIT: Final = 1 << 30
 """The longest image that is read unless the caller says otherwise, in bytes; composefs-rs has the same limit."""
+
+HEADERS_SIZE: Final = SUPERBLOCK_OFFSET + SUPERBLOCK.size
+"""Bytes at the start of an image in which both headers are."""
 
 NANOSECONDS: Final = 1_000_000_000
 
@@ -65,13 +77,24 @@ def snapshot(image: Image, limit: int) -> bytes:
     return image if isinstance(image, bytes) else bytes(image)
 
 
-def parse_superblock(image: bytes) -> Superblock:
+def announced_size(headers: bytes) -> int:
+    """How long the image is that begins with *headers*, in bytes, as these say, which are checked."""
+    fields = _Fields(*SUPERBLOCK.unpack_from(headers, SUPERBLOCK_OFFSET))
+    size = fields.blocks * BLOCK_SIZE
+    parse_superblock(headers, size)
+    return size
+
+
+def parse_superblock(image: bytes, size: int | None = None) -> Superblock:
     """Check the headers of *image*.
+
+    Args:
+        size: of the image in bytes, if only its start is given.
 
     Raises:
         ErofsError: it is no image, it is cut short, or it uses what composefs does not write.
     """
-    if len(image) < SUPERBLOCK_OFFSET + SUPERBLOCK.size:
+    if len(image) < HEADERS_SIZE:
         raise ErofsError(f"{len(image)} bytes are too short for an image", len(image))
     magic, header_version, flags, version = COMPOSEFS_HEADER.unpack_from(image)
     if magic != COMPOSEFS_MAGIC:
@@ -80,12 +103,12 @@ def parse_superblock(image: bytes) -> Superblock:
         raise ErofsError(f"unknown version {header_version} of the composefs header", 4)
     if version > _NEWEST_LAYOUT:
         raise ErofsError(f"unknown layout version {version}", 12)
-    return _parse_erofs(image, version, bool(flags & HAS_ACL))
+    return _parse_erofs(image, len(image) if size is None else size, version, bool(flags & HAS_ACL))
 
 
-def _parse_erofs(image: bytes, version: int, has_acl: bool) -> Superblock:
-    fields = _Fields(*SUPERBLOCK.unpack_from(image, SUPERBLOCK_OFFSET))
-    for reason, offset, wrong in fields.faults(len(image)):
+def _parse_erofs(headers: bytes, size: int, version: int, has_acl: bool) -> Superblock:
+    fields = _Fields(*SUPERBLOCK.unpack_from(headers, SUPERBLOCK_OFFSET))
+    for reason, offset, wrong in fields.faults(size):
         if wrong:
             raise ErofsError(reason, SUPERBLOCK_OFFSET + offset)
     return Superblock(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from composefs_async import fsverity
 from composefs_async.digest import Algorithm, ObjectId
+from composefs_async.erofs.reader import image_to_tree
+from composefs_async.erofs.references import image_object_ids
 from composefs_async.erofs.writer import build_image
 from composefs_async.errors import (
     DigestMismatchError,
@@ -104,11 +107,43 @@ def test_what_is_no_image_is_not_imported(kind: str, repo: Repository, tmp_path:
     assert os.listdir(tmp_path / "repo") == ["meta.json"]
 
 
-def test_endless_image_is_refused(repo: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+def announcing(blocks: int, algorithm: Algorithm) -> bytes:
+    """The first block of an image that says that it has so many."""
+    start = bytearray(image(algorithm)[:4096])
+    start[1060:1064] = blocks.to_bytes(4, "little")
+    return bytes(start)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "reason"),
+    [(3, "more than the 12288 bytes that its superblock announces"), (257, "1052672 bytes is longer than the limit")],
+    ids=["more than announced", "over the limit"],
+)
+def test_endless_image_is_refused(repo: Repository, monkeypatch: pytest.MonkeyPatch, blocks: int, reason: str) -> None:
     monkeypatch.setattr("composefs_async.erofs.reader_superblock.IMAGE_LIMIT", 1 << 20)
-    zeros = itertools.repeat(bytes(1 << 16))
-    with pytest.raises(ErofsError, match="longer than the limit of 1048576"):
-        repo.import_image(None, zeros)
+    with pytest.raises(ErofsError, match=reason):
+        repo.import_image(None, itertools.chain([announcing(blocks, repo.algorithm)], itertools.repeat(bytes(512))))
+
+
+def test_what_does_not_begin_like_an_image_is_not_read_to_its_end(repo: Repository) -> None:
+    with pytest.raises(ErofsError, match="its first four bytes are wrong"):
+        repo.import_image(None, itertools.repeat(bytes(512)))
+
+
+def test_more_than_a_gibibyte_is_refused_without_being_read(repo: Repository, tmp_path: Path) -> None:
+    with open(tmp_path / "sparse", "w+b") as file:
+        file.truncate((1 << 30) + 1)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+            reason = f"an image of {(1 << 30) + 1} bytes is longer than the limit of {1 << 30}"
+            for work in (
+                lambda: repo.write_image(view, "name"),
+                lambda: repo.import_image("name", [view]),
+                lambda: image_to_tree(view),
+                lambda: image_object_ids(view),
+            ):
+                with pytest.raises(ErofsError, match=reason):
+                    work()
+    assert os.listdir(tmp_path / "repo") == ["meta.json"]
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/../b", "/a", "a\0"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -16,16 +17,6 @@ from composefs_async.tree import Directory, ExternalFile, InlineFile
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 SIZES = [0, 1, 64, 65, 4095, 4096, 4097, 131072, 1_000_000]
-
-
-@pytest.fixture
-def may_mount() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    known = Path("/proc/filesystems").read_text().split()
-    for name in ("erofs", "overlay"):
-        if name not in known:
-            pytest.skip(f"the kernel has no {name}")
 
 
 def publish(repo: Repository, image: bytes, reference: str) -> ObjectId:
@@ -108,6 +99,42 @@ def test_changes_go_to_the_upper_directory(repo: Repository, tmp_path: Path) -> 
     finally:
         Repository.unmount(place)
     assert read_all(str(upper)) == {"file65": b"changed"}
+
+
+@pytest.mark.usefixtures("image")
+def test_owners_are_those_of_a_user_namespace(repo: Repository, user_namespace: str) -> None:
+    with open(user_namespace, "rb") as namespace:
+        mount = repo.mount("name", idmap=namespace.fileno())
+    try:
+        status = os.stat("file65", dir_fd=mount)
+        assert (status.st_uid, status.st_gid) == (1000, 1000)
+        assert read_all(f"/proc/self/fd/{mount}") == contents()
+    finally:
+        os.close(mount)
+
+
+# linux/posix_acl_xattr.h: version 2, then tag, permissions and id of the owner, a user, group, mask and others.
+ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHi", *entry) for entry in ((1, 6, -1), (2, 7, 1000), (4, 4, -1), (16, 7, -1), (32, 4, -1))
+)
+
+
+@pytest.mark.usefixtures("may_mount")
+@pytest.mark.parametrize("version", [0, 1, 2])
+@pytest.mark.parametrize("with_acl", [True, False])
+def test_access_control_lists_count_where_an_image_has_them(repo: Repository, version: int, with_acl: bool) -> None:
+    xattrs = ((b"system.posix_acl_access", ACL),) if with_acl else ()
+    file = InlineFile(0o100674, 1, 0, 0, 0, xattrs, b"x")
+    publish(repo, build_image(Directory(0o40755, 2, 0, 0, 0, (), {b"file": file}), repo.algorithm, version), "name")
+    mount = repo.mount("name")
+    try:
+        path = f"/proc/self/fd/{mount}/file"
+        if with_acl:
+            assert os.getxattr(path, "system.posix_acl_access") == ACL
+        else:
+            assert os.listxattr(path) == []
+    finally:
+        os.close(mount)
 
 
 @pytest.mark.usefixtures("image")

@@ -177,6 +177,19 @@ def test_changes_go_to_the_upper_directory(parts: Parts, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("nothing_left")
+def test_directories_that_cannot_be_upper_and_work_are_refused(parts: Parts, tmp_path: Path) -> None:
+    upper = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    work = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
+    try:
+        with pytest.raises(MountError, match="on one file system that can be an upper layer") as caught:
+            mount_composefs(parts.image, "test", parts.objects, MountOptions(upper=upper, work=work, read_write=True))
+    finally:
+        os.close(upper)
+        os.close(work)
+    assert caught.value.errno == errno.EINVAL
+
+
+@pytest.mark.usefixtures("nothing_left")
 def test_verity_refuses_an_object_that_nothing_guards(parts: Parts) -> None:
     mount = mount_composefs(parts.image, "test", parts.objects, MountOptions(verity=True))
     try:
@@ -316,35 +329,29 @@ def test_without_privilege_the_error_says_what_is_missing() -> None:
     assert result.stdout == f"{errno.EPERM} {message}\n"
 
 
-@pytest.fixture
-def user_namespace(may_mount: None) -> Iterator[int]:
-    """In which the users 0 to 9 are 1000 to 1009 outside."""
-    program = "import os, sys; os.unshare(os.CLONE_NEWUSER)" if sys.version_info >= (3, 12) else UNSHARE
-    command = [sys.executable, "-c", f"{program}\nprint(flush=True)\ninput()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        if not process.stdout.readline():
-            pytest.skip("user namespaces cannot be made here")
-        for name in ("uid_map", "gid_map"):
-            Path(f"/proc/{process.pid}/{name}").write_text("0 1000 10\n")
-        fd = os.open(f"/proc/{process.pid}/ns/user", os.O_RDONLY)
-        yield fd
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize(
+    ("path", "number", "said"),
+    [
+        ("/proc/self/ns/user", errno.EPERM, "must not be that of the file system"),
+        ("/proc/self/ns/net", errno.EINVAL, "the descriptor is of no user namespace"),
+        ("/dev/null", errno.EINVAL, "the descriptor is of no user namespace"),
+    ],
+)
+def test_what_maps_no_owners_is_refused(parts: Parts, path: str, number: int, said: str) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        with pytest.raises(MountError, match=said) as caught:
+            mount_composefs(parts.image, "test", parts.objects, MountOptions(idmap=fd))
+    finally:
         os.close(fd)
-        process.stdin.write("\n")
-
-
-UNSHARE = """
-import ctypes
-CLONE_NEWUSER = 0x10000000  # linux/sched.h
-if ctypes.CDLL(None).unshare(CLONE_NEWUSER):
-    raise SystemExit(1)
-"""
+    assert caught.value.errno == number
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_owners_are_mapped_as_a_user_namespace_maps_them(parts: Parts, user_namespace: int) -> None:
-    mount = mount_composefs(parts.image, "test", parts.objects, MountOptions(idmap=user_namespace))
+def test_owners_are_mapped_as_a_user_namespace_maps_them(parts: Parts, user_namespace: str) -> None:
+    with open(user_namespace, "rb") as namespace:
+        mount = mount_composefs(parts.image, "test", parts.objects, MountOptions(idmap=namespace.fileno()))
     try:
         status = os.stat("large", dir_fd=mount)
         assert (status.st_uid, status.st_gid) == (1003, 1004)
