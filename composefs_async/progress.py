@@ -1,4 +1,4 @@
-"""What happens during an import, as typed values; no I/O.
+"""What happens during an import, a check, a repair or a collection of garbage, as typed values; no I/O.
 
 Owns the events, the type of the callback that receives them, and their JSON form.  Does not own showing
 them (the command line does) nor turning them into an async iterator (`composefs_async.oci.progress_stream`).
@@ -20,6 +20,7 @@ from .results import ImportStats
 __all__ = [
     "BytesRead",
     "CheckProgress",
+    "CollectProgress",
     "ImageMade",
     "ImageTagged",
     "ImportDone",
@@ -147,6 +148,18 @@ class CheckProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class CollectProgress:
+    """Intermediate: how far a collection of garbage has come."""
+
+    stage: str
+    """``follow`` (what names lead to), ``compare`` (what there is with what is needed), ``remove``, in this order."""
+    done: int
+    """Streams and images, of 256 directories of objects, or objects that are garbage."""
+    total: int
+    """0 where it is not known yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One line for people."""
 
@@ -165,6 +178,7 @@ ProgressEvent: TypeAlias = (
     | ImageTagged
     | ImportDone
     | CheckProgress
+    | CollectProgress
     | Message
 )
 
@@ -174,8 +188,8 @@ the thread that called them; it must return quickly, and what it raises ends the
 
 
 def is_intermediate(event: ProgressEvent) -> bool:
-    """Whether a later event of the same kind and layer makes this one useless, so that it may be dropped."""
-    return isinstance(event, BytesRead | ObjectsStored | CheckProgress)
+    """Whether a later event of the same kind and layer or stage makes this one useless, so that it may be dropped."""
+    return isinstance(event, BytesRead | ObjectsStored | CheckProgress | CollectProgress)
 
 
 def to_json(event: ProgressEvent) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from composefs_async.oci.progress_stream import ProgressStream
 from composefs_async.progress import (
     BytesRead,
     CheckProgress,
+    CollectProgress,
     ImageMade,
     ImageTagged,
     ImportDone,
@@ -70,6 +71,11 @@ EVENTS: list[tuple[ProgressEvent, dict[str, object], bool]] = [
     (
         CheckProgress("objects", 3, 256, 4096),
         {"event": "check-progress", "stage": "objects", "done": 3, "total": 256, "read": 4096},
+        True,
+    ),
+    (
+        CollectProgress("compare", 3, 256),
+        {"event": "collect-progress", "stage": "compare", "done": 3, "total": 256},
         True,
     ),
     (Message("hello"), {"event": "message", "text": "hello"}, False),

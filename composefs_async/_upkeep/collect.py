@@ -16,13 +16,14 @@ import stat
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import count, islice
 
 from .._repo.names import Category
 from .._repo.state import RepoState
 from .._sys import files
 from ..digest import ObjectId
 from ..errors import ReachUnknownError, ReadOnlyRepositoryError
+from ..progress import CollectProgress, Message, ProgressCallback, ProgressEvent
 from ..reports import GcResult
 from . import graph, leases, shards
 from .idset import IdSet
@@ -34,6 +35,10 @@ __all__ = ["gc"]
 _SLICE = 0.08
 """Seconds of work under the exclusive lock, after which others get a chance."""
 _PAUSE = 2 * files.LOCK_POLL
+_PATIENCE = 1.0
+"""Seconds to wait for others before it is told."""
+_FOLLOWED = 64
+"""Streams and images between two events."""
 _BATCH = 512
 """Objects that are removed between two looks at the clock."""
 
@@ -46,6 +51,7 @@ def gc(
     *,
     dry_run: bool = False,
     timeout: float | None = None,
+    progress: ProgressCallback | None = None,
     check: Check | None = None,
 ) -> GcResult:
     """Remove what no name needs.  Blocks; names that are removed are durably gone, objects may come back as garbage.
@@ -56,6 +62,7 @@ def gc(
         additional_roots: first-level names that are kept with all they need, though no reference leads to them.
         dry_run: only tell what would be removed; needs neither the exclusive lock nor permission to write.
         timeout: how many seconds in all to wait for others who use the repository; 0 waits for nobody.
+        progress: gets an event for about a thousand objects; while it works others may wait.
         check: called now and then; what it raises ends the run.
 
     Raises:
@@ -65,7 +72,7 @@ def gc(
     """
     if not dry_run:
         state.require_writable()
-    collection = _Collection(state, tuple(additional_roots), check or _nothing)
+    collection = _Collection(state, tuple(additional_roots), progress or _ignore, check or _nothing)
     with state.shared():
         collection.mark()
     if not dry_run:
@@ -77,19 +84,25 @@ def _nothing() -> None:
     pass
 
 
+def _ignore(event: ProgressEvent) -> None:
+    pass
+
+
 def _referrers_first(link: tuple[str, ObjectId]) -> int:
     """Manifests refer to configs and layers, configs to layers; whatever else there is, to any of them."""
     return 1 if link[0].startswith("oci-config-") else 2 if link[0].startswith("oci-layer-") else 0
 
 
 class _Collection:
-    def __init__(self, state: RepoState, additional: tuple[str, ...], check: Check) -> None:
-        self._state, self._additional, self._check = state, additional, check
+    def __init__(self, state: RepoState, additional: tuple[str, ...], progress: ProgressCallback, check: Check) -> None:
+        self._state, self._additional = state, additional
+        self._progress, self._check = progress, check
         self._width = state.algorithm.digest_size
         self._reached = graph.Reached()
         self._late: set[bytes] = set()  # ids that became needed after the survey
         self._pruned: list[tuple[Category, str]] = []
         self._removed = self._bytes = 0
+        self._has_waited = False
 
     def mark(self) -> None:
         """Find what is needed, and what is not."""
@@ -97,18 +110,34 @@ class _Collection:
         self._roots = graph.roots(state, self._additional)
         self._leases = leases.all_leases(state)
         with ReachCache.open(state) as cache:
-            for ids in self._follow(cache):
+            for number, ids in enumerate(self._follow(cache), 1):
                 live.add(ids)
+                if number % _FOLLOWED == 0:
+                    self._report("follow", len(self._reached.seen), 0)
+            self._report("follow", len(self._reached.seen), len(self._reached.seen))
             with contextlib.suppress(ReadOnlyRepositoryError, OSError):  # a full disk, for example
                 state.require_writable()
                 cache.save(state)
         since = min((lease.started for lease in self._leases), default=None)
-        self._survey = Survey.make(state, live, since, self._check)
+        self._survey = Survey.make(state, live, since, self._compared())
         self._leftovers = leftovers(state) + self._survey.leftovers
         named = {object_id for links in self._roots.links.values() for object_id in links.values()}
         self._staying = {object_id for object_id in named if not self._goes(object_id)}
         self._pruned = self._doomed()
         self._removed, self._bytes = self._survey.count, self._survey.size
+
+    def _report(self, stage: str, done: int, total: int) -> None:
+        self._progress(CollectProgress(stage, done, total))
+
+    def _compared(self) -> Check:
+        """To be called after each directory of objects."""
+        done = count(1)
+
+        def check() -> None:
+            self._check()
+            self._report("compare", next(done), shards.SHARDS)
+
+        return check
 
     def _follow(self, cache: ReachCache | None) -> Iterator[bytes]:
         """Ids of all that is needed and has not been given before, some of it several times."""
@@ -159,10 +188,22 @@ class _Collection:
         with contextlib.closing(self._work()) as work:
             while True:
                 left = None if end is None else max(0.0, end - time.monotonic())
-                with self._state.exclusive("garbage collection", left, self._check):
+                with self._state.exclusive("garbage collection", left, self._waiting()):
                     if self._slice(work):
                         return
                 time.sleep(_PAUSE)
+
+    def _waiting(self) -> Check:
+        """To be called now and then while others keep this from working: says so, once."""
+        since = time.monotonic()
+
+        def check() -> None:
+            self._check()
+            if not self._has_waited and time.monotonic() - since > _PATIENCE:
+                self._has_waited = True
+                self._progress(Message("waiting for others who use the repository"))
+
+        return check
 
     def _slice(self, work: Iterator[None]) -> bool:
         """True when all is done."""
@@ -205,7 +246,7 @@ class _Collection:
             yield
         self._leftovers = removed
         leases.expire(self._state)
-        batches = self._batches()
+        batches, done, total = self._batches(), 0, self._survey.count
         with ThreadPoolExecutor(shards.WORKERS) as pool:
             while group := list(islice(batches, shards.WORKERS)):
                 errors = [
@@ -214,6 +255,8 @@ class _Collection:
                 for error in errors:
                     if error is not None:
                         raise error
+                done += sum(len(sizes) for _, sizes in group)
+                self._report("remove", done, total)
                 yield
 
     def _batches(self) -> Iterator[tuple[bytes, Sequence[int]]]:

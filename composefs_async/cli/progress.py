@@ -1,6 +1,7 @@
 """Shows progress on standard error, so that standard output has the result alone and can be parsed.
 
 Bars on a terminal, plain lines elsewhere; or a line of JSON for each event, in the form of `composefs_async.progress`.
+Plain lines tell what has been done, and of checks and collections of garbage, now and then, how far they have come.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ import click
 from ..progress import (
     BytesRead,
     CheckProgress,
+    CollectProgress,
     ImageMade,
     ImageTagged,
     ImportStarted,
@@ -36,6 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["progress_option", "showing", "size_text"]
 
 _SHORT = 19  # of a digest: the algorithm and twelve digits
+_INTERVAL = 10.0
+"""Seconds between two plain lines on how far something has come."""
+_STAGES = {"follow": "streams and images", "compare": "directories compared", "remove": "objects removed"}
+"""Of a collection of garbage."""
 
 
 def progress_option(function: Any) -> Any:
@@ -51,17 +58,22 @@ def progress_option(function: Any) -> Any:
 
 
 @contextmanager
-def showing(kind: str) -> Iterator[ProgressCallback]:
-    """A callback that shows events in the way *kind* asks for, until the end of the block."""
+def showing(kind: str, *, counts: bool = False) -> Iterator[ProgressCallback]:
+    """A callback that shows events in the way *kind* asks for, until the end of the block.
+
+    Args:
+        counts: bars are of things, not of bytes.
+    """
     if sys.stderr is None:  # as it is when the program was started with it closed
         kind = "none"
     elif kind == "auto":
         kind = "bars" if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else "plain"
     if kind == "bars":
-        with _bars() as callback:
+        with _bars(counts) as callback:
             yield callback
     else:
-        yield {"plain": _plain, "json": _json, "none": _nothing}[kind]
+        callbacks: dict[str, ProgressCallback] = {"plain": _Plain(), "json": _json, "none": _nothing}
+        yield callbacks[kind]
 
 
 def _nothing(event: ProgressEvent) -> None:
@@ -72,36 +84,58 @@ def _json(event: ProgressEvent) -> None:
     click.echo(json.dumps(to_json(event)), err=True)
 
 
-def _plain(event: ProgressEvent) -> None:
+class _Plain:
+    def __init__(self) -> None:
+        self._told = time.monotonic()
+
+    def __call__(self, event: ProgressEvent) -> None:
+        if line := _done(event) or (self._is_time() and _how_far(event)):
+            click.echo(line, err=True)
+            self._told = time.monotonic()
+
+    def _is_time(self) -> bool:
+        return time.monotonic() - self._told >= _INTERVAL
+
+
+def _done(event: ProgressEvent) -> str:
     match event:
         case ImportStarted(reference, _, layers, total):
             number = "1 layer" if layers == 1 else f"{layers} layers"
-            click.echo(f"{printable(reference)}: {number}, {size_text(total)}", err=True)
+            return f"{printable(reference)}: {number}, {size_text(total)}"
         case LayerSkipped(diff_id):
-            click.echo(f"{diff_id[:_SHORT]}: present", err=True)
+            return f"{diff_id[:_SHORT]}: present"
         case LayerDone(diff_id, stats):
-            click.echo(
-                f"{diff_id[:_SHORT]}: {stats.objects_stored} objects stored, {stats.objects_present} present, "
-                f"{size_text(stats.bytes_read)} read",
-                err=True,
-            )
+            read = size_text(stats.bytes_read)
+            counts = f"{stats.objects_stored} objects stored, {stats.objects_present} present"
+            return f"{diff_id[:_SHORT]}: {counts}, {read} read"
         case ImageMade(version, image_id, size):
-            click.echo(f"image {image_id[:12]}: EROFS version {version}, {size_text(size)}", err=True)
+            return f"image {image_id[:12]}: EROFS version {version}, {size_text(size)}"
         case ImageTagged(tag, _):
-            click.echo(f"tagged {printable(tag)}", err=True)
+            return f"tagged {printable(tag)}"
         case Message(text):
-            click.echo(printable(text), err=True)
+            return printable(text)
         case _:
-            pass
+            return ""
+
+
+def _how_far(event: ProgressEvent) -> str:
+    match event:
+        case CheckProgress(stage, done, total, read):
+            return f"{stage}: {done} of {total}, {size_text(read)} read"
+        case CollectProgress(stage, done, total):
+            return f"{_STAGES[stage]}: {done}" + (f" of {total}" if total else "")
+        case _:
+            return ""
 
 
 @contextmanager
-def _bars() -> Iterator[ProgressCallback]:
+def _bars(counts: bool) -> Iterator[ProgressCallback]:
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), refresh_per_second=10) as progress:
+    amounts = (bars.MofNCompleteColumn(),) if counts else (bars.DownloadColumn(), bars.TransferSpeedColumn())
+    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *amounts, bars.TimeRemainingColumn())
+    with bars.Progress(*columns, console=Console(stderr=True), refresh_per_second=10) as progress:
         yield _Bars(progress)
 
 
@@ -121,6 +155,8 @@ class _Bars:
                 self._progress.update(self._tasks[diff_id], completed=stats.bytes_read, total=stats.bytes_read)
             case CheckProgress(stage, done, total, read):
                 self._check(stage, done, total, read)
+            case CollectProgress(stage, done, total):
+                self._collect(stage, done, total)
             case LayerSkipped(diff_id):
                 self._progress.console.print(f"{diff_id[:_SHORT]} present", highlight=False)
             case Message(text):
@@ -134,6 +170,11 @@ class _Bars:
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=None)
         self._progress.update(self._tasks[stage], completed=read, total=read * total // done if done else None)
+
+    def _collect(self, stage: str, done: int, total: int) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(_STAGES[stage], total=None)
+        self._progress.update(self._tasks[stage], completed=done, total=total or None)
 
 
 def size_text(size: int) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .context import ContentDigest, Settings, as_json, print_json, printable
+from .progress import progress_option, showing
 
 if TYPE_CHECKING:
     from ..reports import GcResult
@@ -24,10 +25,17 @@ __all__ = ["gc", "leases", "transaction"]
 @click.option("-n", "--dry-run", is_flag=True, help="Only tell what would be removed.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to wait for others.")
 @click.option("--no-wait", is_flag=True, help="Fail at once if somebody else uses the repository.")
+@progress_option
 @as_json
 @click.pass_obj
 def gc(
-    settings: Settings, roots: tuple[str, ...], dry_run: bool, timeout: float | None, no_wait: bool, json_output: bool
+    settings: Settings,
+    roots: tuple[str, ...],
+    dry_run: bool,
+    timeout: float | None,
+    no_wait: bool,
+    progress: str,
+    json_output: bool,
 ) -> None:
     """Remove objects that nothing with a name needs, and names that lead nowhere.
 
@@ -35,8 +43,8 @@ def gc(
     """
     if no_wait and timeout is not None:
         raise click.UsageError("--timeout and --no-wait exclude each other")
-    with settings.open() as repo:
-        result = repo.gc(roots, dry_run=dry_run, timeout=0 if no_wait else timeout)
+    with settings.open() as repo, showing(progress, counts=True) as show:
+        result = repo.gc(roots, dry_run=dry_run, timeout=0 if no_wait else timeout, progress=show)
     if json_output:
         print_json({"dry_run": dry_run, **_as_json(result)})
         return

@@ -23,7 +23,12 @@ class UpkeepOperations(OpenRepository):
     # -- garbage collection --------------------------------------------------------------------
 
     def gc(
-        self, additional_roots: Iterable[str] = (), *, dry_run: bool = False, timeout: float | None = None
+        self,
+        additional_roots: Iterable[str] = (),
+        *,
+        dry_run: bool = False,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
     ) -> GcResult:
         """Remove objects that no reference needs, and names that lead nowhere.  Stopped anywhere it leaves all whole.
 
@@ -41,13 +46,25 @@ class UpkeepOperations(OpenRepository):
             ReachUnknownError: something that is needed is damaged, so that it cannot be told what else is.
             ReadOnlyRepositoryError
         """
-        return _upkeep.collect.gc(self._state, additional_roots, dry_run=dry_run, timeout=timeout)
+        return _upkeep.collect.gc(self._state, additional_roots, dry_run=dry_run, timeout=timeout, progress=progress)
 
     async def gc_async(
-        self, additional_roots: Iterable[str] = (), *, dry_run: bool = False, timeout: float | None = None
+        self,
+        additional_roots: Iterable[str] = (),
+        *,
+        dry_run: bool = False,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
     ) -> GcResult:
         """The same; a cancellation ends it soon, also while it waits."""
-        return await checked_hop(_upkeep.collect.gc, self._state, additional_roots, dry_run=dry_run, timeout=timeout)
+        return await checked_hop(
+            _upkeep.collect.gc,
+            self._state,
+            additional_roots,
+            dry_run=dry_run,
+            timeout=timeout,
+            progress=in_loop(progress),
+        )
 
     def leases(self) -> list[Lease]:
         """What keeps the content of imports that were interrupted, or run; sorted by digest."""

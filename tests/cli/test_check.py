@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from composefs_async.cli import progress
 from composefs_async.findings import KINDS
 
 from .conftest import Cli
@@ -50,6 +52,13 @@ def test_report_in_json(cli: Cli, repo: Path) -> None:
         "findings",
     ]
     assert (found["ok"], found["errors"], found["findings"]) == (True, [], [])
+
+
+def test_a_check_that_takes_long_says_how_far_it_is(cli: Cli, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
+    lines = cli.on(repo)("fsck", "--progress", "plain").good().err.splitlines()
+    assert re.fullmatch(r"streams: 1 of \d+, .* read", lines[0])
+    assert re.fullmatch(r"images: \d+ of \d+, .* KiB read", lines[-1])
 
 
 @pytest.mark.parametrize("command", [["fsck"], ["oci", "fsck"], ["oci", "fsck", "basic"]], ids=" ".join)

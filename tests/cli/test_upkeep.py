@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from composefs_async._upkeep import leases
+from composefs_async.cli import progress
 from composefs_async.repository import Repository, state_of
 
 from .conftest import Cli
@@ -81,6 +84,22 @@ def test_gc_in_json(cli: Cli, place: Path) -> None:
         "objects_missing": 0,
         "notes": [{"type": "broken-symlink", "path": "streams/refs/a"}],
     }
+
+
+def test_progress_of_gc_is_shown_on_standard_error(cli: Cli, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on, result = cli.on(place), "Dry run (no files deleted):\nObjects: 1 removed (11 bytes)\n"
+    lines = on("gc", "-n", "--progress", "json").good()
+    events = [json.loads(line) for line in lines.err.splitlines()]
+    assert events[0] == {"event": "collect-progress", "stage": "follow", "done": 0, "total": 0}
+    assert events[-1] == {"event": "collect-progress", "stage": "compare", "done": 256, "total": 256}
+    bars = on("gc", "-n", "--progress", "bars").good()
+    assert re.search(r"directories compared ━+ 256/256", bars.err)
+    assert on("gc", "-n", "--progress", "none").good().err == on("gc", "-n", "--progress", "plain").good().err == ""
+    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
+    plain = on("gc", "-n", "--progress", "plain").good()
+    assert plain.err.splitlines()[0] == "streams and images: 0"
+    assert plain.err.splitlines()[-1] == "directories compared: 256 of 256"
+    assert lines.text == bars.text == plain.text == result
 
 
 @pytest.mark.parametrize("option", [["--no-wait"], ["--timeout", "0.02"]])
