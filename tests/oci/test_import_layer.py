@@ -441,6 +441,8 @@ async def test_layer_wanted_twice_at_once_is_read_once(handles: int, tmp_path: P
 
     async def source(number: int) -> AsyncIterator[bytes]:
         read.append(number)
+        while not events[1 - number]:  # the other has to want it before it is there
+            await anyio.sleep(0.001)
         async for piece in pieces(TAR, 50_000):
             yield piece
 
