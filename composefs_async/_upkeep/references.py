@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Collection
 
 from .._repo import images, names, streams
 from .._repo.names import Category, Link
 from .._repo.state import RepoState
-from ..errors import ImageNotFoundError, StreamNotFoundError
+from .._sys import files
+from ..errors import ImageNotFoundError, InvalidNameError, StreamNotFoundError
 from ..reports import NamedReference
 from . import graph
 
@@ -92,13 +94,19 @@ def prune_references(state: RepoState, *, dangling: bool = False, dry_run: bool 
         if not dry_run:
             for each in found:
                 names.remove_reference(state, each.category, each.name)
-                _remove_empty_subject(state, each)
+            _remove_empty_subjects(state, {subject for each in found if (subject := _subject(each))})
         return found
 
 
 def _is_stale(state: RepoState, reference: NamedReference) -> bool:
     subject = _subject(reference)
-    return subject is not None and (reference.dangling or streams.has_stream(state, f"oci-manifest-{subject}") is None)
+    return subject is not None and (reference.dangling or not _has_manifest(state, subject))
+
+
+def _has_manifest(state: RepoState, digest: str) -> bool:
+    with contextlib.suppress(InvalidNameError):  # too long to be one
+        return streams.has_stream(state, f"oci-manifest-{digest}") is not None
+    return False
 
 
 def _subject(reference: NamedReference) -> str | None:
@@ -107,7 +115,12 @@ def _subject(reference: NamedReference) -> str | None:
     return parts[1] if reference.category == "streams" and parts[0] == _REFERRERS and len(parts) == 3 else None
 
 
-def _remove_empty_subject(state: RepoState, reference: NamedReference) -> None:
-    if (subject := _subject(reference)) is not None:
-        with contextlib.suppress(OSError):  # it is not empty, or somebody else was faster
-            os.rmdir(f"streams/refs/{_REFERRERS}/{subject}", dir_fd=state.fd)
+def _remove_empty_subjects(state: RepoState, pruned: Collection[str]) -> None:
+    """Directories of subjects that had referrers, and of those that are gone, as an interruption leaves them."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    with contextlib.suppress(OSError), files.opened(f"streams/refs/{_REFERRERS}", flags, dir_fd=state.fd) as fd:
+        for subject in os.listdir(fd):
+            if subject in pruned or not _has_manifest(state, subject):
+                with contextlib.suppress(OSError):  # it is not empty, or somebody else was faster
+                    os.rmdir(subject, dir_fd=fd)
+        files.fsync_directory(".", dir_fd=fd)

@@ -23,7 +23,7 @@ from composefs_async.errors import StreamNotFoundError
 from composefs_async.oci import catalogue, pull
 from composefs_async.oci.images import ensure_images
 from composefs_async.oci.layers import import_layer
-from composefs_async.oci.names import tag_reference
+from composefs_async.oci.names import manifest_stream, tag_reference
 from composefs_async.repository import Repository, state_of
 from composefs_async.tree.dumpfile import parse_dump
 
@@ -135,6 +135,19 @@ def untag(repo: Repository) -> None:
         catalogue.untag(repo, "a")
 
 
+def referrers(images: Images, path: Path) -> None:
+    """An image is recorded as referring to another, and to two that are gone."""
+    for subject in (images.digests["a"], MANIFEST, MANIFEST.replace("0", "1")):
+        directory = path / "streams/refs/oci-referrers" / subject
+        directory.mkdir(parents=True)
+        (directory / images.digests["b"]).symlink_to(f"../../../{manifest_stream(images.digests['b'])}")
+
+
+@opened
+def prune(repo: Repository) -> None:
+    repo.prune_references(dangling=True)
+
+
 def rename(*, replace: bool) -> Callable[[Images, Path], object]:
     @opened
     def run(repo: Repository) -> None:
@@ -161,6 +174,7 @@ CASES = {
     "gc of everything": Case(opened(Repository.gc), prepare=both(pulled("a"), garbage)),
     "rename": Case(rename(replace=False), prepare=pulled("a")),
     "rename in the place of another": Case(rename(replace=True), prepare=pulled("a", "b")),
+    "prune of references": Case(prune, prepare=both(pulled("a", "b"), referrers)),
     "lease": Case(lease, prepare=pulled("a"), leases=True),
     "drop of a lease": Case(opened(lambda repo: repo.drop_lease(MANIFEST)), prepare=both(pulled("a"), lease)),
 }
@@ -175,6 +189,32 @@ def test_an_interruption_loses_nothing(images: Images, tmp_path: Path, case: Cas
 @pytest.mark.parametrize("case", [CASES[name] for name in NATIVE], ids=NATIVE)
 def test_an_interruption_between_native_batches_loses_nothing(images: Images, tmp_path: Path, case: Case) -> None:
     check(images, tmp_path, case, native=True)
+
+
+def test_an_interrupted_prune_is_done_by_the_next(images: Images, tmp_path: Path) -> None:
+    """Down to directories that are empty; and of what leads nowhere some is left, but nothing else is gone."""
+    base, refs = make(tmp_path / "base"), "streams/refs"
+    pulled("a", "b")(images, base)
+    referrers(images, base)
+    for name in ("one", "two"):
+        (base / refs / name).symlink_to("../gone")
+    (base / refs / "oci-referrers" / MANIFEST.replace("0", "2")).mkdir()
+    before = entries(base / refs)
+    prune(images, copy(base, tmp_path / "work"))
+    after = entries(tmp_path / "work" / refs)
+    kept = f"oci-referrers/{images.digests['a']}"
+    assert after == {"oci", "oci/a", "oci/b", "oci-referrers", kept, f"{kept}/{images.digests['b']}"}
+    count = 0
+    for path in every_interruption(partial(prune, images), base, tmp_path / "work"):
+        count += 1
+        assert after <= entries(path / refs) <= before
+        prune(images, path)
+        assert entries(path / refs) == after
+    assert count > 2
+
+
+def entries(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*")}
 
 
 def check(images: Images, tmp_path: Path, case: Case, *, native: bool) -> None:
