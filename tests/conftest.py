@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -119,6 +120,14 @@ def may_mount() -> None:
     for name in ("erofs", "overlay"):
         if name not in known:
             pytest.skip(f"the kernel has no {name}")
+
+
+@pytest.fixture(scope="session")
+def acl() -> bytes:
+    """A POSIX access control list with a further user, as the kernel and setfacl(1) have it in an attribute."""
+    # linux/posix_acl_xattr.h: version 2, then tag, permissions and id of the owner, a user, the group, mask and others.
+    entries = (1, 6, -1), (2, 7, 1000), (4, 4, -1), (16, 7, -1), (32, 4, -1)
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
 
 
 UNSHARE = """

@@ -197,9 +197,8 @@ class FlatState(RepoState):
     """
 
     def __init__(self, path: str, algorithm: Algorithm) -> None:
-        """Open the directory *path*, made if it is not there; `close` it."""
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o755)
+        """Open the directory *path*, made with its parents if it is not there; `close` it."""
+        os.makedirs(path, 0o755, exist_ok=True)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         super().__init__(path, fd, Metadata.new(algorithm, None), secure=False)
 

@@ -21,7 +21,7 @@ from ..errors import ComposefsError, ErofsError
 from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from .c_options import Leave, complain, parse, parse_algorithm
 from .context import print_bytes, printable
-from .image_files import read_image
+from .image_files import algorithm_of, read_image
 
 __all__ = ["composefs_info", "main"]
 
@@ -131,9 +131,9 @@ def _payloads(root: Directory) -> Iterator[bytes]:
 
 def _missing(payloads: set[bytes], basedir: str | None) -> Iterator[bytes]:
     try:
-        fd = os.open(basedir or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open("." if basedir is None else basedir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        complain(f"{_NAME}: Can't open basedir `{printable(basedir or '.')}`: {error.strerror}")
+        complain(f"{_NAME}: Can't open basedir `{printable(basedir or '')}`: {error.strerror}")
     try:
         return iter([path for path in payloads if not os.access(path.lstrip(b"/"), os.F_OK, dir_fd=fd)])
     finally:
@@ -205,12 +205,9 @@ def _stored_attributes(version: int, root: Directory) -> Callable[[Inode], Pairs
     directories that hold whiteouts."""
     from ..erofs.format import ESCAPED_OVERLAY_PREFIX, OVERLAY_PREFIX
     from ..erofs.writer import stored_attributes
-    from ..tree.walk import walk
 
-    digests = (inode.digest for _, inode in walk(root) if isinstance(inode, ExternalFile) and inode.digest)
-    algorithm = Algorithm.SHA512 if len(next(digests, b"")) > 32 else Algorithm.SHA256
     try:
-        found = stored_attributes(root, algorithm, version)
+        found = stored_attributes(root, algorithm_of(root) or Algorithm.SHA256, version)
     except ErofsError:  # an image of composefs-rs that mkcomposefs would not make
         return lambda inode: inode.xattrs
 

@@ -17,6 +17,7 @@ from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from .context import Settings, as_json, print_bytes, print_json, printable
 from .image_files import repository_image, take, take_both
 from .progress import size_text
+from .tables import table
 
 if TYPE_CHECKING:
     from ..erofs.compare import Change, Value
@@ -54,10 +55,9 @@ def images(settings: Settings, json_output: bool, no_trunc: bool) -> None:
     if not found:
         click.echo("No images found")
         return
-    width = max(len(printable(name)) for name, _ in found)
-    click.echo(f"{'NAME':{width}}  DIGEST")
-    for name, digest in found:
-        click.echo(f"{printable(name):{width}}  {printable(digest if no_trunc else digest[:_SHORT])}")
+    click.echo(
+        table([("NAME", "DIGEST"), *((name, digest if no_trunc else digest[:_SHORT]) for name, digest in found)])
+    )
 
 
 @click.command
@@ -65,7 +65,7 @@ def images(settings: Settings, json_output: bool, no_trunc: bool) -> None:
 @click.pass_obj
 def import_image(settings: Settings, name: str) -> None:
     """Store the image on standard input and call it NAME; it is checked first.  Print its id."""
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         raise click.UsageError("there is no image on standard input")
     with settings.open() as repo:
         pieces = iter(lambda: sys.stdin.buffer.read(_READ_SIZE), b"")
@@ -105,7 +105,9 @@ def dump_files(settings: Settings, image: str, paths: tuple[str, ...], backing_p
 def _find(root: Directory, path: str) -> Inode:
     from ..tree.walk import find
 
-    found = find(root, os.fsencode(path))
+    if not path:
+        raise click.UsageError("a path is empty")
+    found = find(root, b"/".join(name for name in os.fsencode(path).split(b"/") if name != b"."))
     if found is None:
         raise _FileNotFoundError(path)
     return found
@@ -309,14 +311,21 @@ def _explained(settings: Settings, image: str, other: str | None, expected: Obje
 
     if expected is not None:
         mine = take(settings, image, expected.algorithm)
+        _check_algorithms(mine.algorithm, expected.algorithm)
         return explaining.explain(mine.tree, expected, version=mine.version)
     mine, theirs = take_both(settings, image, other or "")
+    _check_algorithms(mine.algorithm, theirs.algorithm)
     algorithm = mine.algorithm or theirs.algorithm or Algorithm.SHA512
     content = theirs.image
     if content is None:
         content = build_image(theirs.tree, algorithm, theirs.version)
     wanted = fsverity.digest(content, algorithm)
     return explaining.explain(mine.tree, wanted, version=mine.version, other=theirs.tree, other_version=theirs.version)
+
+
+def _check_algorithms(mine: Algorithm | None, other: Algorithm | None) -> None:
+    if mine and other and mine is not other:
+        raise click.UsageError(f"the algorithms differ, {mine.value} and {other.value}, so no cause makes them equal")
 
 
 def _explanation_json(found: Explanation) -> dict[str, Any]:

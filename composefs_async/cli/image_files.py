@@ -12,12 +12,13 @@ from typing import Final
 
 from ..digest import Algorithm
 from ..erofs.reader import IMAGE_LIMIT, image_info, image_to_tree
-from ..errors import ErofsError
+from ..errors import ErofsError, ImageNotFoundError, inputs_named
 from ..repository import Repository
-from ..tree import Directory
+from ..tree import Directory, ExternalFile
+from ..tree.walk import walk
 from .context import Settings
 
-__all__ = ["Source", "read_image", "repository_image", "take", "take_both"]
+__all__ = ["Source", "algorithm_of", "read_image", "repository_image", "take", "take_both"]
 
 _DEFAULT_VERSION: Final = 1
 _DUMP_START: Final = b"/ "
@@ -50,7 +51,19 @@ def read_image(path: str | int) -> bytes:
 
 def repository_image(repo: Repository, name: str) -> bytes:
     """The image *name* of the repository."""
-    return read_image(repo.open_image(name))
+    try:
+        return read_image(repo.open_image(name))
+    except ImageNotFoundError:
+        if os.path.exists(name):
+            raise ImageNotFoundError(f"{name}; the file of this name is ./{name}") from None
+        raise
+
+
+def algorithm_of(tree: Directory) -> Algorithm | None:
+    """Of the digests in *tree*; None if there are none."""
+    digests = (inode.digest for _, inode in walk(tree) if isinstance(inode, ExternalFile) and inode.digest)
+    size = len(next(digests, b""))
+    return next((algorithm for algorithm in Algorithm if algorithm.digest_size == size), None)
 
 
 def take_both(settings: Settings, first: str, second: str) -> tuple[Source, Source]:
@@ -94,9 +107,11 @@ def _from_path(path: str, algorithm: Algorithm | None) -> Source:
         algorithm = algorithm or Algorithm.SHA512
         return Source(scan_directory(path, algorithm), _DEFAULT_VERSION, algorithm)
     content = read_image(path)
-    if content.startswith(_DUMP_START):
-        from ..tree.dumpfile import parse_dump
+    with inputs_named(path):
+        if content.startswith(_DUMP_START):
+            from ..tree.dumpfile import parse_dump
 
-        return Source(parse_dump(content), _DEFAULT_VERSION, algorithm)
-    found = image_info(content)
-    return Source(image_to_tree(content), found.version, found.algorithm or algorithm, content)
+            tree = parse_dump(content)
+            return Source(tree, _DEFAULT_VERSION, algorithm_of(tree) or algorithm)
+        found = image_info(content)
+        return Source(image_to_tree(content), found.version, found.algorithm or algorithm, content)

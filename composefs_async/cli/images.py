@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .context import ContentDigest, Settings, as_json, print_bytes, print_json, printable
+from .tables import table
 
 if TYPE_CHECKING:
     from ..oci.catalogue import ImageSummary
@@ -36,24 +37,7 @@ def images(settings: Settings, json_output: bool) -> None:
 
 
 def _table(found: list[ImageSummary]) -> None:
-    from rich.cells import cell_len
-
-    rows = [("NAME", "DIGEST", "ARCH", "LAYERS", "REFS"), *map(_row, found)]
-    widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
-
-    def ruler(left: str, line: str, middle: str, right: str) -> str:
-        return left + middle.join(line * (width + 2) for width in widths) + right
-
-    lines = [
-        "│"
-        + "┆".join(f" {cell}{' ' * (width - cell_len(cell))} " for cell, width in zip(row, widths, strict=True))
-        + "│"
-        for row in rows
-    ]
-    # The form of cfsctl's table.
-    click.echo("\n".join((ruler("┌", "─", "┬", "┐"), lines[0], ruler("╞", "═", "╪", "╡"))))
-    click.echo(f"\n{ruler('├', '╌', '┼', '┤')}\n".join(lines[1:]))
-    click.echo(ruler("└", "─", "┴", "┘"))
+    click.echo(table([("NAME", "DIGEST", "ARCH", "LAYERS", "REFS"), *map(_row, found)]))
     for image in found:
         note = image.error or (image.without_manifest and "it has no manifest; 'oci upgrade' makes one")
         if note:
@@ -64,7 +48,7 @@ def _row(image: ImageSummary) -> tuple[str, ...]:
     digest = image.manifest_digest.partition(":")[2][:12]
     architecture = "broken" if image.error else image.architecture or "artifact"
     layers = "" if image.error else str(image.layer_count)
-    return (printable(image.name), digest, printable(architecture), layers, str(image.referrer_count))
+    return image.name, digest, architecture, layers, str(image.referrer_count)
 
 
 @click.command

@@ -59,7 +59,7 @@ def mount(settings: Settings, name: str, mountpoint: str, options: MountArgument
     with settings.open() as repo:
         found = catalogue.open_image(repo, name).image(repo.metadata.formats.default)
         if found is None:
-            raise ImageNotFoundError(f"{name} has no EROFS image of this repository's layout")
+            raise ImageNotFoundError(f"the EROFS image of {name}; 'oci upgrade' makes missing ones")
         options.mount_at(repo, found.hex(), mountpoint)
 
 

@@ -63,6 +63,8 @@ def create_image(settings: Settings, path: str, name: str | None, as_is: bool, x
     from ..erofs.writer import build_image
 
     with settings.open() as repo:
+        if name is not None:
+            repo.has_image(f"refs/{name}")  # What can be no name is refused before the work.
         tree = _prepared(repo.scan_directory(path), as_is, xattrs)
         default, *others = repo.metadata.formats
         image_id = repo.write_image(build_image(tree, repo.algorithm, default), name)

@@ -114,7 +114,7 @@ def choose_version(root: Directory, minimum: int | None = None, maximum: int | N
         minimum, maximum = 0, _NEWEST_OF_C
     minimum, maximum = minimum or 0, maximum or 0
     if not (0 <= minimum <= _NEWEST_OF_C and 0 <= maximum <= _NEWEST_OF_C):
-        raise ErofsError(f"mkcomposefs has no layout {max(minimum, maximum)}, only 0 and 1", None)
+        raise ErofsError(f"there is no layout {max(minimum, maximum)}, only 0 and 1", None)
     if minimum == 0 and maximum == 1 and _has_whiteout(root):
         return 1
     return minimum

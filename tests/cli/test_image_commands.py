@@ -79,14 +79,22 @@ def expected_id(algorithm: Algorithm, version: int = 1) -> ObjectId:
     return fsverity.digest(build_image(expected_tree(algorithm), algorithm, version), algorithm)
 
 
+TABLE = """\
+┌────────┬──────────────┐
+│ NAME   ┆ DIGEST       │
+╞════════╪══════════════╡
+│ os/new ┆ %s │
+└────────┴──────────────┘"""
+
+
 def test_create_image_stores_the_files_and_names_the_image(call: Run, algorithm: Algorithm, tmp_path: Path) -> None:
     image_id = expected_id(algorithm)
     assert call("create-image", "source", "os/new") == (0, f"{image_id.text}\n", "")
     with Repository.open_path(tmp_path / "repo") as repo:
         assert repo.has_image("refs/os/new") == image_id
         assert repo.read_object(fsverity.digest(LARGE, algorithm)) == LARGE
-    assert call("images") == (0, f"NAME    DIGEST\nos/new  {image_id.hex()[:12]}\n", "")
-    assert call("images", "--no-trunc")[1] == f"{'NAME':6}  DIGEST\nos/new  {image_id}\n"
+    assert call("images") == (0, f"{TABLE}\n" % image_id.hex()[:12], "")
+    assert f"│ os/new ┆ {image_id} │" in call("images", "--no-trunc")[1].splitlines()
     listed = json.loads(call("images", "--json")[1])
     assert listed == {"images": [{"name": "os/new", "digest": image_id.hex()}]}
 
@@ -174,6 +182,7 @@ def test_ls_lists_directories_and_files(call: Run) -> None:
         "usr": f"drwxr-xr-x   3 {owner} {'':>10} {time} usr",
     }
     assert call("ls", "name") == (0, "\n".join(rows.values()) + "\n", "")
+    assert call("ls", "name", ".")[1] == call("ls", "name", "/./")[1] == call("ls", "name")[1]
     assert call("ls", "name", "small") == (0, f"{rows['small']}\n", "")
     assert call("ls", "name", "/usr")[1].splitlines() == [
         f"drwxr-xr-x   2 {owner} {'':>10} {time} bin",
@@ -220,6 +229,9 @@ def test_tree_draws_what_ls_lists(call: Run) -> None:
         (["create-image", "source", "../name"], 2, "invalid name"),
         (["explain", "name"], 2, "either OTHER or --expected-digest is needed"),
         (["explain", "name", "--expected-digest", "12"], 2, "not an object id"),
+        (["ls", "small.img"], 3, "image not found: small.img; the file of this name is ./small.img"),
+        (["ls", "./small.img"], 5, "./small.img: 5 bytes are too short for an image"),
+        (["ls", "name", ""], 2, "a path is empty"),
         (["oci", "mount", "missing", "source"], 3, "missing"),
         (["oci", "dump", "missing"], 3, "missing"),
         (["oci", "compute-id", "missing"], 3, "missing"),
@@ -227,6 +239,7 @@ def test_tree_draws_what_ls_lists(call: Run) -> None:
 )
 def test_errors_have_their_exit_code(call: Run, arguments: list[str], code: int, error: str) -> None:
     call("create-image", "source", "name")
+    Path("small.img").write_bytes(b"small")
     if arguments[0] == "umount" and os.geteuid() != 0:
         pytest.skip("unmounting needs root")
     found = call(*arguments)
@@ -291,6 +304,29 @@ def test_explain_finds_what_create_image_does(call: Run) -> None:
     assert (code, "/run was emptied" in text) == (0, True)
 
 
+def test_a_dump_file_says_by_which_algorithm_a_directory_is_digested(call: Run, algorithm: Algorithm) -> None:
+    dump = call("create-dumpfile", "source", "--no-propagate-usr-to-root")[1].encode()
+    Path("dump").write_bytes(dump)
+    # Not through a repository, which would tell.
+    assert run(["diff", "./dump", "./source"]) == 0
+    assert run(["diff", "./source", "./dump"]) == 0
+
+
+def test_images_by_different_algorithms_are_not_explained(call: Run, algorithm: Algorithm) -> None:
+    call("create-image", "source", "name")
+    (other,) = set(Algorithm) - {algorithm}
+    Path("image").write_bytes(build_image(expected_tree(other), other))
+    for arguments in (["name", "./image"], ["name", "--expected-digest", "00" * other.digest_size]):
+        code, out, error = call("explain", *arguments)
+        assert (code, out) == (2, "")
+        assert f"the algorithms differ, {algorithm.value} and {other.value}" in error
+
+
+def test_a_bad_name_is_refused_before_anything_is_stored(call: Run, tmp_path: Path) -> None:
+    assert call("create-image", "source", "../name")[0] == 2
+    assert os.listdir(tmp_path / "repo") == ["meta.json"]
+
+
 def test_explain_says_when_it_knows_no_cause(call: Run, algorithm: Algorithm) -> None:
     call("create-image", "source", "name")
     code, text, _ = call("explain", "name", "--expected-digest", "00" * algorithm.digest_size)
@@ -300,10 +336,8 @@ def test_explain_says_when_it_knows_no_cause(call: Run, algorithm: Algorithm) ->
 # -- mounts ------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.usefixtures("may_mount")
 def test_mount_and_umount(call: Run, tmp_path: Path) -> None:
-    if "erofs" not in Path("/proc/filesystems").read_text().split():
-        pytest.skip("the kernel has no erofs")
     call("create-image", "source", "name")
     place = tmp_path / "place"
     place.mkdir()
@@ -313,3 +347,38 @@ def test_mount_and_umount(call: Run, tmp_path: Path) -> None:
     assert os.listdir(place) == []
     code, _, error = call("umount", "place")
     assert (code, "nothing is mounted there" in error) == (10, True)
+
+
+@pytest.mark.usefixtures("may_mount")
+def test_a_mount_can_be_changed_and_removed_while_it_is_used(call: Run, tmp_path: Path) -> None:
+    call("create-image", "source", "name")
+    for name in ("place", "upper", "work"):
+        (tmp_path / name).mkdir()
+    options = ("--upperdir", "upper", "--workdir", "work")
+    assert call("mount", "name", "place", *options, "--read-write") == (0, "", "")
+    with open(tmp_path / "place" / "small", "wb") as file:
+        file.write(b"changed")
+        file.flush()
+        code, _, error = call("umount", "place")
+        assert (code, "busy" in error) == (10, True)
+        assert call("umount", "--lazy", "place") == (0, "", "")
+    assert (tmp_path / "upper" / "small").read_bytes() == b"changed"
+    assert call("mount", "name", "place", *options) == (0, "", "")
+    try:
+        assert (tmp_path / "place" / "small").read_bytes() == b"changed"
+        with pytest.raises(OSError, match="Read-only"):
+            (tmp_path / "place" / "small").write_bytes(b"again")
+    finally:
+        call("umount", "place")
+
+
+def test_owners_are_mapped(call: Run, tmp_path: Path, user_namespace: str) -> None:
+    call("create-image", "source", "name")
+    (tmp_path / "place").mkdir()
+    assert call("mount", "name", "place", "--idmap", user_namespace) == (0, "", "")
+    try:
+        assert os.stat(tmp_path / "place" / "small").st_uid == 1000
+    finally:
+        call("umount", "place")
+    code, _, error = call("mount", "name", "place", "--idmap", "repo/meta.json")
+    assert (code, "the descriptor is of no user namespace" in error) == (10, True)

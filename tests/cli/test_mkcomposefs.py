@@ -116,7 +116,7 @@ def test_the_algorithm_can_be_chosen(
 
 
 def test_a_digest_store_keeps_what_is_there(source: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
+    store = tmp_path / "new" / "store"
     for _ in range(2):
         assert mkcomposefs.main([f"--digest-store={store}", str(source), str(tmp_path / "image")]) == 0
     large = store / fsverity.digest(CONTENT, Algorithm.SHA256).path
@@ -140,7 +140,7 @@ WRONG = [
     (["missing", "b"], "mkcomposefs: missing: No such file or directory\n"),
     (["--from-file", "missing", "b"], "mkcomposefs: missing: No such file or directory\n"),
     (["--from-file", "bad", "b"], "mkcomposefs: line 2: "),
-    (["--max-version=7", "source", "b"], "mkcomposefs: mkcomposefs has no layout 7, only 0 and 1"),
+    (["--max-version=7", "source", "b"], "mkcomposefs: there is no layout 7, only 0 and 1\n"),
     (["--erofs-version=3", "source", "b"], "mkcomposefs: there is no layout 3, only 0, 1 and 2"),
     (["source", "missing/b"], "mkcomposefs: missing/b: No such file or directory\n"),
 ]
@@ -238,6 +238,7 @@ def test_info_dumps_attributes_as_the_image_stores_them(
         (["measure-file", "missing"], "composefs-info: Failed to open 'missing': No such file or directory\n"),
         (["ls", "source/small"], "composefs-info: Failed to load 'source/small': 5 bytes are too short"),
         (["--basedir=missing", "missing-objects", "image"], "composefs-info: Can't open basedir `missing`: No such"),
+        (["--basedir=", "missing-objects", "image"], "composefs-info: Can't open basedir ``: No such"),
     ],
 )
 @pytest.mark.usefixtures("image")

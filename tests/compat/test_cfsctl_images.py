@@ -23,7 +23,7 @@ def tmp_path(disk_path: Path) -> Path:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
+def source(tmp_path: Path, acl: bytes) -> Path:
     top = tmp_path / "source"
     (top / "usr" / "bin").mkdir(parents=True)
     (top / "run" / "lost").mkdir(parents=True)
@@ -44,6 +44,8 @@ def source(tmp_path: Path) -> Path:
         os.setxattr(
             top / "usr" / "bin" / "file64", "security.capability", bytes.fromhex("0100000200000000" + "00" * 12)
         )
+        os.setxattr(top / "usr" / "bin" / "file1", "system.posix_acl_access", acl)
+        os.setxattr(top / "usr" / "bin", "system.posix_acl_default", acl)
         os.mknod(top / "device", stat.S_IFCHR | 0o600, os.makedev(5, 300))
         for name in (".", "usr", "usr/bin/file64", "usr/bin/file4096", "usr/a b", "pipe"):
             os.setxattr(top / name, "security.selinux", b"u:r:t:s0\0", follow_symlinks=False)
@@ -95,6 +97,11 @@ def test_images_of_either_are_read_by_both(
         for found in (ours("images", "--json"), theirs(tool, repository, "images", "--json"))
     ]
     assert listed[0] == sorted(listed[1], key=lambda image: image["name"])
+    for options in ([], ["--no-trunc"]):
+        mine, other = (found.decode().splitlines() for found in (
+            ours("images", *options), theirs(tool, repository, "images", *options)
+        ))  # fmt: skip
+        assert (mine[:3], mine[-1], sorted(mine)) == (other[:3], other[-1], sorted(other))
     for name in ("refs/made/here", "refs/made/there"):
         for arguments in (
             ["dump-files", name, "/usr", "/one"],

@@ -23,7 +23,7 @@ def run(*command: str | Path) -> tuple[int, bytes]:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(tmp_path_factory: pytest.TempPathFactory, acl: bytes) -> Path:
     """A directory with all kinds of entries."""
     top = tmp_path_factory.mktemp("source")
     for size in (0, 1, 64, 65, 4096, 100_000, 5 << 20):
@@ -37,6 +37,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.setxattr(top / "file1", "user.one", b"1")
     os.setxattr(top / "file64", "user.one", b"1")
     os.setxattr(top / "deep", "user.two", b"\0\xff")
+    for name in ("file1", "file4096"):
+        os.setxattr(top / name, "system.posix_acl_access", acl)
+    os.setxattr(top / "deep", "system.posix_acl_default", acl)
     os.utime(top / "file0", ns=(0, 7))
     os.utime(top / "deep" / "er", ns=(0, -1_500_000_000))
     with open(top / "holes", "wb") as file:

@@ -356,7 +356,7 @@ def test_errors_name_the_path() -> None:
 def test_unknown_layouts_are_refused(version: int) -> None:
     with pytest.raises(ComposefsError, match=f"there is no layout {version}"):
         build_image(directory(), version=version)
-    with pytest.raises(ComposefsError, match="mkcomposefs has no layout"):
+    with pytest.raises(ComposefsError, match="there is no layout 2, only 0 and 1"):
         choose_version(directory(), minimum=2)
 
 
