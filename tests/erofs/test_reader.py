@@ -84,6 +84,15 @@ def test_tree_survives_layout_2(path: Path) -> None:
     assert dump(image_to_tree(image, algorithm)) == dump(whole_seconds(root))
 
 
+@settings(max_examples=50, deadline=2000, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_any_tree_survives(trees: st.SearchStrategy[Directory], version: int, data: st.DataObject) -> None:
+    root = data.draw(trees)
+    back = image_to_tree(build_image(root, version=version, dialect=Dialect.C))
+    assert dump(back) == dump(whole_seconds(root) if version == 2 else root)
+
+
 @pytest.mark.parametrize(("image", "_", "version"), BASES)
 @pytest.mark.parametrize("dialect", Dialect)
 def test_tree_makes_the_same_image_again(image: str, _: str, version: int, dialect: Dialect) -> None:
