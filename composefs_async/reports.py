@@ -67,6 +67,8 @@ class GcResult:
     """Nothing has a name that needs them, but an import that was interrupted stored them (`Lease`)."""
     objects_missing: int = 0
     """Names need them, and they are not there: fsck tells more."""
+    unknown_roots: tuple[str, ...] = ()
+    """Of those that were given, what is no name of a stream or image, and kept nothing."""
     notes: tuple[Finding, ...] = ()
     """What is strange and has been left alone: references that lead nowhere, files that are no objects, and streams
     and images that are missing."""

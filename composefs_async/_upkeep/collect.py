@@ -59,7 +59,8 @@ def gc(
     Stopped at any point, it leaves the repository whole, and the next run does the rest.
 
     Args:
-        additional_roots: first-level names that are kept with all they need, though no reference leads to them.
+        additional_roots: first-level names that are kept with all they need, though no reference leads to them; those
+            that are not there are ignored and told.
         dry_run: only tell what would be removed; needs neither the exclusive lock nor permission to write.
         timeout: how many seconds in all to wait for others who use the repository; 0 waits for nobody.
         progress: gets an event for about a thousand objects; while it works others may wait.
@@ -286,6 +287,7 @@ class _Collection:
 
     def result(self) -> GcResult:
         pruned = {f"{category}/{name}" for category, name in self._pruned}
+        known = {name for _, name in self._roots.additional}
         return GcResult(
             objects_removed=self._removed,
             objects_bytes=self._bytes,
@@ -295,6 +297,7 @@ class _Collection:
             leftovers=tuple(sorted(self._leftovers)),
             objects_leased=self._survey.young,
             objects_missing=self._survey.missing,
+            unknown_roots=tuple(each for each in self._additional if each not in known),
             notes=(
                 *(note for note in self._roots.notes if note.path not in pruned),
                 *self._reached.notes,

@@ -53,6 +53,8 @@ CATEGORIES: tuple[Category, ...] = ("streams", "images")
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 """What streams from before 2026-01 begin with."""
 _JANUARY_MAGIC = slice(18, 18 + len(MAGIC))
+_UNREADABLE = (errno.EIO, errno.EBADMSG)
+"""What the kernel answers where blocks of a file are bad, or not what fs-verity protects."""
 _MAX_DEPTH = 256
 """Of directories below ``refs/``; what is deeper must not be overlooked, so it is an error."""
 
@@ -351,6 +353,9 @@ def _read(state: RepoState, object_id: ObjectId, reached: Reached) -> Node | Non
     except ObjectNotFoundError:
         reached.missing.add(object_id)
         return None
-    except (IntegrityError, FormatError, AlgorithmMismatchError) as error:
+    except (IntegrityError, FormatError, AlgorithmMismatchError, OSError) as error:
         reached.seen.discard(object_id)
-        raise ReachUnknownError(path, str(error)) from error
+        if isinstance(error, OSError) and error.errno not in _UNREADABLE:
+            raise
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ReachUnknownError(path, str(reason)) from error

@@ -68,7 +68,7 @@ def rename_reference(state: RepoState, category: Category, reference: str, new: 
     with state.shared():
         target = names.target_of(state, f"{category}/refs/{names.check_reference(reference)}")
         if target is None:
-            raise _NOT_FOUND[category](reference)
+            raise _NOT_FOUND[category](f"refs/{reference}")
         link = Link.reference(category, new, names.entry_of(state, category, target))
         if new == reference:
             return

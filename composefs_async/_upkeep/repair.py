@@ -157,7 +157,8 @@ class Repair:
         """Write down what has been done, or in a dry run would be."""
         self.actions.append(RepairAction(path, action, source))
         self.covered.add(path)
-        self.report(Message(f"{path}: {action}" + (f" from {source}" if source else "")))
+        done = f"would be {action}" if self.dry_run else action
+        self.report(Message(f"{path}: {done}" + (f" from {source}" if source else "")))
 
     # -- names ---------------------------------------------------------------------------------
 

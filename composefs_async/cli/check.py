@@ -31,12 +31,12 @@ class Rate(click.ParamType[int]):
 
 def check_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--metadata-only", is_flag=True, help="Read no objects but streams and images."),
-        click.option("--continue", "resume", is_flag=True, help="Go on where a check ended early."),
-        click.option("--limit", type=Rate(), metavar="RATE", help="Read at most so many bytes a second: 50M."),
-        progress_option,
-        as_json,
         click.pass_obj,
+        as_json,
+        progress_option,
+        click.option("--limit", type=Rate(), metavar="RATE", help="Read at most so many bytes a second: 50M."),
+        click.option("--continue", "resume", is_flag=True, help="Go on where a check ended early."),
+        click.option("--metadata-only", is_flag=True, help="Read no objects but streams and images."),
     ):
         function = option(function)
     return function

@@ -6,7 +6,8 @@ that fsck prints, is the same one.  With ``--category`` it is NAME alone, whatev
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -39,8 +40,18 @@ def _parse(reference: str, category: str | None) -> tuple[Category, str]:
         return cast("Category", category), reference
     first, _, name = reference.partition("/")
     if first not in _CATEGORIES:
-        raise click.UsageError(f"{printable(reference)!r} does not begin with streams/ or images/: use --category")
+        what = f"{printable(reference)!r} does not begin with streams/ or images/, as 'refs list' prints it"
+        raise click.UsageError(f"{what}: use --category")
     return cast("Category", first), name.removeprefix("refs/")
+
+
+@contextmanager
+def _no_replacing() -> Iterator[None]:
+    """Say how a reference that is there is replaced."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise click.ClickException(f"{error.filename}: {error.strerror}; --replace takes its place") from error
 
 
 def _named(category: Category, name: str) -> str:
@@ -94,7 +105,7 @@ def _tag(reference: NamedReference) -> str | None:
 def add(settings: Settings, reference: str, target: str, category: str | None, replace: bool) -> None:
     """Let REFERENCE lead to TARGET, the name of a stream, or the id or a reference of an image."""
     kind, name = _parse(reference, category)
-    with settings.open() as repo:
+    with settings.open() as repo, _no_replacing():
         repo.add_reference(kind, name, target, replace=replace)
     click.echo(f"Added {_named(kind, name)}")
 
@@ -112,7 +123,7 @@ def rename(settings: Settings, reference: str, new: str, category: str | None, r
         other, new = _parse(new, None)
         if other != kind:
             raise click.UsageError("a reference cannot change between streams and images")
-    with settings.open() as repo:
+    with settings.open() as repo, _no_replacing():
         repo.rename_reference(kind, name, new, replace=replace)
     click.echo(f"Renamed {_named(kind, name)} to {_named(kind, new)}")
 
@@ -127,17 +138,17 @@ def remove(settings: Settings, references: tuple[str, ...], category: str | None
     with settings.open() as repo:
         for kind, name in parsed:
             if not repo.remove_reference(kind, name):
-                raise (StreamNotFoundError if kind == "streams" else ImageNotFoundError)(name)
+                raise (StreamNotFoundError if kind == "streams" else ImageNotFoundError)(f"refs/{name}")
             click.echo(f"Removed {_named(kind, name)}")
 
 
 @click.command
-@click.option("--dangling", is_flag=True, help="Remove every reference that leads nowhere.")
+@click.option("--dangling", is_flag=True, help="Remove every other reference that leads nowhere, too.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only tell which.")
 @as_json
 @click.pass_obj
 def prune(settings: Settings, dangling: bool, dry_run: bool, json_output: bool) -> None:
-    """Remove the records of OCI referrers whose subject, or that themselves, are gone."""
+    """Remove what is recorded as referring to an image that is gone, or is gone itself."""
     with settings.open() as repo:
         found = repo.prune_references(dangling=dangling, dry_run=dry_run)
     if json_output:

@@ -79,4 +79,4 @@ def _shown(reference: str) -> str:
     if tag != reference and "/" not in tag:
         return f"tag {decode_tag(tag)}"
     kind, _, name = reference.partition("/refs/")
-    return f"{kind.removesuffix('s')} {name}"
+    return f"reference {kind}/{name}"

@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 
 __all__ = ["upgrade"]
 
-_UNREADABLE = ("before 2026-01", "damaged")
+_FORMS = {
+    "before 2026-01": "in a form from before 2026-01, which cannot be read",
+    "damaged": "damaged, which cannot be read",
+}
 
 
 @click.command
 @click.option("-n", "--dry-run", is_flag=True, help="Only tell what would be written.")
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait for who has the repository alone.")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to wait for others.")
 @as_json
 @click.pass_obj
 def upgrade(settings: Settings, dry_run: bool, timeout: float | None, json_output: bool) -> None:
@@ -73,8 +76,7 @@ def _facts(result: UpgradeResult) -> list[tuple[str, str]]:
         ("images", "layout " + " and ".join(map(str, result.erofs_versions))),
     ]
     facts += [
-        ("streams", f"{count} {form}" + (", which cannot be read" if form in _UNREADABLE else ""))
-        for form, count in result.streams.items()
+        ("streams", f"{count} {_FORMS.get(form, f'in the form of {form}')}") for form, count in result.streams.items()
     ]
     if result.hidden_images:
         facts.append(("hidden", f"{result.hidden_images} EROFS images of another layout; 'oci upgrade' makes new ones"))

@@ -20,7 +20,12 @@ __all__ = ["gc", "leases", "transaction"]
 
 @click.command
 @click.option(
-    "-r", "--root", "roots", multiple=True, metavar="NAME", help="Keep this stream or image too; may be repeated."
+    "-r",
+    "--root",
+    "roots",
+    multiple=True,
+    metavar="NAME",
+    help="Keep this stream or image (a name in streams/ or images/), too; may be repeated.",
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Only tell what would be removed.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to wait for others.")
@@ -64,10 +69,12 @@ def _print_notes(result: GcResult, dry_run: bool) -> None:
     """On standard error, what cfsctl does not know of."""
     for path in result.leftovers:
         _note(f"{'would remove' if dry_run else 'removed'} {path}, left by an interrupted operation")
+    for name in result.unknown_roots:
+        _note(f"--root {name}: no stream or image has this name, so nothing was kept for it")
     if result.objects_leased:
-        _note(f"{result.objects_leased} objects of interrupted imports stay; see 'composefs-async leases'")
+        _note(f"objects of interrupted imports that stay: {result.objects_leased}; see 'composefs-async leases'")
     if result.objects_missing:
-        _note(f"{result.objects_missing} objects are missing that something with a name needs; see fsck")
+        _note(f"objects that something with a name needs and that are missing: {result.objects_missing}; see fsck")
     for note in result.notes:
         _note(note.text.removeprefix("fsck: "))
 
@@ -128,6 +135,7 @@ def transaction(settings: Settings, command: tuple[str, ...]) -> int:
 
     with settings.open():
         if not command:
+            click.echo("gc waits until this is interrupted", err=True)
             while True:
                 signal.pause()
         code = subprocess.run(command, check=False).returncode

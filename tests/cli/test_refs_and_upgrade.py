@@ -88,11 +88,11 @@ def test_references_are_changed(arguments: list[str], output: str, names: list[s
     [
         (["rename", "boot/a", "b"], 2, ["begin with streams/ or images/"]),
         (["rename", "images/boot/a", "streams/b"], 2, ["between streams and images"]),
-        (["rename", "images/gone", "b"], 3, ["image not found: gone"]),
+        (["rename", "images/gone", "b"], 3, ["image not found: refs/gone"]),
         (["rename", "images/boot/a", "../b"], 2, ["invalid name"]),
-        (["remove", "streams/gone"], 3, ["stream not found: gone"]),
+        (["remove", "streams/gone"], 3, ["stream not found: refs/gone"]),
         (["remove", "streams/../../meta.json"], 2, ["invalid name"]),
-        (["add", "images/boot/a", "boot/a"], 1, ["images/refs/boot/a: File exists"]),
+        (["add", "images/boot/a", "boot/a"], 1, ["images/refs/boot/a: File exists; --replace"]),
         (["add", "streams/x", "gone"], 3, ["stream not found: gone"]),
     ],
 )
@@ -121,7 +121,7 @@ def test_upgrade_tells_what_it_would_write_writes_it_and_is_done(cli: Cli, tmp_p
     january(old, Algorithm.SHA256, image)
     cli.on(old)("oci", "images").failed(6, "composefs-async upgrade")
     facts = "  algorithm: fsverity-sha256-12\n  verity:    not required (insecure)\n  images:    layout 2\n"
-    facts += "  streams:   3 2026-01\n"
+    facts += "  streams:   3 in the form of 2026-01\n"
     plan = cli.on(old)("upgrade", "--dry-run").good().text
     assert plan.startswith(f"Would upgrade legacy repository at {old}\n{facts}meta.json:\n{{\n")
     planned = cli.on(old)("upgrade", "-n", "--json").good().json

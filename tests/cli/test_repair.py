@@ -69,6 +69,7 @@ def test_what_can_be_done_is_told_once_for_all_that_is_alike(cli: Any, repo: Pat
     for at in "ab":
         (repo / "streams/refs" / at).symlink_to("../gone")
     lines = cli.on(repo)("fsck", "--repair", "--progress", "none").text.splitlines()
+    assert "reference streams/a: is still damaged" in lines
     at = lines.index("status: 3 error(s) left")
     assert [line[:6] for line in lines[at + 1 :]] == ["  - fs", "      ", "  - fs", "  - fs", "      "]
     assert "'composefs-async refs prune --dangling'" in lines[-1]
@@ -80,7 +81,8 @@ def test_what_can_be_done_is_told_once_for_all_that_is_alike(cli: Any, repo: Pat
 
 def test_a_dry_run_changes_nothing(cli: Any, repo: Path, victim: Path) -> None:
     before = victim.read_bytes()
-    run = cli.on(repo)("fsck", "--repair", "-n", *SOURCES, "--progress", "none").good()
+    run = cli.on(repo)("fsck", "--repair", "-n", *SOURCES, "--progress", "plain").good()
+    assert run.err == f"{name(repo, victim)}: would be replaced from {SOURCES[0]}\n"
     assert "would do:\n" in run.text
     assert "tag basic: would be whole again\n" in run.text
     assert victim.read_bytes() == before

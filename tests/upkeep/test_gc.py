@@ -20,6 +20,7 @@ from composefs_async.reports import GcResult
 from composefs_async.repository import Repository, state_of
 
 from .garbage import everything, image, links, objects, store, stream
+from .machine import Machine
 
 
 def remove(repo: Repository, *names: str) -> None:
@@ -224,6 +225,18 @@ def test_nothing_is_removed_when_something_that_is_needed_is_damaged(empty: Repo
     damage(empty, stream(empty, "x", ["x"], reference="x") if kind == "stream" else image(empty, ["x"], "x"))
     before = everything(empty)
     with pytest.raises(ReachUnknownError):
+        empty.gc()
+    assert everything(empty) == before
+
+
+def test_nothing_is_removed_when_something_that_is_needed_cannot_be_read(
+    empty: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(empty)
+    object_id = stream(empty, "x", ["x"], reference="x")
+    Machine(monkeypatch).spoil(Path(empty.path, "objects", object_id.path))
+    before = everything(empty)
+    with pytest.raises(ReachUnknownError, match=f"objects/{object_id.path}.*Input/output error"):
         empty.gc()
     assert everything(empty) == before
 
