@@ -271,20 +271,25 @@ class CompressionError(_OffsetError):
 
 @contextlib.contextmanager
 def inputs_named(name: str) -> Iterator[None]:
-    """Let errors at an offset say that they are about *name*: parsers see bytes alone."""
+    """Let errors at a place say that they are about *name*: parsers see bytes alone."""
     try:
         yield
-    except _OffsetError as error:
+    except (_OffsetError, DumpfileError) as error:
         raise error.inside(name) from error.__cause__
 
 
 class DumpfileError(FormatError):
     """A line of a dump file is malformed; *line* counts from 1."""
 
-    def __init__(self, reason: str, line: int) -> None:
+    def __init__(self, reason: str, line: int, name: str = "") -> None:
         self.reason = reason
         self.line = line
-        super().__init__(f"line {line}: {reason}")
+        self.name = name
+        super().__init__(f"{f'{name}: ' if name else ''}line {line}: {reason}")
+
+    def inside(self, name: str) -> Self:
+        """The same error of the file *name*."""
+        return type(self)(self.reason, self.line, name)
 
 
 class OciError(FormatError):
@@ -331,13 +336,14 @@ class ProxyError(TransportError):
 
 
 class MountError(ComposefsError, OSError):
-    """The kernel refused a mount; *log* has what it said about it."""
+    """The kernel refused to mount, or to unmount; *log* has what it said about it."""
 
-    def __init__(self, errno: int, what: str, log: str = "") -> None:
+    def __init__(self, errno: int, what: str, log: str = "", doing: str = "mounting") -> None:
         OSError.__init__(self, errno, os.strerror(errno), what)
         self.what = what
         self.log = log
+        self.doing = doing
 
     def __str__(self) -> str:
         said = f" ({self.log})" if self.log else ""
-        return f"mounting {self.what}: {self.strerror}{said}"
+        return f"{self.doing} {self.what}: {self.strerror}{said}"

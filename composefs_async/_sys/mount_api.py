@@ -64,6 +64,11 @@ _IDMAP_ADVICE: Final = {
     errno.EINVAL: "the descriptor is of no user namespace, or the file system has no maps of owners",
     errno.EPERM: "the user namespace must not be that of the file system, and CAP_SYS_ADMIN is needed",
 }
+_UNMOUNT_ADVICE: Final = {
+    errno.EINVAL: "nothing is mounted there",
+    errno.EBUSY: "something still uses it, which a lazy unmount does not mind",
+    errno.EPERM: "it needs the capability CAP_SYS_ADMIN",
+}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -189,4 +194,4 @@ def unmount(path: str, *, lazy: bool = False) -> None:
     function: Any = _libc.umount2
     if function(os.fsencode(path), flags):
         code = ctypes.get_errno()
-        raise refused(OSError(code, ""), path, "nothing is mounted there" if code == errno.EINVAL else "")
+        raise MountError(code, path, _UNMOUNT_ADVICE.get(code, ""), "unmounting")
