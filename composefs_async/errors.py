@@ -195,13 +195,14 @@ class ReachUnknownError(IntegrityError):
 
 
 class NotFoundError(ComposefsError, LookupError):
-    """Something that was asked for by name is not in the repository."""
+    """Something that was asked for by name is not there: in the repository, or where an image should come from."""
 
     kind = "thing"
 
-    def __init__(self, name: str, kind: str = "") -> None:
+    def __init__(self, name: str, kind: str = "", reason: str = "") -> None:
         self.name = name
-        super().__init__(f"{kind or self.kind} not found: {name}")
+        self.reason = reason
+        super().__init__(f"{kind or self.kind} not found: {name}{f': {reason}' if reason else ''}")
 
 
 class ObjectNotFoundError(NotFoundError):
@@ -217,7 +218,7 @@ class StreamNotFoundError(NotFoundError):
 
 
 class ImageNotFoundError(NotFoundError):
-    """No image has that name."""
+    """No image has that name, or none of that name is for the platform."""
 
     kind = "image"
 

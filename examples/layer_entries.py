@@ -9,13 +9,13 @@ import os
 import sys
 
 from composefs_async import Repository
-from composefs_async.oci import catalogue
+from composefs_async.oci import catalogue, stored_layers
 
 
 def main(repository: str, tag: str) -> None:
     with Repository.open_path(repository) as repo:
         image = catalogue.open_image(repo, tag)
-        entries = [entry for layer in image.layers for entry in catalogue.layer_entries(repo, layer)]
+        entries = [entry for layer in image.layers for entry in stored_layers.layer_entries(repo, layer)]
     for entry in sorted(entries, key=lambda entry: -entry.size)[:10]:
         print(f"{entry.size:12}  /{os.fsdecode(entry.path)}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from itertools import islice
+from typing import TypeVar
 
 from anyio import Lock, create_task_group, to_thread
 from anyio.lowlevel import checkpoint
@@ -17,6 +18,8 @@ from .groups import single_error
 from .hops import hop, resources
 
 __all__ = ["iterate", "resolve_pending", "store_all"]
+
+T = TypeVar("T")
 
 _PIECES = 16
 """How many pieces of an iterator one hop brings."""
@@ -77,11 +80,11 @@ async def resolve_pending(state: RepoState, writer: SplitstreamWriter) -> None:
         reference.resolve(found.id)
 
 
-async def iterate(start: Callable[[], Iterator[bytes]]) -> AsyncIterator[bytes]:
+async def iterate(start: Callable[[], Iterator[T]], *, at_a_time: int = _PIECES) -> AsyncIterator[T]:
     """Run a blocking iterator in worker threads, several pieces a hop; it is closed at the end in any case."""
     iterator = await hop(start)
     try:
-        while pieces := await hop(list, islice(iterator, _PIECES)):
+        while pieces := await hop(list, islice(iterator, at_a_time)):
             for piece in pieces:
                 yield piece
     finally:

@@ -18,6 +18,9 @@ def main() -> NoReturn:
     """Run the command in `sys.argv` and leave with its exit code."""
     # Trees and layers are many small objects without cycles: look for cycles more rarely than after each 700.
     gc.set_threshold(50_000, 20, 20)
+    if sys.stdout is None:  # as it is when the program was started with it closed
+        # Whoever prints hears of it from a descriptor that cannot be written, and no other file takes its number.
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8", closefd=False)
     arguments = sys.argv[1:]
     match os.path.basename(sys.argv[0]):
         case "mkcomposefs":

@@ -187,7 +187,7 @@ def run(arguments: list[str]) -> int:
     """Run a command; returns its exit code, and prints at most one line for an error."""
     code = _guarded(lambda: _invoke(arguments))
     # What is still in the buffer may meet a full disk or a closed pipe; at exit Python would only complain.
-    return _guarded(sys.stdout.flush if sys.stdout else lambda: None) or code
+    return _guarded(sys.stdout.flush) or code
 
 
 def _invoke(arguments: list[str]) -> object:

@@ -6,7 +6,6 @@ the architecture in somebody's config, may contain escape sequences.
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import json
 import os
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..digest import Algorithm, check_content_digest
-from ..errors import FormatError
+from ..errors import FormatError, RepositoryNotFoundError
 
 if TYPE_CHECKING:
     from ..repository import Repository
@@ -62,7 +61,12 @@ class Settings:
         """The chosen repository; the caller closes it."""
         from ..repository import Repository
 
-        repository = Repository.open_path(self.path(), algorithm=self.algorithm)
+        try:
+            repository = Repository.open_path(self.path(), algorithm=self.algorithm)
+        except RepositoryNotFoundError as error:
+            if self.chosen:
+                raise
+            raise RepositoryNotFoundError(error.path, f"{error.reason}; --repo chooses another") from None
         try:
             if self.require_verity:
                 repository.require_verity()
@@ -112,8 +116,6 @@ def print_json(value: object) -> None:
 
 def print_bytes(pieces: Iterable[bytes]) -> None:
     """Write to standard output, byte for byte."""
-    if sys.stdout is None:  # as it is when the program was started with it closed
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF), _OUTPUT)
     out = sys.stdout.buffer
     for piece in pieces:
         with _writing():

@@ -114,10 +114,10 @@ class _Demo:
     def _read_back(self, repo: Repository, result: PullResult) -> None:
         from ..digest import ObjectId
         from ..errors import DigestMismatchError
-        from ..oci import catalogue
+        from ..oci.stored_layers import layer_entries
 
         with _step("Reading a file back out of it") as say:
-            for entry in catalogue.layer_entries(repo, result.layers[0].diff_id):
+            for entry in layer_entries(repo, result.layers[0].diff_id):
                 if isinstance(entry.content, ObjectId) and entry.path.endswith(b"/__init__.py"):
                     content = repo.read_object(entry.content)
                     original = Path("/", os.fsdecode(entry.path))

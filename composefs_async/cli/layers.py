@@ -47,23 +47,23 @@ def layer(settings: Settings, diff_id: str, dumpfile: bool, json_output: bool) -
 
 
 def _print_tar(repo: Repository, diff_id: str) -> None:
-    from ..oci import catalogue
+    from ..oci import stored_layers
 
-    if sys.stdout is not None and sys.stdout.isatty():
+    if sys.stdout.isatty():
         raise click.UsageError("a tar is not for a terminal; redirect it, or use --json or --dumpfile")
-    print_bytes(catalogue.layer_content(repo, diff_id))
+    print_bytes(stored_layers.layer_content(repo, diff_id))
 
 
 def _print_lines(repo: Repository, diff_id: str) -> None:
-    from ..oci import catalogue
+    from ..oci import stored_layers
 
-    print_bytes(catalogue.layer_dump(repo, diff_id))
+    print_bytes(stored_layers.layer_dump(repo, diff_id))
 
 
 def _describe(repo: Repository, diff_id: str) -> None:
-    from ..oci import catalogue
+    from ..oci import stored_layers
 
-    info = catalogue.layer_info(repo, diff_id)
+    info = stored_layers.layer_info(repo, diff_id)
     print_json(
         {
             "diffId": info.diff_id,
@@ -93,9 +93,9 @@ def ls_layer(settings: Settings, diff_id: str, json_output: bool) -> None:
 
 
 def _list_json(repo: Repository, diff_id: str) -> None:
-    from ..oci import catalogue
+    from ..oci import stored_layers
 
-    print_json([_members(entry) for entry in catalogue.layer_entries(repo, diff_id)])
+    print_json([_members(entry) for entry in stored_layers.layer_entries(repo, diff_id)])
 
 
 def _members(entry: TarEntry) -> dict[str, Any]:

@@ -49,10 +49,23 @@ def limit_options(function: Any) -> Any:
     """The options that raise the bounds on what is imported."""
     for option in (
         click.option(
-            "--max-ratio", type=click.FloatRange(min=1), help="Refuse what unpacks to more than so many times."
+            "--max-ratio",
+            type=click.FloatRange(min=1),
+            metavar="TIMES",
+            help="Refuse layers that unpack to more than 1000, or so many, times their size.",
         ),
-        click.option("--max-layer-size", type=click.IntRange(min=1), help="Refuse larger unpacked layers, in bytes."),
-        click.option("--max-file-size", type=click.IntRange(min=1), help="Refuse larger files in layers, in bytes."),
+        click.option(
+            "--max-layer-size",
+            type=click.IntRange(min=1),
+            metavar="BYTES",
+            help="Refuse unpacked layers of more than 1 TiB, or so many bytes.",
+        ),
+        click.option(
+            "--max-file-size",
+            type=click.IntRange(min=1),
+            metavar="BYTES",
+            help="Refuse files in layers of more than 1 TiB, or so many bytes.",
+        ),
     ):
         function = option(function)
     return function

@@ -32,11 +32,15 @@ class AlgorithmType(click.ParamType[Algorithm]):
 @click.option(
     "--algorithm",
     type=AlgorithmType(),
-    show_default="fsverity-sha512-12",
-    help="How objects are named: fsverity-sha512-12 or fsverity-sha256-12.",
+    help="How objects are named: fsverity-sha512-12, the default, or fsverity-sha256-12.",
 )
 @click.option(
-    "--erofs-version", type=click.IntRange(0, 2), default=1, show_default=True, help="The layout of its images."
+    "--erofs-version",
+    type=click.IntRange(0, 2),
+    default=1,
+    show_default=True,
+    metavar="VERSION",
+    help="The layout of its images.",
 )
 @click.option("--insecure", is_flag=True, help="Do without fs-verity, on file systems that have none.")
 @click.option(
@@ -45,7 +49,12 @@ class AlgorithmType(click.ParamType[Algorithm]):
 @click.option(
     "--reset-metadata", is_flag=True, help="Forget all streams, images and references there are, and keep the objects."
 )
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait for others; 10 with --reset-metadata.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="How long to wait for others; 10 with --reset-metadata.",
+)
 @as_json
 @click.pass_obj
 def init(

@@ -1,7 +1,7 @@
-"""What images and layers a repository holds, and their tags.
+"""What images a repository holds, and their tags.
 
-Owns listing, resolving and tagging images, and looking into layers.  Does not own importing (`pull`, `layers`) nor
-what documents and tar headers mean (`documents`, `tarentries`).
+Owns listing, opening and tagging images.  Does not own importing (`image_pull`), looking into layers
+(`stored_layers`), nor what documents mean (`documents`).
 
 Functions here block; ``x_async`` runs ``x`` in a worker thread.  Documents are verified against the digests they are
 known by and bounded in size; a repository that somebody else made is safe to look at.
@@ -9,31 +9,20 @@ known by and bounded in size; a repository that somebody else made is safe to lo
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
-from .._aio.bulk import iterate
 from .._aio.hops import hop
 from ..digest import ObjectId, check_content_digest
-from ..errors import (
-    ComposefsError,
-    DigestMismatchError,
-    FormatError,
-    InvalidNameError,
-    OciError,
-    StreamNotFoundError,
-    inputs_named,
-)
+from ..errors import ComposefsError, FormatError, InvalidNameError, OciError, StreamNotFoundError
 from ..repository import Repository
-from ..splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
-from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
-from ..tree.dumpwriter import format_entry, format_link
+from ..splitstream import OCI_CONFIG, OCI_MANIFEST
 from . import january
-from .documents import ImageConfig, Manifest, content_hasher, parse_config, parse_manifest, verify_content
+from .documents import ImageConfig, Manifest, parse_config, parse_manifest, verify_content
 from .jsondoc import DOCUMENT_LIMIT
 from .names import (
     IMAGE_REFS,
+    REFERRERS,
     TAGS,
     boot_image_ref,
     config_ref,
@@ -42,34 +31,24 @@ from .names import (
     digest_of_manifest_stream,
     encode_tag,
     image_ref,
-    layer_stream,
     manifest_stream,
     tag_reference,
 )
-from .tarentries import EntryType, TarEntry, read_entries
 
 __all__ = [
     "ImageSummary",
-    "LayerInfo",
     "OciImage",
     "images",
     "images_async",
-    "layer_content",
-    "layer_content_async",
-    "layer_dump",
-    "layer_entries",
-    "layer_info",
-    "layer_info_async",
     "open_image",
     "open_image_async",
     "referrers",
+    "referrers_async",
     "tag",
     "tag_async",
     "untag",
     "untag_async",
 ]
-
-_REFERRERS = "oci-referrers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +94,6 @@ class ImageSummary:
     """It is from January 2026: the digest is that of the manifest that `images.ensure_images` will make."""
 
 
-@dataclass(frozen=True, slots=True)
-class LayerInfo:
-    """What a stored layer consists of."""
-
-    diff_id: str
-    stream_id: ObjectId
-    size: int
-    """Of the tar, in bytes."""
-    entries: int
-    external_objects: int
-    """Distinct ones."""
-    external_size: int
-    """Content of files that are objects, in bytes, counted as often as it occurs."""
-    inline_size: int
-
-
 # -- images ------------------------------------------------------------------------------------
 
 
@@ -174,7 +137,7 @@ def _summary(repo: Repository, name: str, known_as: str, digest: str, referrers:
 
 def _referrer_counts(repo: Repository) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for reference, _ in repo.named_streams(_REFERRERS):
+    for reference, _ in repo.named_streams(REFERRERS):
         subject = decode_tag(reference.partition("/")[0])
         counts[subject] = counts.get(subject, 0) + 1
     return counts
@@ -183,8 +146,12 @@ def _referrer_counts(repo: Repository) -> dict[str, int]:
 def referrers(repo: Repository, manifest_digest: str) -> list[str]:
     """Digests of the manifests that are recorded as referring to *manifest_digest*, sorted."""
     check_content_digest(manifest_digest)
-    found = repo.named_streams(f"{_REFERRERS}/{encode_tag(manifest_digest)}")
+    found = repo.named_streams(f"{REFERRERS}/{encode_tag(manifest_digest)}")
     return [digest for _, stream in found if (digest := digest_of_manifest_stream(stream))]
+
+
+async def referrers_async(repo: Repository, manifest_digest: str) -> list[str]:
+    return await hop(referrers, repo, manifest_digest)
 
 
 def open_image(repo: Repository, name: str) -> OciImage:
@@ -200,13 +167,16 @@ def open_image(repo: Repository, name: str) -> OciImage:
     digest = _manifest_digest(repo, name)
     if digest is None:
         return _open_without_manifest(repo, name)
-    raw, refs, manifest_id = _document(repo, manifest_stream(digest), OCI_MANIFEST)
+    manifest_id = repo.has_stream(manifest_stream(digest))
+    if manifest_id is None:
+        raise StreamNotFoundError(digest, "manifest")
+    raw, refs = _document(repo, f"manifest {digest}", manifest_id, OCI_MANIFEST)
     verify_content(f"manifest {digest}", raw, digest)
     manifest = parse_manifest(raw, digest)
     config_id = refs.get(config_ref(manifest.config.digest))
     if config_id is None:
         raise OciError(f"manifest {digest}", f"its stream does not refer to its config {manifest.config.digest}")
-    config_raw, config_refs, _ = _document(repo, "", OCI_CONFIG, config_id)
+    config_raw, config_refs = _document(repo, f"config {manifest.config.digest}", config_id, OCI_CONFIG)
     verify_content(f"config {manifest.config.digest}", config_raw, manifest.config.digest)
     config = parse_config(config_raw, manifest.config.digest) if manifest.is_container else None
     names = config.diff_ids if config else tuple(layer.digest for layer in manifest.layers)
@@ -219,7 +189,10 @@ def _open_without_manifest(repo: Repository, reference: str) -> OciImage:
     digest = january.references(repo).get(reference)
     if digest is None:
         raise StreamNotFoundError(reference, "image")
-    raw, refs, config_id = _document(repo, config_stream(digest), OCI_CONFIG)
+    config_id = repo.has_stream(config_stream(digest))
+    if config_id is None:
+        raise StreamNotFoundError(config_stream(digest))
+    raw, refs = _document(repo, f"config {digest}", config_id, OCI_CONFIG)
     verify_content(f"config {digest}", raw, digest)
     config = parse_config(raw, digest)
     layers = _require_layers(digest, config.diff_ids, refs)
@@ -256,17 +229,11 @@ def _digest(name: str, digest: str) -> str:
         raise InvalidNameError(name, "it is no content digest") from None
 
 
-def _document(
-    repo: Repository, name: str, content_type: int, object_id: ObjectId | None = None
-) -> tuple[bytes, dict[str, ObjectId], ObjectId]:
-    """Payload, named references and id of a stream; the payload may be an object or, from January 2026, inline."""
-    if object_id is None:
-        object_id = repo.has_stream(name)
-        if object_id is None:
-            raise StreamNotFoundError(name)
-    with repo.open_stream(name, object_id, content_type) as reader:
+def _document(repo: Repository, name: str, stream_id: ObjectId, content_type: int) -> tuple[bytes, dict[str, ObjectId]]:
+    """Payload and named references of a stream; the payload may be an object or, from January 2026, inline."""
+    with repo.open_stream(name, stream_id, content_type) as reader:
         payload = reader.payload(lambda found: [repo.read_object(found, max_size=DOCUMENT_LIMIT)], limit=DOCUMENT_LIMIT)
-        return payload, dict(reader.named_refs), object_id
+        return payload, dict(reader.named_refs)
 
 
 def tag(repo: Repository, manifest_digest: str, name: str) -> None:
@@ -276,7 +243,10 @@ def tag(repo: Repository, manifest_digest: str, name: str) -> None:
         StreamNotFoundError: there is no such manifest.
         InvalidNameError
     """
-    repo.name_stream(manifest_stream(manifest_digest), tag_reference(name))
+    try:
+        repo.name_stream(manifest_stream(manifest_digest), tag_reference(name))
+    except StreamNotFoundError:
+        raise StreamNotFoundError(manifest_digest, "manifest") from None
 
 
 async def tag_async(repo: Repository, manifest_digest: str, name: str) -> None:
@@ -295,105 +265,3 @@ def untag(repo: Repository, name: str) -> None:
 
 async def untag_async(repo: Repository, name: str) -> None:
     await hop(untag, repo, name)
-
-
-# -- layers ------------------------------------------------------------------------------------
-
-
-def layer_content(repo: Repository, diff_id: str) -> Iterator[bytes]:
-    """The tar archive of a layer as it came in, in pieces of at most 1 MiB; compared with *diff_id* at the end.
-
-    Raises:
-        StreamNotFoundError, SplitstreamError
-        DigestMismatchError: after the last piece, or that of an object; what was given out before is not to be used.
-    """
-    hasher = content_hasher("layer", diff_id)
-    for piece in repo.merge_splitstream(layer_stream(diff_id), content_type=OCI_LAYER):
-        hasher.update(piece)
-        yield piece
-    found = f"{diff_id.partition(':')[0]}:{hasher.hexdigest()}"
-    if found != diff_id:
-        raise DigestMismatchError(f"layer {diff_id}", diff_id, found)
-
-
-def layer_content_async(repo: Repository, diff_id: str) -> AsyncIterator[bytes]:
-    return iterate(partial(layer_content, repo, diff_id))
-
-
-def layer_entries(repo: Repository, diff_id: str) -> Iterator[TarEntry]:
-    """The members of a tar layer, in the order of the archive.
-
-    Raises:
-        StreamNotFoundError, SplitstreamError, TarError
-    """
-    with inputs_named(f"layer {diff_id}"), repo.open_stream(layer_stream(diff_id), content_type=OCI_LAYER) as reader:
-        yield from read_entries(reader.chunks())
-
-
-def layer_dump(repo: Repository, diff_id: str) -> Iterator[bytes]:
-    """The members as lines of a dump file, in the order of the archive: no tree, so each link count is 1.
-
-    Raises:
-        StreamNotFoundError, SplitstreamError, TarError
-    """
-    for entry in layer_entries(repo, diff_id):
-        path = b"/" + entry.path
-        if entry.type is EntryType.HARDLINK:
-            yield format_link(path, b"/" + entry.link)
-        else:
-            yield format_entry(path, _inode(entry), 1)
-
-
-def layer_info(repo: Repository, diff_id: str) -> LayerInfo:
-    """Read the whole stream of a layer, but none of its objects, and count.
-
-    Raises:
-        StreamNotFoundError, SplitstreamError, TarError
-    """
-    name = layer_stream(diff_id)
-    stream_id = repo.has_stream(name)
-    if stream_id is None:
-        raise StreamNotFoundError(name)
-    counts = _Counts()
-    with inputs_named(f"layer {diff_id}"), repo.open_stream(name, stream_id, OCI_LAYER) as reader:
-        chunks = counts.watch(reader.chunks())
-        for entry in read_entries(chunks):
-            counts.add(entry)
-        for _ in chunks:  # what follows the end of the archive
-            pass
-        objects = len(reader.object_refs)
-    size = counts.inline + counts.external
-    return LayerInfo(diff_id, stream_id, size, counts.entries, objects, counts.external, counts.inline)
-
-
-async def layer_info_async(repo: Repository, diff_id: str) -> LayerInfo:
-    return await hop(layer_info, repo, diff_id)
-
-
-class _Counts:
-    def __init__(self) -> None:
-        self.inline = self.external = self.entries = 0
-
-    def watch(self, chunks: Iterator[bytes | ObjectId]) -> Iterator[bytes | ObjectId]:
-        for chunk in chunks:
-            self.inline += 0 if isinstance(chunk, ObjectId) else len(chunk)
-            yield chunk
-
-    def add(self, entry: TarEntry) -> None:
-        self.entries += 1
-        self.external += entry.size if isinstance(entry.content, ObjectId) else 0
-
-
-def _inode(entry: TarEntry) -> Inode:
-    """What the member would be in a tree; not for hard links, which are another name of something else."""
-    mode = entry.mode | entry.type
-    common = (mode, 1, entry.uid, entry.gid, entry.mtime_ns, entry.xattrs)
-    if entry.type is EntryType.DIRECTORY:
-        return Directory(*common)
-    if entry.type is EntryType.SYMLINK:
-        return Symlink(*common, entry.link)
-    if entry.type is not EntryType.FILE:
-        return Special(*common, entry.rdev)
-    if isinstance(entry.content, ObjectId):
-        return ExternalFile(*common, entry.size, entry.content)
-    return InlineFile(*common, entry.content or b"")

@@ -1,8 +1,8 @@
 """Unpacks the blobs of layers: gzip of many members, zstd of many frames, or nothing at all.
 
-Owns which media type means which compression, the unpacking into a buffer of the caller's, and the limits
-that stop a bomb.  It does not own where packed bytes come from or what the unpacked ones mean; it opens
-nothing and waits for nothing.  All input is untrusted; memory is bounded by the caller's piece of input, one
+Owns the unpacking into a buffer of the caller's, and the limits that stop a bomb.  It does not own which media type
+means which compression (`documents`), where packed bytes come from or what the unpacked ones mean; it opens nothing
+and waits for nothing.  All input is untrusted; memory is bounded by the caller's piece of input, one
 MiB of output and, for zstd, a window of at most 128 MiB.
 
 A loop around it::
@@ -26,6 +26,7 @@ from zlib_ng import zlib_ng
 
 from .._zstd import zstd
 from ..errors import CompressionError
+from .documents import layer_compression
 
 if TYPE_CHECKING:
     from zlib_ng.zlib_ng import _Decompress
@@ -43,15 +44,15 @@ __all__ = [
 
 MAX_SIZE = 1 << 40
 """The default limit of what one blob unpacks to, in bytes."""
-MAX_RATIO = 1000
+MAX_RATIO = 1000.0
 """The default limit of unpacked to packed bytes.  Real layers stay below 100; nothing but zeros has more."""
 RATIO_FROM = 64 << 20
 """The ratio is not judged before this many unpacked bytes, which fit anywhere."""
 
 _WINDOW_LOG_MAX = 27  # 128 MiB: what zstd(1) accepts without --long or --memory
-_OUTPUT = 256 << 10
+_OUTPUT = 1 << 20
 # A member's end costs a copy of the input behind it: begin small, for archives of many small members.
-_FIRST_SLICE, _SLICE = 4 << 10, 256 << 10
+_FIRST_SLICE, _SLICE = 4 << 10, 512 << 10
 _GZIP = 16 + 15  # wbits of zlib: gzip header and trailer with CRC, any window
 _ZLIB_ERROR = cast("type[Exception]", zlib_ng.error)  # declared as an instance there
 
@@ -64,28 +65,10 @@ class Compression(enum.Enum):
     ZSTD = "zstd"
 
 
-_OCI, _DOCKER = "application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs."
-_MEDIA_TYPES = {
-    stem + suffix: compression
-    for stem, separator in (
-        # https://github.com/opencontainers/image-spec/blob/main/media-types.md
-        (_OCI + "v1.tar", "+"),
-        (_OCI + "nondistributable.v1.tar", "+"),
-        # https://distribution.github.io/distribution/spec/manifest-v2-2/
-        (_DOCKER + "diff.tar", "."),
-        (_DOCKER + "foreign.diff.tar", "."),
-    )
-    for suffix, compression in (
-        ("", Compression.NONE),
-        (separator + "gzip", Compression.GZIP),
-        (separator + "zstd", Compression.ZSTD),
-    )
-}
-
-
 def for_media_type(media_type: str) -> Compression | None:
     """How layers of *media_type* are packed; None if they are no tar archives."""
-    return _MEDIA_TYPES.get(media_type)
+    name = layer_compression(media_type)
+    return None if name is None else Compression(name)
 
 
 def detect(head: bytes) -> Compression:
@@ -179,10 +162,14 @@ class Decompressor(abc.ABC):
 
     def _check_limits(self) -> None:
         if self._produced > self._max_size:
-            raise CompressionError(f"the limit of {self._max_size} unpacked bytes is exceeded", self.consumed)
+            raise CompressionError(
+                f"the limit of {self._max_size} unpacked bytes is exceeded (max_layer_size, --max-layer-size)",
+                self.consumed,
+            )
         if self._produced > RATIO_FROM and self._produced > self._max_ratio * (self.consumed + self._given):
             raise CompressionError(
-                f"the limit of {self._max_ratio} unpacked to packed bytes is exceeded", self.consumed
+                f"the limit of {self._max_ratio:g} unpacked to packed bytes is exceeded (max_ratio, --max-ratio)",
+                self.consumed,
             )
 
 

@@ -90,6 +90,7 @@ async def pull(
             place if that happens at `ManifestStored` or later.
 
     Raises:
+        ImageNotFoundError: the image directory has no such image, or none for the platform.
         OciError, TransportError, DigestMismatchError, TarError, CompressionError, InvalidNameError
         ErofsError: no EROFS image can hold the tree: it has a name of more than 255 bytes, for example.
         ReadOnlyRepositoryError

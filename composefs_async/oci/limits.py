@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .decompress import MAX_RATIO, MAX_SIZE
+from .jsondoc import DOCUMENT_LIMIT
+from .tarheader import MAX_FILE_SIZE
+
 __all__ = ["Limits"]
 
 
@@ -11,11 +15,11 @@ __all__ = ["Limits"]
 class Limits:
     """Bounds on what one image may make us do.  Each can be raised by whoever trusts the source."""
 
-    max_ratio: float = 1000.0
+    max_ratio: float = MAX_RATIO
     """Unpacked to packed size of a layer, looked at once it has unpacked to 64 MiB."""
-    max_layer_size: int = 1 << 40
+    max_layer_size: int = MAX_SIZE
     """Of an unpacked layer, in bytes."""
-    max_file_size: int = 1 << 40
+    max_file_size: int = MAX_FILE_SIZE
     """Of one file in a layer, in bytes."""
-    document_size: int = 4 << 20
+    document_size: int = DOCUMENT_LIMIT
     """Of each index, manifest and config, in bytes."""

@@ -21,6 +21,7 @@ __all__ = [
     "IMAGE_V1_REF",
     "KEEP_USER_XATTRS",
     "NAME_LIMIT",
+    "REFERRERS",
     "TAGS",
     "LayoutReference",
     "blob_stream",
@@ -44,7 +45,8 @@ NAME_LIMIT = 255
 
 TAGS = "oci"
 """The directory below ``streams/refs`` that holds one reference for each tag."""
-_REFERRERS = "oci-referrers"
+REFERRERS = "oci-referrers"
+"""The same for what refers to manifests: a directory for each subject, with a reference for each referrer."""
 
 IMAGE_REF = "composefs.image"
 """Named reference of a config stream to the image in format V2."""
@@ -136,7 +138,7 @@ def tag_reference(tag: str) -> str:
 def referrer_reference(subject: str, artifact: str) -> str:
     """The reference below ``streams/refs`` that records that the manifest *artifact* refers to *subject*."""
     names = (_check_file_name(encode_tag(check_content_digest(digest)), digest) for digest in (subject, artifact))
-    return "/".join((_REFERRERS, *names))
+    return "/".join((REFERRERS, *names))
 
 
 def _check_file_name(file_name: str, name: str) -> str:

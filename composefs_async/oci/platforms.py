@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..errors import OciError
+from ..errors import ImageNotFoundError, OciError
 
 __all__ = ["Candidate", "Platform", "choose", "host_platform", "parse_platform"]
 
@@ -101,10 +101,11 @@ def choose(candidates: Sequence[Candidate], wanted: Platform | None, *, what: st
         tagged: the candidates all carry a tag that was asked for.
 
     Raises:
-        OciError: none fits, or several do and a tag has to tell which; the message lists what there is.
+        ImageNotFoundError: none fits; the message lists what there is.
+        OciError: several do, and a tag has to tell which.
     """
     if not candidates:
-        raise OciError(what, "there are no manifests")
+        raise ImageNotFoundError(what, reason="there are no manifests")
     target = wanted or host_platform()
     ranked = [
         (rank, candidate)
@@ -117,7 +118,7 @@ def choose(candidates: Sequence[Candidate], wanted: Platform | None, *, what: st
     neutral = [candidate for candidate in candidates if candidate.platform is None]
     if len({candidate.digest for candidate in neutral}) == 1 and (tagged or len(neutral) == len(candidates)):
         return neutral[0]
-    raise OciError(what, _no_fit(candidates, target))
+    raise ImageNotFoundError(what, reason=_no_fit(candidates, target))
 
 
 def _only_name(fitting: list[Candidate], target: Platform, what: str, tagged: bool) -> Candidate:

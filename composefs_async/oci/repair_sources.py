@@ -25,7 +25,7 @@ from .._upkeep import private
 from .._upkeep.repairs.sources import RepositorySource
 from .._upkeep.repairs.stream_names import content_is
 from ..digest import ObjectId
-from ..errors import ComposefsError, DigestMismatchError, OciError, TransportError
+from ..errors import ComposefsError, OciError, TransportError
 from ..repository import Repository, state_of
 from .catalogue import open_image
 from .documents import ImageConfig, ImageLayer, Manifest
@@ -139,7 +139,7 @@ class ImagesOfLayout:
         """Look into the directory.
 
         Raises:
-            OciError, TransportError: it is none, or has no such tag.
+            OciError, ImageNotFoundError, TransportError: it is none, or has no such image.
         """
         place = parse_layout_reference(text)
         source = OciLayoutSource(place.directory, document_limit=limits.document_size)
@@ -157,7 +157,7 @@ class ImagesOfLayout:
     async def find(self, manifest_digest: str) -> ImageDocuments | None:
         try:
             image = await self._source.resolve(digest=manifest_digest)
-        except (OciError, TransportError, DigestMismatchError):
+        except ComposefsError:
             return None
         self._take_layers(image)
         return _documents(image.manifest, image.config, image.config_raw, [layer.name for layer in image.layers])

@@ -319,7 +319,7 @@ class HeaderParser:
 
     def _check_size(self, size: int) -> int:
         if size > self._max_size:
-            raise ValueError(f"a member of {size} bytes, more than {self._max_size}")
+            raise ValueError(f"a member of {size} bytes, more than {self._max_size} (max_file_size, --max-file-size)")
         return size
 
     def _checked_path(self, path: bytes, what: str = "name") -> bytes:

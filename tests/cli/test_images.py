@@ -76,7 +76,7 @@ def test_a_tag_is_removed_once(cli: Any, pulled: Path) -> None:
 def test_an_image_that_is_not_there_gets_no_tag(cli: Any, pulled: Path) -> None:
     unknown = f"sha256:{'0' * 64}"
     result = cli("--repo", pulled, "oci", "tag", unknown, "x")
-    assert (result.code, result.err) == (3, f"composefs-async: stream not found: oci-manifest-{unknown}\n")
+    assert (result.code, result.err) == (3, f"composefs-async: manifest not found: {unknown}\n")
     assert [image["name"] for image in cli("--repo", pulled, "oci", "images", "--json").json["images"]] == ["basic"]
 
 
@@ -84,9 +84,9 @@ def test_a_broken_image_is_listed_with_what_is_wrong(cli: Any, pulled: Path) -> 
     os.unlink(pulled / "streams" / f"oci-manifest-{BASIC}")
     result = cli("--repo", pulled, "oci", "images")
     assert "│ basic ┆ 8e66440a93d6 ┆ broken ┆        ┆ 0    │" in result.text
-    assert (result.code, result.err) == (0, f"composefs-async: basic: stream not found: oci-manifest-{BASIC}\n")
+    assert (result.code, result.err) == (0, f"composefs-async: basic: manifest not found: {BASIC}\n")
     (listed,) = cli("--repo", pulled, "oci", "images", "--json").json["images"]
-    assert listed["error"] == f"stream not found: oci-manifest-{BASIC}"
+    assert listed["error"] == f"manifest not found: {BASIC}"
 
 
 def test_names_cannot_send_escape_sequences_to_a_terminal(cli: Any, pulled: Path) -> None:

@@ -56,9 +56,10 @@ def test_damaged_image_is_refused_and_not_tagged(empty: Path, tmp_path: Path, cl
 @pytest.mark.parametrize(
     ("image", "code", "words"),
     [
-        ("oci:/does/not/exist", 5, ["/does/not/exist"]),
-        (f"oci:{LAYOUTS}/basic:nope", 5, ["nope", "latest"]),
-        (f"oci:{LAYOUTS}/basic@{BASIC}", 9, [BASIC.removeprefix("sha256:"), "missing"]),
+        ("oci:/does/not/exist", 3, ["/does/not/exist", "no such directory"]),
+        (f"oci:{LAYOUTS}/basic:nope", 3, ["nope", "latest"]),
+        (f"oci:{LAYOUTS}/basic@{BASIC}", 3, [BASIC.removeprefix("sha256:"), "missing"]),
+        (f"oci:{LAYOUTS}", 5, ["not an OCI image directory"]),
     ],
 )
 def test_image_that_is_not_there_is_named(image: str, code: int, words: list[str], empty: Path, cli: Any) -> None:
@@ -67,7 +68,7 @@ def test_image_that_is_not_there_is_named(image: str, code: int, words: list[str
 
 def test_platform_that_is_not_there_is_answered_with_those_that_are(empty: Path, cli: Any) -> None:
     found = cli.on(empty)("oci", "pull", f"oci:{LAYOUTS}/index", "--platform", "linux/mips", "--progress", "none")
-    found.failed(5, "linux/mips", "linux/arm64", "linux/s390x")
+    found.failed(3, "linux/mips", "linux/arm64", "linux/s390x")
     cli.on(empty)("oci", "pull", f"oci:{LAYOUTS}/index", "x", "--platform", "linux/s390x").good()
     (image,) = cli.on(empty)("oci", "images", "--json").json["images"]
     assert image["architecture"] == "s390x"

@@ -1,4 +1,4 @@
-"""Listing, opening and tagging images, and looking into layers."""
+"""Listing, opening and tagging images."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -24,9 +23,8 @@ from composefs_async.errors import (
     StreamNotFoundError,
 )
 from composefs_async.oci import Platform, catalogue, pull
-from composefs_async.oci.catalogue import ImageSummary, LayerInfo
+from composefs_async.oci.catalogue import ImageSummary
 from composefs_async.oci.names import manifest_stream, referrer_reference
-from composefs_async.oci.tarentries import EntryType
 from composefs_async.repository import Repository
 from composefs_async.splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, SplitstreamWriter
 
@@ -210,65 +208,6 @@ def test_damaged_documents_are_found(case: str, kind: type[Exception], words: st
     assert words in error
 
 
-# -- layers ------------------------------------------------------------------------------------
-
-
-def test_layer_is_what_it_was(repo: Repository) -> None:
-    pieces = list(catalogue.layer_content(repo, LAYER))
-    assert f"sha256:{hashlib.sha256(b''.join(pieces)).hexdigest()}" == LAYER
-    assert max(map(len, pieces)) <= 1 << 20
-
-
-def test_layer_under_a_wrong_name_is_given_out_and_refused(repo: Repository) -> None:
-    repo.register_stream(catalogue.layer_info(repo, LAYER).stream_id, f"oci-layer-{UNKNOWN}")
-    pieces: list[bytes] = []
-    with pytest.raises(DigestMismatchError, match=LAYER):
-        pieces.extend(catalogue.layer_content(repo, UNKNOWN))
-    assert sum(map(len, pieces)) == 102_400
-
-
-def test_layer_is_described(repo: Repository) -> None:
-    stream_id = repo.has_stream(f"oci-layer-{LAYER}")
-    assert stream_id is not None
-    assert catalogue.layer_info(repo, LAYER) == LayerInfo(LAYER, stream_id, 102_400, 24, 10, 84_439, 17_961)
-
-
-def test_members_are_listed_in_the_order_of_the_archive(repo: Repository) -> None:
-    entries = list(catalogue.layer_entries(repo, LAYER))
-    assert [entry.path for entry in entries[:3]] == [b"etc", b"run", b"usr"]
-    assert [(entry.path, entry.link) for entry in entries if entry.type is EntryType.HARDLINK] == [
-        (b"usr/bin/tool2", b"usr/bin/tool")
-    ]
-    assert len(entries) == 24
-
-
-def test_dump_has_a_line_for_each_member(repo: Repository) -> None:
-    lines = b"".join(catalogue.layer_dump(repo, LAYER)).splitlines()
-    assert len(lines) == 24
-    assert lines[0] == b"/etc 0 40755 1 0 0 0 1700000000.0 - - -"
-    assert lines[6] == b"/etc/passwd 30 100644 1 0 0 0 1700000000.0 - root:x:0:0:root:/root:/bin/sh\\n -"
-    assert b"/usr/bin/tool2 0 @120000 - - - - 0.0 /usr/bin/tool - -" in lines
-
-
-LOOKS: list[Callable[[Repository, str], Any]] = [
-    lambda repo, name: list(catalogue.layer_content(repo, name)),
-    lambda repo, name: list(catalogue.layer_entries(repo, name)),
-    lambda repo, name: list(catalogue.layer_dump(repo, name)),
-    catalogue.layer_info,
-]
-
-
-@pytest.mark.parametrize("look", LOOKS, ids=["content", "entries", "dump", "info"])
-def test_layer_that_is_not_there_or_none_is_named(look: Callable[[Repository, str], Any], repo: Repository) -> None:
-    with pytest.raises(StreamNotFoundError, match=UNKNOWN):
-        look(repo, UNKNOWN)
-    manifest = repo.has_stream(manifest_stream(BASIC))
-    assert manifest is not None
-    repo.register_stream(manifest, f"oci-layer-{UNKNOWN}")
-    with pytest.raises(SplitstreamError):
-        look(repo, UNKNOWN)
-
-
 # -- the async forms ---------------------------------------------------------------------------
 
 
@@ -276,9 +215,9 @@ def test_layer_that_is_not_there_or_none_is_named(look: Callable[[Repository, st
 async def test_async_forms_give_the_same(repo: Repository) -> None:
     assert await catalogue.images_async(repo) == catalogue.images(repo)
     assert await catalogue.open_image_async(repo, "basic") == catalogue.open_image(repo, "basic")
-    assert await catalogue.layer_info_async(repo, LAYER) == catalogue.layer_info(repo, LAYER)
-    content = b"".join([piece async for piece in catalogue.layer_content_async(repo, LAYER)])
-    assert content == b"".join(catalogue.layer_content(repo, LAYER))
+    repo.name_stream(manifest_stream(ARTIFACT), referrer_reference(BASIC, ARTIFACT))
+    assert await catalogue.referrers_async(repo, BASIC) == [ARTIFACT]
+    repo.unname_stream(referrer_reference(BASIC, ARTIFACT))
     await catalogue.tag_async(repo, BASIC, "new")
     assert json.loads((await catalogue.open_image_async(repo, "new")).config_raw)["architecture"] == "amd64"
     await catalogue.untag_async(repo, "new")

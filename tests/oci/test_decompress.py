@@ -167,7 +167,7 @@ def test_zstd_window_is_bounded(window, accepted):
 def test_size_limit_stops_right_behind_it(compression):
     packed = pack(compression)
     assert unpack(compression, packed, max_size=len(CONTENT)) == CONTENT
-    with pytest.raises(CompressionError, match=f"the limit of {len(CONTENT) - 1} unpacked bytes"):
+    with pytest.raises(CompressionError, match=rf"the limit of {len(CONTENT) - 1} unpacked bytes .*--max-layer-size"):
         unpack(compression, packed, max_size=len(CONTENT) - 1)
 
 
@@ -186,7 +186,7 @@ def test_ratio_limit_is_judged_beyond_64_mib(compression):
 
     assert count(small, max_ratio=100) == size
     assert count(bomb, max_ratio=1e6) == size + (2 << 20)
-    with pytest.raises(CompressionError, match="the limit of 100 unpacked to packed bytes"):
+    with pytest.raises(CompressionError, match=r"the limit of 100 unpacked to packed bytes .*--max-ratio"):
         count(bomb, max_ratio=100)
 
 

@@ -13,7 +13,7 @@ import anyio.to_thread
 import pytest
 
 from composefs_async.digest import sha256_content_digest
-from composefs_async.errors import DigestMismatchError, OciError, TransportError
+from composefs_async.errors import DigestMismatchError, ImageNotFoundError, OciError, TransportError
 from composefs_async.oci.documents import Descriptor
 from composefs_async.oci.layout_writer import OciLayoutWriter
 from composefs_async.oci.platforms import Platform
@@ -100,8 +100,9 @@ async def test_platform_is_chosen_from_an_index_in_the_index(platform: Platform,
 
 
 async def test_foreign_platform_is_an_error_that_lists_what_there_is() -> None:
-    with pytest.raises(OciError) as caught:
+    with pytest.raises(ImageNotFoundError) as caught:
         await OciLayoutSource(VECTORS / "index").resolve(tag="latest", platform=Platform("linux", "riscv64"))
+    assert caught.value.name == f"oci:{VECTORS / 'index'}:latest"
     assert caught.value.reason == (
         "no manifest for linux/riscv64; there are: linux/arm64 (latest), linux/amd64 (latest), "
         "linux/s390x (latest); choose one with --platform linux/arm64"
@@ -119,7 +120,7 @@ async def test_platform_is_read_from_the_config_when_the_descriptor_has_none(tmp
 
     edit(tmp_path / "index.json", strip)
     assert (await OciLayoutSource(tmp_path).resolve(platform=AMD64)).manifest.digest == wanted.digest
-    with pytest.raises(OciError, match=r"no manifest for linux/amd64; there are: linux/arm64 \(a\)"):
+    with pytest.raises(ImageNotFoundError, match=r"no manifest for linux/amd64; there are: linux/arm64 \(a\)"):
         await OciLayoutSource(tmp_path).resolve(tag="a", platform=AMD64)
 
 
@@ -161,14 +162,15 @@ async def test_manifest_is_resolved_by_digest_whatever_its_platform(tmp_path: Pa
     source = OciLayoutSource(tmp_path)
     assert (await source.resolve(digest=arm.digest)).manifest.digest == arm.digest
     assert (await source.resolve(digest=nested.digest, platform=AMD64)).manifest.digest == amd.digest
-    with pytest.raises(OciError, match="no manifest for linux/amd64"):
+    with pytest.raises(ImageNotFoundError, match="no manifest for linux/amd64"):
         await source.resolve(digest=arm.digest, platform=AMD64)
 
 
 async def test_digest_that_is_not_there_is_named() -> None:
     digest = "sha256:" + "ab" * 32
-    with pytest.raises(TransportError, match=f"{blob_path(VECTORS / 'one', digest)} is missing"):
+    with pytest.raises(ImageNotFoundError, match=f"{blob_path(VECTORS / 'one', digest)} is missing") as caught:
         await OciLayoutSource(VECTORS / "one").resolve(digest=digest)
+    assert caught.value.name == f"oci:{VECTORS / 'one'}@{digest}"
 
 
 async def test_blob_that_is_no_manifest_is_refused_as_one() -> None:
@@ -275,9 +277,10 @@ async def test_directory_of_links_is_accepted(directory: Path, tmp_path: Path) -
 
 
 async def test_other_directories_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(OciError, match=f"{path}: not an OCI image directory: it has no file oci-layout"):
-            await OciLayoutSource(path).resolve()
+    with pytest.raises(OciError, match=f"{tmp_path}: not an OCI image directory: it has no file oci-layout"):
+        await OciLayoutSource(tmp_path).resolve()
+    with pytest.raises(ImageNotFoundError, match=f"oci:{tmp_path}/missing: there is no such directory"):
+        await OciLayoutSource(tmp_path / "missing").resolve()
 
 
 @pytest.mark.parametrize(
@@ -296,14 +299,14 @@ async def test_other_layout_versions_are_refused(directory: Path, content: str, 
 
 async def test_unknown_tag_is_an_error_that_lists_tags(tmp_path: Path) -> None:
     writer = OciLayoutWriter(tmp_path)
-    with pytest.raises(OciError, match="there are no manifests"):
+    with pytest.raises(ImageNotFoundError, match="there are no manifests"):
         await OciLayoutSource(tmp_path).resolve(tag="x")
     writer.list_entry(image(writer, AMD64, None))
-    with pytest.raises(OciError, match="there is no such tag; no entry has a tag"):
+    with pytest.raises(ImageNotFoundError, match="there is no such tag; no entry has a tag"):
         await OciLayoutSource(tmp_path).resolve(tag="x")
     image(writer, AMD64, "b")
     image(writer, AMD64, "a")
-    with pytest.raises(OciError, match=f"oci:{tmp_path}:x: there is no such tag; there are: a, b"):
+    with pytest.raises(ImageNotFoundError, match=f"oci:{tmp_path}:x: there is no such tag; there are: a, b"):
         await OciLayoutSource(tmp_path).resolve(tag="x")
 
 

@@ -6,7 +6,7 @@ import platform
 
 import pytest
 
-from composefs_async.errors import OciError
+from composefs_async.errors import ImageNotFoundError, OciError
 from composefs_async.oci.platforms import Candidate, Platform, choose, host_platform, parse_platform
 
 
@@ -137,9 +137,10 @@ FAILURES = [
 
 @pytest.mark.parametrize(("given", "tagged", "reason"), FAILURES)
 def test_failure_says_what_there_is_and_a_way_out(given: list[str], tagged: bool, reason: str) -> None:
-    with pytest.raises(OciError) as caught:
+    ambiguous = reason.startswith("several")
+    with pytest.raises(OciError if ambiguous else ImageNotFoundError) as caught:
         choose(_candidates(*given), Platform("linux", "amd64"), what="oci:x", tagged=tagged)
-    assert str(caught.value) == f"oci:x: {reason}"
+    assert str(caught.value) == f"{'' if ambiguous else 'image not found: '}oci:x: {reason}"
 
 
 @pytest.mark.parametrize(
@@ -147,10 +148,10 @@ def test_failure_says_what_there_is_and_a_way_out(given: list[str], tagged: bool
     [("linux/arm/v7", "linux/arm/v6"), ("linux/amd64/v3", "linux/amd64/v2"), ("linux/amd64/odd", "linux/amd64/v2")],
 )
 def test_variant_that_was_asked_for_is_not_exceeded(have: str, wanted: str) -> None:
-    with pytest.raises(OciError, match=f"no manifest for {wanted}"):
+    with pytest.raises(ImageNotFoundError, match=f"no manifest for {wanted}"):
         choose(_candidates(have), parse_platform(wanted), what="x", tagged=True)
 
 
 def test_failure_lists_a_dozen() -> None:
-    with pytest.raises(OciError, match=r"linux/m11 and 8 more; choose"):
+    with pytest.raises(ImageNotFoundError, match=r"linux/m11 and 8 more; choose"):
         choose(_candidates(*(f"linux/m{n}" for n in range(20))), Platform("linux", "amd64"), what="x", tagged=False)

@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from composefs_async.digest import Algorithm, sha256_content_digest
-from composefs_async.oci.catalogue import layer_info, open_image
+from composefs_async.oci.catalogue import open_image
 from composefs_async.oci.image_pull import PullResult, pull
 from composefs_async.oci.layer_archive import WrittenLayer
 from composefs_async.oci.layers import import_layer
@@ -24,6 +24,7 @@ from composefs_async.oci.limits import Limits
 from composefs_async.oci.names import IMAGE_V1_REF, config_ref
 from composefs_async.oci.platforms import Platform
 from composefs_async.oci.sources import OciLayoutSource
+from composefs_async.oci.stored_layers import layer_info
 from composefs_async.progress import (
     ImageMade,
     ImageTagged,

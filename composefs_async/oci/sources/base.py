@@ -72,7 +72,8 @@ class ImageSource(Protocol):
             platform: to take instead of this machine's.
 
         Raises:
-            OciError: there is no such image, or none for the platform, or a document is not valid.
+            ImageNotFoundError: there is no such image, or none for the platform.
+            OciError: a document is not valid, or several images fit.
             DigestMismatchError: a document is not what its digest says.
             TransportError: a document cannot be had.
         """

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..._aio.hops import hop
-from ...errors import OciError, TransportError
+from ...errors import ImageNotFoundError, OciError, TransportError
 from ..documents import (
     INDEX_TYPES,
     MANIFEST_TYPES,
@@ -101,6 +101,8 @@ class _Resolving:
 
     def _check_layout(self) -> None:
         path = self.directory / "oci-layout"
+        if not self.directory.exists():
+            raise ImageNotFoundError(self.reference, reason="there is no such directory")
         if not path.is_file():
             raise OciError(str(self.directory), "not an OCI image directory: it has no file oci-layout")
         version = parse_json(self._read(path), str(path)).get("imageLayoutVersion", str)
@@ -115,12 +117,15 @@ class _Resolving:
         entries = parse_index(self._read(path), str(path), limit=self.limit).manifests
         found = [entry for entry in entries if tag is None or entry.tag == tag]
         if entries and not found:
-            raise OciError(self.reference, f"there is no such tag; {_tags(entries)}")
+            raise ImageNotFoundError(self.reference, reason=f"there is no such tag; {_tags(entries)}")
         return found
 
     def _by_digest(self, digest: str, platform: Platform | None) -> Descriptor:
         """The manifest of that digest, or the fitting one of the index of that digest."""
-        raw = self._read(_blob_path(self.directory, digest))
+        path = _blob_path(self.directory, digest)
+        if not path.exists():
+            raise ImageNotFoundError(self.reference, reason=f"{path} is missing")
+        raw = self._read(path)
         verify_content(self.reference, raw, digest)
         members = parse_json(raw, self.reference, limit=self.limit).members
         kinds, usual = (INDEX_TYPES, OCI_INDEX_TYPE) if "manifests" in members else (MANIFEST_TYPES, OCI_MANIFEST_TYPE)
