@@ -17,7 +17,7 @@ import click
 from click.exceptions import NoSuchCommand
 
 from ..digest import Algorithm
-from .context import Settings, printable
+from .context import Settings, drop_output, printable
 from .exit_codes import BROKEN_PIPE, INTERRUPTED, TABLE, USAGE, describe, exit_code, single
 
 __all__ = ["app", "run"]
@@ -225,7 +225,7 @@ def _explained(error: BaseException) -> int:
         raise error
     code = exit_code(first)
     if isinstance(first, OSError):
-        _drop_output()
+        drop_output()
     if code == BROKEN_PIPE:
         return code
     if code == INTERRUPTED:
@@ -237,11 +237,3 @@ def _failed(text: str, code: int) -> int:
     with contextlib.suppress(OSError):
         click.echo(f"{_NAME}: {printable(' '.join(text.split()))}", err=True)
     return code
-
-
-def _drop_output() -> None:
-    """Nobody gets what is still in the buffer of standard output: it could not be written, or is half of it."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)

@@ -6,14 +6,17 @@ For the commands that stand in for C programs; all others use click.
 from __future__ import annotations
 
 import getopt
-import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 import click
 
 from ..digest import Algorithm
+from ..errors import ComposefsError
+from .context import printable
+from .exit_codes import BROKEN_PIPE, INTERRUPTED, describe
 
-__all__ = ["Leave", "complain", "parse", "parse_algorithm"]
+__all__ = ["Leave", "complain", "parse", "parse_algorithm", "run_program"]
 
 
 class Leave(Exception):  # noqa: N818 - the end of the program, not always an error
@@ -22,6 +25,22 @@ class Leave(Exception):  # noqa: N818 - the end of the program, not always an er
     def __init__(self, code: int) -> None:
         self.code = code
         super().__init__(code)
+
+
+def run_program(name: str, work: Callable[[], None]) -> int:
+    """Do the *work* of the program *name*; returns its exit code, after at most one line for an error."""
+    try:
+        work()
+    except Leave as leaving:
+        return leaving.code
+    except BrokenPipeError:
+        return BROKEN_PIPE
+    except (ComposefsError, OSError) as error:
+        click.echo(f"{name}: {printable(describe(error))}", err=True)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
 
 
 def parse(arguments: list[str], names: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
@@ -44,7 +63,6 @@ def parse_algorithm(text: str) -> Algorithm:
 
 def complain(text: str, usage: str = "") -> NoReturn:
     """Print *text* and *usage* to standard error and leave, as the C programs do."""
-    sys.stdout.flush()
     click.echo(text, err=True)
     if usage:
         click.echo(usage, err=True)

@@ -10,16 +10,15 @@ from __future__ import annotations
 import getopt
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import click
 
 from ..digest import Algorithm
-from ..errors import ComposefsError, ErofsError
+from ..errors import ErofsError
 from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
-from .c_options import Leave, complain, parse, parse_algorithm
+from .c_options import complain, parse, parse_algorithm, run_program
 from .context import print_bytes, printable
 from .image_files import algorithm_of, read_image
 
@@ -38,16 +37,7 @@ Pairs = Sequence[tuple[bytes, bytes]]
 
 def main(arguments: list[str]) -> int:
     """Run the program; returns its exit code."""
-    try:
-        _run(arguments)
-        sys.stdout.flush()
-    except Leave as leaving:
-        return leaving.code
-    except ComposefsError as error:
-        return _failed(str(error))
-    except OSError as error:
-        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
-    return 0
+    return run_program(_NAME, lambda: _run(arguments))
 
 
 @click.command("composefs-info", context_settings={"ignore_unknown_options": True, "help_option_names": []})
@@ -55,11 +45,6 @@ def main(arguments: list[str]) -> int:
 def composefs_info(arguments: tuple[str, ...]) -> int:
     """Look into image files as the C program of this name does."""
     return main(list(arguments))
-
-
-def _failed(text: str) -> int:
-    click.echo(f"{_NAME}: {printable(text)}", err=True)
-    return 1
 
 
 def _run(arguments: list[str]) -> None:
@@ -144,9 +129,10 @@ def _measure(path: str, algorithm: Algorithm) -> None:
     from .._repo.scan_content import measure_file
 
     try:
-        click.echo(measure_file(path, algorithm).hex())
+        found = measure_file(path, algorithm)
     except OSError as error:
         complain(f"{_NAME}: Failed to open '{printable(path)}': {error.strerror}")
+    print_bytes([f"{found}\n".encode()])
 
 
 # -- lists -------------------------------------------------------------------------------------

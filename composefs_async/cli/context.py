@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +23,7 @@ from ..errors import FormatError, RepositoryNotFoundError
 if TYPE_CHECKING:
     from ..repository import Repository
 
-__all__ = ["ContentDigest", "Settings", "as_json", "print_bytes", "print_json", "printable"]
+__all__ = ["ContentDigest", "Settings", "as_json", "drop_output", "print_bytes", "print_json", "printable"]
 
 T = TypeVar("T")
 
@@ -124,11 +124,21 @@ def print_bytes(pieces: Iterable[bytes]) -> None:
         out.flush()
 
 
+def drop_output() -> None:
+    """Nobody gets what is still in the buffer of standard output: it could not be written, or is half of it."""
+    with suppress(OSError, ValueError, AttributeError):
+        output = sys.stdout.fileno()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, output)
+        os.close(null)
+
+
 @contextmanager
 def _writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        drop_output()
         error.filename = _OUTPUT
         raise
 

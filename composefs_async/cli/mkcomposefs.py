@@ -7,6 +7,7 @@ and ``--erofs-version``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import getopt
 import os
@@ -18,9 +19,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ..digest import Algorithm
-from ..errors import ComposefsError
-from .c_options import Leave, complain, parse, parse_algorithm
-from .context import printable
+from .c_options import Leave, complain, parse, parse_algorithm, run_program
+from .context import print_bytes
 
 if TYPE_CHECKING:
     from .._repo.scan import ScanOptions
@@ -69,17 +69,7 @@ class _Settings:
 
 def main(arguments: list[str]) -> int:
     """Run the program; returns its exit code."""
-    try:
-        _run(_settings(arguments))
-        sys.stdout.flush()
-    except Leave as leaving:
-        return leaving.code
-    except ComposefsError as error:
-        return _failed(str(error))
-    except OSError as error:
-        what = f"{error.filename}: " if error.filename is not None else ""
-        return _failed(f"{what}{error.strerror}")
-    return 0
+    return run_program("mkcomposefs", lambda: _run(_settings(arguments)))
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
@@ -87,11 +77,6 @@ def main(arguments: list[str]) -> int:
 def mkcomposefs(arguments: tuple[str, ...]) -> int:
     """Make an image as the C program of this name does."""
     return main(list(arguments))
-
-
-def _failed(text: str) -> int:
-    click.echo(f"mkcomposefs: {printable(text)}", err=True)
-    return 1
 
 
 # -- options -----------------------------------------------------------------------------------
@@ -185,7 +170,7 @@ def _run(settings: _Settings) -> None:
         if settings.image is not None:
             _write(image, settings.image)
         if settings.print_digest:
-            click.echo(digest(image, settings.algorithm).hex())
+            print_bytes([f"{digest(image, settings.algorithm)}\n".encode()])
 
 
 @contextlib.contextmanager
@@ -204,6 +189,8 @@ def _from_file(settings: _Settings) -> Directory:
     from ..tree.dumpfile import parse_dump
 
     if settings.source == "-":
+        if sys.stdin is None:  # as it is when the program was started with it closed
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
         return parse_dump(sys.stdin.buffer.read())
     with open(settings.source, "rb") as file:
         return parse_dump(file.read())
@@ -237,10 +224,13 @@ def _scan_options(settings: _Settings) -> ScanOptions:
 
 def _write(image: bytes, path: str) -> None:
     if path == "-":
-        sys.stdout.buffer.write(image)
-        sys.stdout.buffer.flush()
+        print_bytes([image])
         return
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), "wb", 0) as file:
         view = memoryview(image)
-        while view:
-            view = view[file.write(view) :]
+        try:
+            while view:
+                view = view[file.write(view) :]
+        except OSError as error:
+            error.filename = path
+            raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -168,6 +169,34 @@ def test_a_program_called_by_their_name_is_that_program(
         cli.main()
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith(usage)
+
+
+CALLED = "import sys; from composefs_async import cli; sys.argv = sys.argv[1:]; cli.main()"
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("mkcomposefs --print-digest-only source >/dev/full", 1, "standard output: No space left on device"),
+        ("mkcomposefs source - >/dev/full", 1, "standard output: No space left on device"),
+        ("mkcomposefs source /dev/full", 1, "/dev/full: No space left on device"),
+        ("mkcomposefs --from-file - out <&-", 1, "standard input: Bad file descriptor"),
+        ("mkcomposefs source - | :", 141, ""),
+        ("composefs-info dump image >/dev/full", 1, "standard output: No space left on device"),
+        ("composefs-info measure-file image >/dev/full", 1, "standard output: No space left on device"),
+        ("composefs-info measure-file image >&-", 1, "standard output: Bad file descriptor"),
+        ("composefs-info dump image | :", 141, ""),
+    ],
+)
+@pytest.mark.usefixtures("image")
+def test_output_that_cannot_be_written_ends_them(tmp_path: Path, command: str, code: int, said: str) -> None:
+    name, _, rest = command.partition(" ")
+    script = f'set -o pipefail; "$0" -W error -c "$1" {name} {rest}'
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable, CALLED], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr == (f"{name}: {said}\n" if said else "")
 
 
 # -- composefs-info ----------------------------------------------------------------------------
