@@ -8,6 +8,7 @@ from setuptools import Extension, setup
 SOURCES = "composefs_async/_native"
 NAMES = (
     "binding",
+    "binding_entries",
     "binding_hashing",
     "binding_loading",
     "binding_scanning",

@@ -4,9 +4,12 @@
 the first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from typing_extensions import Buffer
+
+_Entry = TypeVar("_Entry")
 
 def implementations(algorithm: int, /) -> tuple[str, ...]: ...
 def hash_blocks(data: Buffer, algorithm: int, implementation: str | None = None, /) -> bytes:
@@ -132,13 +135,34 @@ def sha256_pair_digests(state: bytearray, /) -> tuple[bytes, bytes]:
     """Of what came so far; more may come."""
 
 def split_members(
-    view: Buffer, at: int, inside: int, inline_max: int, file_max: int, items: list[tuple[int, int, int]], /
+    view: Buffer, at: int, inside: int, file_max: int, items: list[tuple[int, int, int]], /
 ) -> tuple[int, int]:
     """Pass over members of a tar archive from *at* on, up to one that needs a second look or is not here as a whole.
 
-    Appends (0, *inside*, begin) and (1, begin, end) to *items* for the content of each regular file of more than
-    *inline_max* bytes.  Accepts less than `HeaderParser` does, and only files of at most *file_max* bytes.
+    Appends (0, *inside*, begin) and (1, begin, end) to *items* for the content of each regular file of more than 64
+    bytes.  Accepts less than `HeaderParser` does, and only files of at most *file_max* bytes.
 
     Returns:
         Where to go on, which may be behind the end if padding is missing; and the new *inside*.
+    """
+
+def read_members(
+    body: list[Any],
+    index: int,
+    at: int,
+    base: int,
+    entries: list[Any],
+    object_type: type[bytes],
+    make: Callable[[type[_Entry], tuple[Any, ...]], _Entry],
+    entry_type: type[_Entry],
+    types: tuple[Any, Any, Any, Any],
+    /,
+) -> tuple[int, int, int]:
+    """Append the members that stand in chunks of a layer's splitstream to *entries*, up to one that needs a second look.
+
+    Goes from chunk to chunk of *body*, beginning at *at* in the one at *index*, whose first byte is at *base* in the
+    archive; what is of *object_type* stands for content.  *types* are of files, hard links, symlinks and directories.
+
+    Returns:
+        *index*, *at* and *base* to go on with; *at* may be behind the end of its chunk, and the chunk behind the last.
     """

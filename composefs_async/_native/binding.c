@@ -344,6 +344,9 @@ PyDoc_STRVAR(sha256_pair_update_doc, "sha256_pair_update(state, pieces, other, /
 
 PyDoc_STRVAR(sha256_pair_digests_doc, "sha256_pair_digests(state, /)\n--\n\nThe digests of what came so far.");
 
+PyDoc_STRVAR(read_members_doc, "read_members(body, index, at, base, entries, object_type, make, entry_type, types, /)\n--"
+                               "\n\nRead members of a stored layer: (index, at, base).");
+
 static PyMethodDef methods[] = {
     {"implementations", core_implementations, METH_VARARGS, implementations_doc},
     {"hash_blocks", core_hash_blocks, METH_VARARGS, hash_blocks_doc},
@@ -361,6 +364,7 @@ static PyMethodDef methods[] = {
     {"sha256_pair", core_sha256_pair, METH_VARARGS, sha256_pair_doc},
     {"sha256_pair_update", core_sha256_pair_update, METH_VARARGS, sha256_pair_update_doc},
     {"sha256_pair_digests", core_sha256_pair_digests, METH_VARARGS, sha256_pair_digests_doc},
+    {"read_members", core_read_members, METH_VARARGS, read_members_doc},
     {"split_members", core_split_members, METH_VARARGS, split_members_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -16,6 +16,7 @@ PyObject *core_scan_files(PyObject *module, PyObject *args);
 PyObject *core_sha256_pair(PyObject *module, PyObject *args);
 PyObject *core_sha256_pair_update(PyObject *module, PyObject *args);
 PyObject *core_sha256_pair_digests(PyObject *module, PyObject *args);
+PyObject *core_read_members(PyObject *module, PyObject *args);
 PyObject *core_split_members(PyObject *module, PyObject *args);
 
 #endif

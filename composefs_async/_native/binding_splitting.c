@@ -35,21 +35,20 @@ PyObject *core_split_members(PyObject *module, PyObject *args)
 {
     struct members_range files[ROOM];
     struct members members = {.files = files, .room = ROOM};
-    Py_ssize_t at, from, inline_max, file_max;
+    Py_ssize_t at, from, file_max;
     PyObject *items, *result = NULL;
     size_t inside;
     Py_buffer view;
 
     (void)module;
-    if (!PyArg_ParseTuple(args, "y*nnnnO:split_members", &view, &at, &from, &inline_max, &file_max, &items))
+    if (!PyArg_ParseTuple(args, "y*nnnO:split_members", &view, &at, &from, &file_max, &items))
         return NULL;
-    if (at < 0 || from < 0 || inline_max < 0 || file_max < 0) {
+    if (at < 0 || from < 0 || file_max < 0) {
         PyErr_SetString(PyExc_ValueError, "positions and sizes are not negative");
     } else {
         members.data = view.buf;
         members.size = (size_t)view.len;
         members.at = (size_t)at;
-        members.inline_max = (size_t)inline_max;
         members.file_max = (size_t)file_max;
         inside = (size_t)from;
         do {

@@ -5,7 +5,18 @@
 #define BLOCK 512
 
 /* Fields of a header (POSIX pax(1), "ustar Interchange Format"). */
-enum { MODE = 100, UID = 108, GID = 116, SIZE = 124, MTIME = 136, CHECKSUM = 148, TYPE = 156, LINK = 157 };
+enum {
+    MODE = 100,
+    UID = 108,
+    GID = 116,
+    SIZE = 124,
+    MTIME = 136,
+    CHECKSUM = 148,
+    TYPE = 156,
+    LINK = 157,
+    MAGIC = 257,
+    PREFIX = 345
+};
 
 /* A number of exactly so many octal digits. */
 static bool digits(const uint8_t *field, size_t count, uint64_t *value)
@@ -49,13 +60,45 @@ static bool is_sound(const uint8_t *header)
     return sum == expected;
 }
 
-static bool is_plain(const uint8_t *header, uint64_t *size)
+static bool numbers(struct member *member, const uint8_t *header)
 {
-    uint64_t mode, other;
+    return number(header + MODE, 8, &member->mode) && member->mode <= 07777 && number(header + UID, 8, &member->uid) &&
+           number(header + GID, 8, &member->gid) && number(header + SIZE, 12, &member->size) &&
+           number(header + MTIME, 12, &member->mtime);
+}
 
-    return header[0] && number(header + MODE, 8, &mode) && mode <= 07777 && number(header + UID, 8, &other) &&
-           number(header + GID, 8, &other) && number(header + SIZE, 12, size) && number(header + MTIME, 12, &other) &&
-           is_sound(header);
+static bool type_of(struct member *member, const uint8_t *header)
+{
+    switch (header[TYPE]) {
+    case '0':
+        member->type = MEMBER_FILE;
+        return true;
+    case '1':
+        member->type = MEMBER_HARDLINK;
+        return member->size == 0 && header[LINK];
+    case '2':
+        member->type = MEMBER_SYMLINK;
+        return member->size == 0 && header[LINK];
+    case '5':
+        member->type = MEMBER_DIRECTORY;
+        return member->size == 0;
+    default:
+        return false;
+    }
+}
+
+bool member_parse(struct member *member, const uint8_t *header)
+{
+    if (!header[0] || !numbers(member, header) || !type_of(member, header) || !is_sound(header))
+        return false;
+    member->name = header;
+    member->name_size = strnlen((const char *)header, MEMBER_NAME);
+    member->link = header + LINK;
+    member->link_size = strnlen((const char *)header + LINK, 100);
+    member->prefix = header + PREFIX;
+    member->prefix_size =
+        memcmp(header + MAGIC, "ustar\00000", 8) == 0 ? strnlen((const char *)header + PREFIX, MEMBER_PREFIX) : 0;
+    return true;
 }
 
 void members_pass(struct members *members)
@@ -64,26 +107,18 @@ void members_pass(struct members *members)
     size_t at = members->at;
 
     while (at <= size && size - at >= BLOCK && members->count < members->room) {
-        const uint8_t *header = members->data + at;
         const size_t content = at + BLOCK, left = size - content;
-        const uint8_t type = header[TYPE];
-        uint64_t bytes;
+        struct member member;
 
-        if (!is_plain(header, &bytes))
+        if (!member_parse(&member, members->data + at))
             break;
-        if (type == '0') {
-            if (bytes > members->file_max || bytes > left)
-                break;
-            if (bytes > members->inline_max)
-                members->files[members->count++] = (struct members_range){content, content + (size_t)bytes};
-            else if (bytes && left < BLOCK)
-                break;
-            at = content + (size_t)((bytes + BLOCK - 1) / BLOCK * BLOCK);
-        } else if (bytes == 0 && (type == '5' || ((type == '1' || type == '2') && header[LINK]))) {
-            at = content;
-        } else {
+        if (member.size > members->file_max || member.size > left)
             break;
-        }
+        if (member.size > MEMBER_INLINE_MAX)
+            members->files[members->count++] = (struct members_range){content, content + (size_t)member.size};
+        else if (member.size && left < BLOCK)
+            break;
+        at = content + (size_t)((member.size + BLOCK - 1) / BLOCK * BLOCK);
     }
     members->at = at;
 }

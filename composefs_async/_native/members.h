@@ -1,4 +1,7 @@
-/* Passing over the members of a tar archive that need no second look; no Python, no system calls. */
+/* Members of a tar archive that need no second look; no Python, no system calls.
+ *
+ * What is accepted here is less than a full parser accepts: fields filled with octal digits, and nothing behind them
+ * but their terminator. */
 
 #ifndef COMPOSEFS_MEMBERS_H
 #define COMPOSEFS_MEMBERS_H
@@ -7,6 +10,22 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define MEMBER_NAME 100
+#define MEMBER_PREFIX 155
+#define MEMBER_INLINE_MAX 64 /* INLINE_MAX of tarheader.py */
+
+enum member_type { MEMBER_FILE, MEMBER_HARDLINK, MEMBER_SYMLINK, MEMBER_DIRECTORY };
+
+struct member {
+    enum member_type type;
+    const uint8_t *name, *prefix, *link; /* in the header */
+    size_t name_size, prefix_size, link_size;
+    uint64_t mode, uid, gid, size, mtime;
+};
+
+/* Reads a header of 512 bytes; false: it needs a second look. */
+bool member_parse(struct member *member, const uint8_t *header);
+
 struct members_range {
     size_t begin, end;
 };
@@ -14,16 +33,14 @@ struct members_range {
 struct members {
     const uint8_t *data;
     size_t size;
-    size_t inline_max; /* content of up to so many bytes stays where it is */
-    size_t file_max;   /* larger files are left to the caller */
+    size_t file_max; /* larger files are left to the caller */
 
     size_t at;                   /* in: of a header; out: of the first one that was not passed, perhaps beyond the end */
     struct members_range *files; /* out: the contents that become objects */
     size_t count, room;
 };
 
-/* Passes members as long as each is an ordinary one, is here with all its content, and there is room.  It accepts
- * less than a full parser does: fields filled with octal digits, and nothing behind them but their terminator. */
+/* Passes members as long as each is an ordinary one, is here with all its content, and there is room. */
 void members_pass(struct members *members);
 
 #endif

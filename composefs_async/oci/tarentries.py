@@ -18,11 +18,16 @@ from typing import Any, NamedTuple
 
 from zlib_ng import zlib_ng
 
+from .. import _native
 from ..digest import ObjectId
 from ..errors import TarError
 from .tarheader import BLOCK, INLINE_MAX, USTAR_MAGIC, EntryType, HeaderParser, Member, Memo, byte_sum
 
 Buffer = bytes | bytearray | memoryview
+
+NATIVE = _native.BACKEND == "native"
+if NATIVE:
+    from .._native import _core
 
 __all__ = ["EntryReader", "EntryType", "TarEntry", "read_entries"]
 
@@ -35,6 +40,7 @@ _FILE, _HARDLINK, _SYMLINK, _DIRECTORY = b"0125"
 _FILE_TYPE = EntryType.FILE
 _ENDS = b"\0 "
 _AT_A_TIME = 256
+_TYPES = (EntryType.FILE, EntryType.HARDLINK, EntryType.SYMLINK, EntryType.DIRECTORY)
 _PLAIN_TYPES = {
     _FILE: EntryType.FILE,
     _HARDLINK: EntryType.HARDLINK,
@@ -73,7 +79,7 @@ def read_entries(chunks: Iterable[bytes | ObjectId]) -> Iterator[TarEntry]:
     """The members of the layer that *chunks* put together, in order.  Blocks as *chunks* does.
 
     Chunks are inline bytes, cut anywhere, and the objects that stand for content of files, as `ObjectId`.
-    What follows the end of the archive is not asked for.
+    What follows the end of the archive is not looked at.
 
     Raises:
         TarError: the archive is damaged or refused, or content is stored in the wrong place.
@@ -82,15 +88,26 @@ def read_entries(chunks: Iterable[bytes | ObjectId]) -> Iterator[TarEntry]:
     chunks = iter(chunks)
     while not reader.ended:
         entries: list[TarEntry] = []
+        batch, error = _batch(chunks)
         try:
-            went_on = reader.feed(islice(chunks, _AT_A_TIME), entries)
-        except Exception:
+            reader.feed(batch, entries)
+        finally:
             yield from entries  # what comes before the damage
-            raise
-        yield from entries
-        if not went_on:
+        if error is not None and not reader.ended:
+            raise error
+        if not batch:
             reader.finish()
             return
+
+
+def _batch(chunks: Iterator[bytes | ObjectId]) -> tuple[list[Buffer | ObjectId], Exception | None]:
+    """The next few, and what kept more of them from coming."""
+    batch: list[Buffer | ObjectId] = []
+    try:
+        batch += islice(chunks, _AT_A_TIME)
+    except Exception as error:
+        return batch, error
+    return batch, None
 
 
 _adler32 = zlib_ng.adler32
@@ -123,9 +140,12 @@ class EntryReader:
     def feed(self, chunks: Iterable[Buffer | ObjectId], entries: list[TarEntry]) -> bool:
         """Append what the next *chunks* complete to *entries*; False if there were none.
 
-        This is the fastest way to entries: give it hundreds of chunks at a time.  What follows the end of the archive
-        is not asked for.  Chunks may change after they have been taken.
+        This is the fastest way to entries: give it hundreds of chunks at a time, in a list.  What follows the end of
+        the archive is not asked for.  Chunks may change after they have been taken.
         """
+        if NATIVE and type(chunks) is list:
+            self._feed_natively(chunks, entries)
+            return bool(chunks)
         rest = iter(chunks)
         chunk = first = next(rest, None)
         while chunk is not None:
@@ -135,6 +155,31 @@ class EntryReader:
             else:
                 chunk = self._inline(chunk if type(chunk) is bytes else bytes(chunk), entries, rest)
         return first is not None
+
+    def _feed_natively(self, chunks: list[Buffer | ObjectId], entries: list[TarEntry]) -> None:
+        index = 0
+        while index < len(chunks) and not self.ended:
+            if not (self._held or self._inside or self._waiting or self._parser.pending):
+                index = self._members(chunks, index, entries)
+                if index == len(chunks):
+                    return
+            chunk = chunks[index]
+            index += 1
+            if isinstance(chunk, ObjectId):
+                entries.append(self._external(chunk))
+            else:
+                self._inline(chunk if type(chunk) is bytes else bytes(chunk), entries, iter(()))
+
+    def _members(self, chunks: list[Buffer | ObjectId], index: int, entries: list[TarEntry]) -> int:
+        """Read members that need no second look natively; returns the chunk to go on with."""
+        before = index, self._skip
+        index, self._skip, self._offset = _core.read_members(
+            chunks, *before, self._offset, entries, ObjectId, _entry, TarEntry, _TYPES
+        )
+        if (index, self._skip) != before:
+            self._zero_block = False
+            self._padding = max(self._skip - (len(chunks[index]) if index < len(chunks) else 0), 0)
+        return index
 
     def _external(self, content: ObjectId) -> TarEntry:
         fields = self._waiting

@@ -210,7 +210,7 @@ class TarSplitter:
             return at
         first = at
         if NATIVE:
-            at, self._inline = _core.split_members(view, at, self._inline, INLINE_MAX, self._carry_limit, self._items)
+            at, self._inline = _core.split_members(view, at, self._inline, self._carry_limit, self._items)
         else:
             at = self._plain_members_python(view, at, end)
         if at != first:

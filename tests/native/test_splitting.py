@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-INLINE_MAX, FILE_MAX = 64, 4096
+FILE_MAX = 4096
 
 
 def archive(*members: tuple[str, bytes, int], form: int = tarfile.USTAR_FORMAT) -> bytes:
@@ -25,7 +25,7 @@ def archive(*members: tuple[str, bytes, int], form: int = tarfile.USTAR_FORMAT) 
 
 def split(core: ModuleType, data: bytes, at: int = 0, inside: int = 0) -> tuple[int, int, list[tuple[int, int, int]]]:
     items: list[tuple[int, int, int]] = []
-    return *core.split_members(data, at, inside, INLINE_MAX, FILE_MAX, items), items
+    return *core.split_members(data, at, inside, FILE_MAX, items), items
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -105,8 +105,8 @@ def test_links_must_lead_somewhere(core: ModuleType) -> None:
     assert split(core, bytes(header))[0] == 0
 
 
-@pytest.mark.parametrize("numbers", [(-1, 0, 1, 1), (0, -1, 1, 1), (0, 0, -1, 1), (0, 0, 1, -1)])
-def test_negative_numbers_are_refused(core: ModuleType, numbers: tuple[int, int, int, int]) -> None:
+@pytest.mark.parametrize("numbers", [(-1, 0, 1), (0, -1, 1), (0, 0, -1)])
+def test_negative_numbers_are_refused(core: ModuleType, numbers: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="not negative"):
         core.split_members(b"", *numbers, [])
 

@@ -186,10 +186,10 @@ def test_trailer_and_final_padding_may_be_missing(tar, size, trailer):
     assert [entry.size for entry in read(*chunks, bytes(-size % 512) + trailer)] == [size]
 
 
-def test_what_follows_the_end_is_not_asked_for(tar):
+def test_what_follows_the_end_does_not_matter(tar):
     def chunks():
         yield tar.header() + tar.end + b"junk"
-        pytest.fail("the reader went on")
+        raise OSError("nobody needs this")
 
     assert len(list(read_entries(chunks()))) == 1
 

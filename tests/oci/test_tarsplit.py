@@ -459,6 +459,7 @@ def test_fast_loops_answer_as_the_parser_does(tar, kind, magic, prefix, changes,
     fast = outcome()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tarsplit, "NATIVE", False)
+        patch.setattr(tarentries, "NATIVE", False)
         assert outcome() == fast
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TarSplitter, "_plain_members", lambda self, view, at, end: at)
