@@ -84,7 +84,7 @@ def fsck(
         return mend(settings, sources, dry_run, progress, json_output)
     if sources or dry_run:
         raise click.UsageError("FROM and --dry-run go with --repair")
-    with checking(), settings.open() as repo, showing(progress) as show:
+    with checking(resumable=not metadata_only), settings.open() as repo, showing(progress) as show:
         result = repo.fsck(metadata_only=metadata_only, resume=resume, limit=limit, progress=show)
     if json_output:
         print_json(result_to_json(result))

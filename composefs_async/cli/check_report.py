@@ -40,10 +40,18 @@ class CouldNotCheck(click.ClickException):
 
 
 @contextmanager
-def checking() -> Iterator[None]:
-    """Whatever is raised in the block kept a check from finding out."""
+def checking(*, resumable: bool = False) -> Iterator[None]:
+    """Whatever is raised in the block kept a check from finding out.
+
+    Args:
+        resumable: an interrupted check has left its position.
+    """
     try:
         yield
+    except KeyboardInterrupt:
+        if resumable:
+            _hint("'--continue' goes on where this check has ended")
+        raise
     except (ComposefsError, OSError) as error:
         raise CouldNotCheck(describe(error)) from error
 

@@ -37,7 +37,7 @@ def fsck(
     from ..oci import check
 
     refuse_contradictions(metadata_only, resume)
-    with checking(), settings.open() as repo, showing(progress) as show:
+    with checking(resumable=not metadata_only), settings.open() as repo, showing(progress) as show:
         result = check.fsck(repo, name, metadata_only=metadata_only, resume=resume, limit=limit, progress=show)
     if json_output:
         print_json(_to_json(result))
