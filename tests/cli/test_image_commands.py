@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from composefs_async import fsverity
+from composefs_async._repo.metadata import ErofsFormats
 from composefs_async.cli.app import run
 from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.erofs.writer import build_image
@@ -97,6 +98,17 @@ def test_create_image_stores_the_files_and_names_the_image(call: Run, algorithm:
     assert f"│ os/new ┆ {image_id} │" in call("images", "--no-trunc")[1].splitlines()
     listed = json.loads(call("images", "--json")[1])
     assert listed == {"images": [{"name": "os/new", "digest": image_id.hex()}]}
+
+
+def test_create_image_makes_one_in_each_layout_of_the_repository(
+    call: Run, algorithm: Algorithm, tmp_path: Path
+) -> None:
+    path = tmp_path / "dual"
+    Repository.init(path, algorithm=algorithm, erofs_version=ErofsFormats(2, (1,)), insecure=True)[0].close()
+    assert call("--repo", str(path), "create-image", "source", "name")[1] == f"{expected_id(algorithm, 2).text}\n"
+    with Repository.open_path(path) as repo:
+        assert repo.has_image("name") == expected_id(algorithm, 2)
+        assert repo.has_image(expected_id(algorithm, 1).hex())
 
 
 def test_images_says_when_there_is_none(call: Run) -> None:

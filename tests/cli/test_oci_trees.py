@@ -60,6 +60,15 @@ def test_the_dump_is_what_cfsctl_prints(golden: Golden, capfd: pytest.CaptureFix
     assert found == {name: image["dump"] for name, image in images.items()}
 
 
+def test_the_tree_of_the_layers_is_that_of_the_image(golden: Golden, capfd: pytest.CaptureFixture[str]) -> None:
+    repository, images = golden
+    for name, image in images.items():
+        stored = image["inspect"]["composefs_erofs"]
+        assert run(["--repo", str(repository), "diff", f"oci:{name}", stored]) == 0
+        assert run(["--repo", str(repository), "explain", f"oci:{name}", "--expected-digest", stored]) == 0
+        assert capfd.readouterr() == ("the images are equal\n", "")
+
+
 def flattened(layers: list[bytes]) -> dict[str, bytes]:
     """Paths and content of the regular files that layers make, one above the other; what is in /run does not count."""
     files: dict[str, bytes] = {}
