@@ -37,7 +37,7 @@ from .unpack import Unpacker
 
 __all__ = ["Conveyor", "store_raw"]
 
-_CHUNK = 2 << 20
+_CHUNK = 3 << 19
 """Bytes of tar that go through a stage at a time: enough to pay for it, and the caches still hold them."""
 _HEADROOM = PIECE + 512
 """In front of a chunk, for what the splitter left of the one before."""
