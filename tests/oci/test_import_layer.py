@@ -29,6 +29,7 @@ from composefs_async.errors import (
     RepositoryInUseError,
     TarError,
 )
+from composefs_async.oci.conveyor import _CHUNK
 from composefs_async.oci.layers import LayerResult, import_layer
 from composefs_async.oci.limits import Limits
 from composefs_async.oci.sources import LocalBlob, StreamedBlob
@@ -299,7 +300,7 @@ async def test_files_of_all_sizes_become_the_objects_they_should(algorithm: Algo
 @pytest.mark.parametrize("offset", [-512, -1, 0, 1, 512])
 async def test_file_may_end_where_a_chunk_does(offset: int, repo: Repository) -> None:
     """A chunk is 2 MiB; the header of the second file falls on, before and behind its end."""
-    packed = archive({"a": content((2 << 20) - 512 + offset), "b": content(700), "c": content(1)})
+    packed = archive({"a": content(_CHUNK - 512 + offset), "b": content(700), "c": content(1)})
     with repo:
         result = await import_layer(repo, digest(packed), pieces(packed, 1 << 20))
         assert merged(repo, digest(packed)) == digest(packed)
@@ -317,7 +318,7 @@ async def test_flushes_begin_while_a_large_layer_is_imported(repo: Repository, m
         assert merged(repo, digest(packed)) == digest(packed)
 
 
-@pytest.mark.parametrize("size", [2 << 20, 4 << 20, (2 << 20) - 1, (2 << 20) + 1])
+@pytest.mark.parametrize("size", [_CHUNK, 2 * _CHUNK, _CHUNK - 1, _CHUNK + 1])
 async def test_archive_may_have_exactly_the_size_of_chunks(size: int, repo: Repository) -> None:
     """What follows the end of the archive belongs to the layer."""
     packed = archive({"a": content(1000)})
