@@ -11,6 +11,7 @@ import sys
 import tarfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -438,20 +439,25 @@ async def test_stored_stream_that_cannot_be_read_is_made_again(tmp_path: Path, r
 async def test_layer_wanted_twice_at_once_is_read_once(handles: int, tmp_path: Path, repo: Repository) -> None:
     read: list[int] = []
     results: list[LayerResult] = []
+    wanted = anyio.Event()
     events: dict[int, list[ProgressEvent]] = {0: [], 1: []}
 
     async def source(number: int) -> AsyncIterator[bytes]:
         read.append(number)
-        while not events[1 - number]:  # the other has to want it before it is there
-            await anyio.sleep(0.001)
+        await wanted.wait()  # by the other, too, before it is there
         async for piece in pieces(TAR, 50_000):
             yield piece
+
+    def hear(number: int, event: ProgressEvent) -> None:
+        events[number].append(event)
+        if all(events.values()):
+            wanted.set()
 
     async def work(number: int, handle: Repository) -> None:
         async with AsyncExitStack() as stack:
             chunks = source(number)
             stack.push_async_callback(chunks.aclose)  # type: ignore[attr-defined]
-            results.append(await import_layer(handle, DIFF_ID, chunks, progress=events[number].append))
+            results.append(await import_layer(handle, DIFF_ID, chunks, progress=partial(hear, number)))
 
     with repo, Repository.open_path(tmp_path / "repo") as second:
         async with anyio.create_task_group() as tasks:
