@@ -50,7 +50,7 @@ RATIO_FROM = 64 << 20
 """The ratio is not judged before this many unpacked bytes, which fit anywhere."""
 
 _WINDOW_LOG_MAX = 27  # 128 MiB: what zstd(1) accepts without --long or --memory
-_OUTPUT = 1 << 20
+_OUTPUT = 512 << 10
 # A member's end costs a copy of the input behind it: begin small, for archives of many small members.
 _FIRST_SLICE, _SLICE = 4 << 10, 512 << 10
 _GZIP = 16 + 15  # wbits of zlib: gzip header and trailer with CRC, any window
