@@ -127,6 +127,7 @@ class Nodes:
         self.image = image
         self.superblock = superblock
         self.algorithm = algorithm
+        self.chunk_format_min: int = CHUNK_FORMAT_MAX if superblock.version == 2 else 0
         # Not a method of this class: in a cycle the image would stay until the garbage collector comes by.
         self.claim: Callable[[int, int], None] = _Budget(len(image)).claim
         """Take note that so many bytes, at this offset, have been decoded."""
@@ -221,8 +222,8 @@ class Nodes:
     def _check_chunks(self, header: Header, verified: bool) -> None:
         """Refuse an external file that has data inside the image: its map may hold only null addresses.
 
-        What a map of layout 2 looks like depends on nothing but whether the file is verified: one entry whatever
-        the size, or none, although the kernel expects one for each chunk.
+        In layout 2 all chunks have the largest size, and what a map looks like depends on nothing but whether the file
+        is verified: one entry whatever the size, or none, although the kernel expects one for each chunk.
         """
         high, form = divmod(header.address, 1 << 16)
         count = -(-header.size // (BLOCK_SIZE << min(form, CHUNK_FORMAT_MAX)))
@@ -233,7 +234,7 @@ class Nodes:
             raise ErofsError(f"inode {header.nid} has {count} chunks, more than {CHUNK_MAP_MAX}", header.offset)
         else:
             spilled = count > _CHUNK_MAP_INLINE_MAX
-        if form > CHUNK_FORMAT_MAX or (high and not spilled):
+        if not self.chunk_format_min <= form <= CHUNK_FORMAT_MAX or (high and not spilled):
             raise ErofsError(f"inode {header.nid} has the unknown chunk format {header.address:#x}", header.offset)
         if spilled:
             return

@@ -80,6 +80,7 @@ class PlainFiles:
         self._shapes: dict[bytes, _Shape | None] = {}
         superblock = nodes.superblock
         self._single_chunk = superblock.version == 2
+        self._chunk_format_min = nodes.chunk_format_min
         self._nanoseconds_end = 1 if superblock.version == 2 else NANOSECONDS
         self._build_time_ns = superblock.build_time_ns
         self._build_nanoseconds = superblock.build_time_ns % NANOSECONDS
@@ -112,7 +113,7 @@ class PlainFiles:
             or address != NULL_CHUNK
             or shared != shape.shared
             or mode & _TYPE_MASK != _REGULAR
-            or chunk > CHUNK_FORMAT_MAX
+            or not self._chunk_format_min <= chunk <= CHUNK_FORMAT_MAX
             or (size > BLOCK_SIZE << chunk and not self._single_chunk)
             or nanoseconds >= self._nanoseconds_end
         ):

@@ -72,6 +72,9 @@ class XattrReader:
 
     def read(self, offset: int, size: int) -> XattrSet:
         """The attributes in the area of *size* bytes at *offset*, which must lie inside the image."""
+        if size == XATTR_HEADER.size:
+            # So does the kernel (fs/erofs/xattr.c, erofs_init_inode_xattrs), whichever attribute is asked for.
+            raise ErofsError("an area of attributes that has none", offset)
         name_filter, count = XATTR_HEADER.unpack_from(self._image, offset)
         inline = offset + XATTR_HEADER.size + 4 * count
         end = offset + size
