@@ -27,7 +27,19 @@ NAMES = (
     "store",
     "verity",
 )
-HEADERS = ("binding", "files", "loading", "members", "scanning", "sha2", "sha256_pair", "sha2_lanes", "shards", "store", "verity")
+HEADERS = (
+    "binding",
+    "files",
+    "loading",
+    "members",
+    "scanning",
+    "sha2",
+    "sha256_pair",
+    "sha2_lanes",
+    "shards",
+    "store",
+    "verity",
+)
 # The limited API makes one wheel for all versions from 3.11; the free-threaded build does not have it.
 LIMITED = platform.python_implementation() == "CPython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 

@@ -158,7 +158,7 @@ def read_members(
     types: tuple[Any, Any, Any, Any],
     /,
 ) -> tuple[int, int, int]:
-    """Append the members that stand in chunks of a layer's splitstream to *entries*, up to one that needs a second look.
+    """Append the members in the chunks of a layer's splitstream to *entries*, up to one that needs a second look.
 
     Goes from chunk to chunk of *body*, beginning at *at* in the one at *index*, whose first byte is at *base* in the
     archive; what is of *object_type* stands for content.  *types* are of files, hard links, symlinks and directories.
