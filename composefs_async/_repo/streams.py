@@ -171,11 +171,12 @@ def ensure_stream(
     reference: str | None = None,
 ) -> ObjectId:
     """The stream *name*, made by *fill* unless it is there; with its reference."""
-    object_id = has_stream(state, name)
-    if object_id is None:
-        writer = make()
-        fill(writer)
-        return write_stream(state, writer, name, reference)
-    if reference is not None:
-        name_stream(state, name, reference)
-    return object_id
+    with state.shared():  # what has been found must not be collected before it has its reference
+        object_id = has_stream(state, name)
+        if object_id is None:
+            writer = make()
+            fill(writer)
+            return write_stream(state, writer, name, reference)
+        if reference is not None:
+            name_stream(state, name, reference)
+        return object_id

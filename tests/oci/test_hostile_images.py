@@ -21,6 +21,8 @@ from composefs_async.digest import Algorithm, sha256_content_digest
 from composefs_async.errors import (
     CompressionError,
     DigestMismatchError,
+    FormatError,
+    IntegrityError,
     InvalidNameError,
     OciError,
     ReadOnlyRepositoryError,
@@ -126,6 +128,8 @@ class Case:
         with pytest.raises(error) as caught:
             await pull(self.repo, f"oci:{self.image}", **{"tag": "bad", "platform": PLATFORM} | options)
         assert published(self.path / "repo") == before
+        if isinstance(caught.value, FormatError | IntegrityError):  # no other try could use what is there
+            assert self.repo.leases() == []
         self.check()
         return caught.value
 
@@ -136,7 +140,8 @@ class Case:
         self.check()
 
     def check(self) -> None:
-        """The other implementation finds nothing wrong, where it is there to look."""
+        """Nothing is wrong; and the other implementation finds nothing either, where it is there to look."""
+        assert self.repo.fsck().ok
         if self._fsck:
             command = [self._fsck, "--repo", self.path / "repo", "fsck", "--json"]
             answer = subprocess.run(command, capture_output=True, check=True, timeout=60)
