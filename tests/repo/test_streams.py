@@ -93,6 +93,27 @@ def test_a_reference_that_would_leave_its_directory_is_refused(repo: Repository,
     assert links(repo) == before
 
 
+@pytest.mark.parametrize("reference", BAD_REFERENCES)
+def test_nothing_outside_its_directory_is_looked_at(repo: Repository, reference: str) -> None:
+    for look in (
+        repo.has_named_stream,
+        lambda reference: repo.has_stream(f"refs/{reference}"),
+        lambda reference: repo.open_stream(f"refs/{reference}"),
+        lambda reference: list(repo.merge_splitstream(f"refs/{reference}")),
+        lambda reference: repo.named_streams(reference or ".."),
+        lambda reference: repo.named_images(reference or ".."),
+    ):
+        with pytest.raises(InvalidNameError):
+            look(reference)
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_nothing_outside_streams_is_looked_at(repo: Repository, name: str) -> None:
+    for look in (repo.has_stream, repo.open_stream, lambda name: list(repo.merge_splitstream(name))):
+        with pytest.raises(InvalidNameError):
+            look(name)  # type: ignore[operator]
+
+
 def test_a_reference_to_nothing_is_refused(repo: Repository) -> None:
     with pytest.raises(StreamNotFoundError, match="missing"):
         repo.name_stream("missing", "a")
