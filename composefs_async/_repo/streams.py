@@ -137,7 +137,6 @@ def register_stream(state: RepoState, object_id: ObjectId, name: str, reference:
     Raises:
         ObjectNotFoundError: there is no such object, so that the name would lead nowhere.
     """
-    object_id.require(state.algorithm)
     links = _links(name, object_id, reference)
     with state.shared():  # what has been looked for must not be collected before it has its name
         os.close(objects.open_object(state, object_id))

@@ -355,7 +355,7 @@ def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 async def test_repository_mounted_read_only_is_refused(case: Case, mounted: Callable[..., Path]) -> None:
     case.add(case.writer.add_layer(GOOD))
     point = mounted("--bind", "-o", "ro", case.path / "repo")
-    with Repository.open_path(point) as repo, pytest.raises(ReadOnlyRepositoryError, match="read-only"):
+    with Repository.open_path(point) as repo, pytest.raises(ReadOnlyRepositoryError, match="mounted read-only"):
         await pull(repo, f"oci:{case.image}", platform=PLATFORM)
     assert os.listdir(point) == ["meta.json"]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from composefs_async.digest import Algorithm
+from composefs_async._sys import verity
+from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.errors import (
     AlgorithmMismatchError,
     MetadataError,
@@ -89,6 +90,19 @@ def test_security_is_detected_and_can_be_demanded(tmp_path: Path) -> None:
         assert not repo.secure
         with pytest.raises(VerityMissingError):
             repo.require_verity()
+
+
+def test_metadata_that_another_algorithm_guards_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    init(tmp_path / "r", algorithm=Algorithm.SHA256)
+
+    def measure(fd: int, algorithm: Algorithm, what: str) -> ObjectId:
+        if algorithm is not Algorithm.SHA512:
+            raise AlgorithmMismatchError(what, algorithm.value, "sha512")
+        return ObjectId(bytes(64))
+
+    monkeypatch.setattr(verity, "measure", measure)
+    with pytest.raises(AlgorithmMismatchError, match=r"protection of .*meta.json uses sha512, expected sha256"):
+        Repository.open_path(tmp_path / "r")
 
 
 @pytest.mark.parametrize(

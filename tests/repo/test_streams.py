@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from composefs_async import fsverity
+from composefs_async._repo import streams
 from composefs_async._sys import files
-from composefs_async.digest import ObjectId
+from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.errors import (
+    AlgorithmMismatchError,
     InvalidNameError,
     ObjectNotFoundError,
+    RepositoryInUseError,
     SplitstreamError,
     StreamNotFoundError,
 )
@@ -69,6 +75,34 @@ def test_a_name_moves_to_another_stream_atomically(repo: Repository) -> None:
     assert [path.name for path in Path(repo.path).iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize("operation", ["write_stream", "ensure_stream"])
+def test_no_collection_comes_between_a_stream_and_its_name(
+    repo: Repository, operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another thread of the same handle: whoever writes is not to lose what he has stored already."""
+
+    def collect() -> None:
+        with contextlib.suppress(RepositoryInUseError):
+            repo.gc(timeout=0)
+
+    def interrupted(publish: Callable[..., object], *arguments: object) -> None:
+        thread = threading.Thread(target=collect)
+        thread.start()
+        thread.join()
+        publish(*arguments)
+
+    if operation == "ensure_stream":
+        repo.write_stream(filled(repo), "name")
+    writer = filled(repo)
+    for name in ("register_stream", "name_stream"):
+        monkeypatch.setattr(streams, name, partial(interrupted, getattr(streams, name)))
+    if operation == "ensure_stream":
+        repo.ensure_stream("name", OCI_LAYER, lambda writer: None, "mine")
+    else:
+        repo.write_stream(writer, "name", "mine")
+    assert content(repo, "refs/mine") == b"head" + b"x" * 100 + b"y" * 100
+
+
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_a_stream_name_that_is_none_is_refused_before_the_writer_is_finished(repo: Repository, name: str) -> None:
     writer = filled(repo)
@@ -119,6 +153,8 @@ def test_a_reference_to_nothing_is_refused(repo: Repository) -> None:
         repo.name_stream("missing", "a")
     with pytest.raises(ObjectNotFoundError):
         repo.register_stream(fsverity.digest(b"missing", repo.algorithm), "name")
+    with pytest.raises(AlgorithmMismatchError):
+        repo.register_stream(ObjectId(bytes(96 - repo.algorithm.digest_size)), "name")
     assert links(repo) == {}
 
 
@@ -211,8 +247,14 @@ def test_a_flush_that_fails_is_told_to_everybody_who_waited_for_it(
 
 def test_a_target_that_is_no_object_is_no_stream(repo: Repository) -> None:
     repo.write_stream(filled(repo), "name")
-    for target in ("../meta.json", "nowhere", "../objects/ab/cd"):
+    other = next(algorithm for algorithm in Algorithm if algorithm is not repo.algorithm)
+    foreign = Path(repo.path) / "objects" / fsverity.digest(b"foreign", other).path
+    foreign.parent.mkdir(exist_ok=True)
+    foreign.write_bytes(b"foreign")
+    for target in ("../meta.json", "nowhere", "../objects/ab/cd", f"../objects/{foreign.parent.name}/{foreign.name}"):
         (Path(repo.path) / "streams/odd").unlink(missing_ok=True)
         (Path(repo.path) / "streams/odd").symlink_to(target)
         assert repo.has_stream("odd") is None
+        with pytest.raises(StreamNotFoundError):
+            repo.open_stream("odd")
     assert ObjectId.from_path(os.readlink(Path(repo.path) / "streams/name")) == repo.has_stream("name")
