@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import random
 import shutil
+import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from composefs_async.oci.layout_writer import OciLayoutWriter
 
 LAYOUTS = Path(__file__).parent.parent / "vectors" / "layouts"
 BASIC = "sha256:58cc8208b729c9aa23e4ffc045b6eb3176d5b01c5fb2b8fe1877cbf311c5a495"
@@ -88,6 +95,35 @@ def test_plain_progress_ends_with_the_tag(empty: Path, cli: Any) -> None:
     assert sorted(line.split(":")[1][:12] for line in lines[1:-2]) == ["58cc8208b729", "a5fc8bdfb062"]
     assert lines[-2].startswith("image 71c03a06a5c9: EROFS version 1, ")
     assert lines[-1] == "tagged x"
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
+def test_interrupted_pull_leaves_objects_and_a_lease_and_is_gone_on_with(
+    loop: str, empty: Path, tmp_path: Path, cli: Any
+) -> None:
+    if loop != "asyncio" and importlib.util.find_spec(loop) is None:
+        pytest.skip(f"{loop} is not installed")
+    writer = OciLayoutWriter(tmp_path / "image")
+    with writer.layer("none") as sink:
+        for number in range(64):
+            file = tarfile.TarInfo(str(number))
+            file.size = 1 << 20
+            sink.write(file.tobuf() + random.Random(number).randbytes(1 << 20))
+    writer.add_image([sink.layer])
+    command = [sys.executable, "-W", "error", "-m", "composefs_async", "--loop", loop, "--repo", str(empty)]
+    command += ["oci", "pull", f"oci:{tmp_path}/image", "x", "--progress", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while json.loads(process.stderr.readline())["event"] != "layer-started":
+            pass
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.splitlines()[-1]) == (130, "", "composefs-async: interrupted")
+    left = [str(path.relative_to(empty)) for path in empty.rglob("*") if not path.is_dir()]
+    others = [name for name in left if not name.startswith("objects/") or "/." in name]
+    assert sorted(name.partition(":")[0] for name in others) == [".composefs-async/leases/sha256", "meta.json"]
+    assert "tagged   x" in cli.on(empty)("oci", "pull", f"oci:{tmp_path}/image", "x").good().text
+    assert cli.on(empty)("leases").good().text == ""
 
 
 @pytest.mark.parametrize("kind", ["auto", "bars", "json"])
