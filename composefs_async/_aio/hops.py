@@ -18,7 +18,7 @@ from ..results import StoredObject
 from .coalesce import Coalescer
 from .threads import in_checked_thread, in_thread
 
-__all__ = ["LoopResources", "checked_hop", "hop", "in_loop", "resources", "using", "write_hop"]
+__all__ = ["LoopResources", "checked_hop", "hop", "in_loop", "opening_hop", "resources", "using", "write_hop"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,6 +55,13 @@ def resources(state: RepoState) -> LoopResources:
 async def hop(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Run blocking *function* in a worker thread; a cancellation waits for its end."""
     return await in_thread(partial(function, *args, **kwargs))
+
+
+async def opening_hop(
+    discard: Callable[[T], object], function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """The same for what opens something: *discard* gets that if the caller has been cancelled when it comes."""
+    return await in_thread(partial(function, *args, **kwargs), discard=discard)
 
 
 async def checked_hop(

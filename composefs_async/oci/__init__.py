@@ -1,7 +1,11 @@
 """OCI images and layers in a composefs repository.
 
-`import_layer` takes one layer from any source of bytes, `pull` a whole image.  All modules here use the public
-`Repository` and the layers below it; none of them is used from below.
+`import_layer` takes one layer from any source of bytes, `pull` a whole image.  What is there then: `catalogue` lists,
+opens, tags and untags images, `stored_layers` looks into layers, `ensure_images` makes EROFS images that are missing,
+`check` and `repair` look after all of it.  `layout_writer` writes image directories, `progress_stream` makes an async
+iterator of what happens.
+
+All modules here use the public `Repository` and the layers below it; none of them is used from below.
 
 Names are imported from here when they are first used, so that looking into a repository does not wait for the
 modules that import and repair.

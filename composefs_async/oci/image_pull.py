@@ -88,6 +88,7 @@ async def pull(
             image cannot be mounted, but an image that EROFS cannot hold can be kept.
         progress: hears of every step, on the event loop.  What it raises ends the import; the image is in
             place if that happens at `ManifestStored` or later.
+        limits: on what the image may make us do; raise them only for a source that is trusted.
 
     Raises:
         ImageNotFoundError: the image directory has no such image, or none for the platform.

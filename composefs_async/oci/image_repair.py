@@ -14,7 +14,7 @@ import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
-from .._aio.hops import checked_hop, hop, in_loop, using
+from .._aio.hops import checked_hop, hop, in_loop, opening_hop, using
 from .._repo import names, streams
 from .._repo.images import image_link
 from .._repo.names import Link
@@ -104,7 +104,7 @@ async def _opened(
         async with ImagesOfLayout.open(state, source, limits) as images:
             yield None, images
         return
-    objects = await hop(open_source, source, state.algorithm)
+    objects = await opening_hop(lambda late: late.close(), open_source, source, state.algorithm)
     try:
         yield objects, ImagesOfRepository(objects) if isinstance(objects, RepositorySource) else None
     finally:

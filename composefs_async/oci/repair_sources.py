@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from .._aio.hops import hop
+from .._aio.hops import hop, opening_hop
 from .._repo.state import DIRECTORY_MODE, RepoState
 from .._sys import files
 from .._upkeep import private
@@ -198,7 +198,7 @@ def _check(directory: str) -> None:
 @asynccontextmanager
 async def _scratch(state: RepoState) -> AsyncIterator[Repository]:
     """A repository like that of *state*, on the same file system, for the time of the block."""
-    repo = await hop(_make_scratch, state)
+    repo = await opening_hop(_remove_scratch, _make_scratch, state)
     try:
         yield repo
     finally:

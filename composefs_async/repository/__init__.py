@@ -19,8 +19,12 @@ __all__ = ["Repository"]
 class Repository(StreamOperations, ImageOperations, ReferenceOperations, UpkeepOperations):
     """An open repository; holds a shared lock, which keeps garbage collectors of all processes away.
 
-    Safe for use from several threads and event loops.  Nothing that is stored survives a power loss before
-    `sync`, or before a publishing operation (`write_stream`, `register_stream`, `name_stream`) returns.
+    Safe for use from several threads and event loops, until `close` or the end of its ``with`` block.  Nothing that is
+    stored survives a power loss before `sync`, or before a publishing operation (`write_stream`, `register_stream`,
+    `name_stream`) returns.
+
+    Every operation may raise `OSError` with the path in its ``filename``, and what writes `ReadOnlyRepositoryError`.
+    Sizes are bytes.  ``x_async`` raises what ``x`` does; whoever is cancelled waits for the thread at work.
     """
 
 

@@ -310,7 +310,7 @@ class OpenRepository(AsyncContextManagerMixin):
             raise VerityMissingError(f"{self.path}/meta.json")
 
     def objects_dir(self) -> int:
-        """A descriptor (O_PATH) of ``objects/``, which stays the repository's: do not close it."""
+        """A descriptor (O_PATH) of ``objects/``, made if it is not there; stays the repository's: do not close it."""
         return self._state.objects_fd
 
     def write_semaphore(self) -> CapacityLimiter:
@@ -335,7 +335,11 @@ class OpenRepository(AsyncContextManagerMixin):
     # -- durability ----------------------------------------------------------------------------
 
     def sync(self) -> None:
-        """Make everything stored before the call durable.  Calls at the same time share one syncfs."""
+        """Make everything stored before the call durable.  Blocks for a syncfs, which calls at the same time share.
+
+        Raises:
+            OSError: the disk failed; what was written since the last `sync` may be lost.
+        """
         self._state.syncs.sync()
 
     async def sync_async(self) -> None:

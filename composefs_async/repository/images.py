@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
-from .._aio.hops import hop, write_hop
+from .._aio.hops import hop, opening_hop, write_hop
 from .._repo import images, mounting, names
 from .._repo.batch import Buffer
 from ..digest import ObjectId
@@ -57,7 +58,7 @@ class ImageOperations(OpenRepository):
         return images.open_image(self._state, name)
 
     async def open_image_async(self, name: str) -> int:
-        return await hop(self.open_image, name)
+        return await opening_hop(os.close, self.open_image, name)
 
     def objects_for_image(self, name: str) -> list[ObjectId]:
         """The objects that the image *name* refers to, each once; reads and checks the whole image.
@@ -113,7 +114,7 @@ class ImageOperations(OpenRepository):
         read_write: bool = False,
         idmap: int | None = None,
     ) -> int:
-        return await hop(self.mount, name, upper=upper, work=work, read_write=read_write, idmap=idmap)
+        return await opening_hop(os.close, self.mount, name, upper=upper, work=work, read_write=read_write, idmap=idmap)
 
     def mount_at(
         self,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from .._aio import bulk, hops
 from .._aio.handles import Handle
-from .._aio.hops import hop, write_hop
+from .._aio.hops import hop, opening_hop, write_hop
 from .._repo import batch, objects
 from .._repo.batch import Buffer
 from .._sys.files import Tmpfile
@@ -27,7 +28,9 @@ class ObjectOperations(OpenRepository):
     """Objects, and directories whose files become objects."""
 
     def ensure_object(self, data: Buffer) -> StoredObject:
-        """Store *data* unless it is there.  Not durable before `sync`.
+        """Store *data* unless it is there.  Blocks for one digest and one write; not durable before `sync`.
+
+        What stands in its place with another size is corrupt: it is replaced, atomically, as the outcome tells.
 
         Raises:
             ReadOnlyRepositoryError
@@ -40,7 +43,9 @@ class ObjectOperations(OpenRepository):
         return await hops.resources(self._state).coalescer.submit(data)
 
     def ensure_objects(self, contents: Iterable[Buffer]) -> list[StoredObject]:
-        """Store many objects; returns them in the order of *contents*, which is taken lazily.
+        """Store many objects, as `ensure_object` does; returns them in the order of *contents*.
+
+        *contents* is taken lazily, a few MiB at a time.
 
         Raises:
             the first error; the other objects are stored all the same.
@@ -52,11 +57,14 @@ class ObjectOperations(OpenRepository):
         return await bulk.store_all(self._state, contents)
 
     def create_object_tmpfile(self) -> int:
-        """A file without a name to be filled through its descriptor and given to `finalize_object_tmpfile`."""
+        """The descriptor of a file without a name, to be filled and given to `finalize_object_tmpfile`.
+
+        It is the caller's until then; closing it instead gives the file up.
+        """
         return objects.create_object_tmpfile(self._state).fd
 
     async def create_object_tmpfile_async(self) -> int:
-        return await write_hop(self._state, self.create_object_tmpfile)
+        return await opening_hop(os.close, self.create_object_tmpfile)
 
     def finalize_object_tmpfile(self, tmpfile: int, size: int) -> StoredObject:
         """Turn a filled tmpfile into an object and close it.  Blocks for one read of the file.
@@ -65,9 +73,10 @@ class ObjectOperations(OpenRepository):
         An equal object already present wins, and *tmpfile* vanishes.
 
         Args:
-            size: what was written, in bytes; a shorter or longer file is an error.
+            size: what was written, in bytes.
 
         Raises:
+            IntegrityError: the file is shorter or longer.
             VerityNotSupportedError: the file system cannot do fs-verity and the repository is not insecure.
         """
         return objects.finalize_object_tmpfile(self._state, tmpfile, size)
@@ -92,19 +101,20 @@ class ObjectOperations(OpenRepository):
         return self._handles.spawn(work, run, Tmpfile.adopt(tmpfile).discard)
 
     def open_object(self, object_id: ObjectId) -> int:
-        """A read-only descriptor, which the caller closes.
+        """A read-only descriptor, which the caller closes.  In an insecure repository its content is not looked at.
 
         Raises:
             ObjectNotFoundError
+            AlgorithmMismatchError: the id is of the other algorithm.
             DigestMismatchError, VerityMissingError: what stands there is not, or not safely, that object.
         """
         return objects.open_object(self._state, object_id)
 
     async def open_object_async(self, object_id: ObjectId) -> int:
-        return await hop(self.open_object, object_id)
+        return await opening_hop(os.close, self.open_object, object_id)
 
     def read_object(self, object_id: ObjectId, *, max_size: int | None = None) -> bytes:
-        """The whole content, checked against the id.
+        """The whole content, in memory, checked against the id.
 
         Raises:
             ObjectNotFoundError

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 
 from .._aio import bulk
-from .._aio.hops import hop
+from .._aio.hops import hop, opening_hop
 from .._repo import names, streams
 from .._repo.streams import OpenStream
 from ..digest import ObjectId
@@ -20,18 +20,32 @@ class StreamOperations(ObjectOperations):
     """Splitstreams and their references."""
 
     def create_stream(self, content_type: int) -> SplitstreamWriter:
-        """A writer that stores external content here; give it to `write_stream`."""
+        """A writer that stores external content here; give it to `write_stream`.
+
+        Args:
+            content_type: any number of 64 bits; OCI's are in `composefs_async.splitstream`.
+        """
         return SplitstreamWriter(self, content_type)
 
     def has_stream(self, name: str) -> ObjectId | None:
-        """The id of the stream *name* (or ``refs/…``) if it is there with its object."""
+        """The id of the stream *name* (or ``refs/…``) if it is there with its object.
+
+        Raises:
+            InvalidNameError: no stream can be called so.
+        """
         return streams.has_stream(self._state, name)
 
     async def has_stream_async(self, name: str) -> ObjectId | None:
         return await hop(self.has_stream, name)
 
     def write_stream(self, writer: SplitstreamWriter, name: str, reference: str | None = None) -> ObjectId:
-        """Finish *writer*, store the stream and publish it under *name* and *reference*.  Durable on return."""
+        """Finish *writer*, store the stream and publish it under *name* and *reference*.  Durable on return.
+
+        A crash leaves what `register_stream` says, and objects that the next collection removes.
+
+        Raises:
+            InvalidNameError: before anything is stored; the writer can be used again.
+        """
         return streams.write_stream(self._state, writer, name, reference)
 
     async def write_stream_async(self, writer: SplitstreamWriter, name: str, reference: str | None = None) -> ObjectId:
@@ -59,7 +73,11 @@ class StreamOperations(ObjectOperations):
         fill: Callable[[SplitstreamWriter], object],
         reference: str | None = None,
     ) -> ObjectId:
-        """The stream *name*, written by *fill* unless it is there, and its *reference*.  Durable on return."""
+        """The stream *name*, written by *fill* unless it is there, and its *reference*.  Durable on return.
+
+        Raises:
+            InvalidNameError, and what *fill* raises; then nothing has been published.
+        """
         make = partial(self.create_stream, content_type)
         return streams.ensure_stream(self._state, make, name, fill, reference)
 
@@ -110,6 +128,9 @@ class StreamOperations(ObjectOperations):
 
         The caller closes it, or uses it in a ``with`` block.
 
+        Args:
+            content_type: what is expected; None accepts any.
+
         Raises:
             StreamNotFoundError, ObjectNotFoundError, SplitstreamError, IntegrityError
         """
@@ -119,7 +140,7 @@ class StreamOperations(ObjectOperations):
         self, name: str, object_id: ObjectId | None = None, content_type: int | None = None
     ) -> OpenStream:
         """The same; its methods that read the body block."""
-        return await hop(self.open_stream, name, object_id, content_type)
+        return await opening_hop(OpenStream.close, self.open_stream, name, object_id, content_type)
 
     def merge_splitstream(
         self, name: str, object_id: ObjectId | None = None, content_type: int | None = None
@@ -127,7 +148,10 @@ class StreamOperations(ObjectOperations):
         """The content of a stream as it came in, in pieces of at most 1 MiB.
 
         Each object is checked when its last piece has been given out, so a consumer publishes what it got
-        only after the end.
+        only after the end.  An iterator that is left early is to be closed.
+
+        Raises:
+            StreamNotFoundError, ObjectNotFoundError, SplitstreamError, IntegrityError
         """
         return streams.merge_splitstream(self._state, name, object_id, content_type)
 

@@ -1,19 +1,29 @@
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import anyio
 import pytest
 
 from composefs_async import fsverity
+from composefs_async._repo import images, objects, streams
+from composefs_async.digest import ObjectId
 from composefs_async.errors import IntegrityError, StreamNotFoundError
-from composefs_async.repository import Repository
+from composefs_async.oci import image_repair, repair_sources
+from composefs_async.oci.limits import Limits
+from composefs_async.oci.platforms import Platform
+from composefs_async.oci.sources import OciLayoutSource, layout
+from composefs_async.repository import Repository, state_of
 from composefs_async.results import StoreOutcome
 from composefs_async.splitstream import OCI_LAYER, SplitstreamWriter
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
+
+LAYOUTS = Path(__file__).parent.parent / "vectors" / "layouts"
 
 
 @pytest.fixture
@@ -181,6 +191,66 @@ async def test_a_merge_that_is_left_early_closes_its_file(repo: Repository) -> N
     pieces = repo.merge_splitstream_async("name")
     assert await anext(pieces)
     await pieces.aclose()  # type: ignore[attr-defined]
+
+
+async def opened_blob(repo: Repository) -> None:
+    source = OciLayoutSource(LAYOUTS / "one")
+    found = await source.resolve(platform=Platform("linux", "amd64"))
+    async with source.open_blob(found.layers[0].descriptor):
+        pass
+
+
+async def opened_scratch(repo: Repository) -> None:
+    async with repair_sources._scratch(state_of(repo)):
+        pass
+
+
+async def opened_source(repo: Repository) -> None:
+    async with image_repair._opened(state_of(repo), repo.path, Limits()):
+        pass
+
+
+OPENERS: dict[str, tuple[object, str, Callable[[Repository], Awaitable[object]]]] = {
+    "object": (objects, "open_object", lambda repo: repo.open_object_async(stored(repo))),
+    "tmpfile": (objects, "create_object_tmpfile", lambda repo: repo.create_object_tmpfile_async()),
+    "stream": (streams, "open_stream", lambda repo: repo.open_stream_async("stream")),
+    "image": (images, "open_image", lambda repo: repo.open_image_async(repo.named_images()[0][1])),
+    "blob": (layout, "_open_sized", opened_blob),
+    "scratch": (repair_sources, "_make_scratch", opened_scratch),
+    "source": (image_repair, "open_source", opened_source),
+}
+
+
+def stored(repo: Repository) -> ObjectId:
+    return repo.ensure_object(b"content").id
+
+
+@pytest.mark.parametrize("kind", OPENERS)
+async def test_what_was_opened_for_a_task_that_was_cancelled_is_closed(
+    kind: str, repo: Repository, anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("Task.cancel is asyncio's: AnyIO's cancellation waits until the result has been delivered")
+    repo.write_stream(repo.create_stream(OCI_LAYER), "stream")
+    repo.write_image(b"image", "image")
+    module, name, work = OPENERS[kind]
+    begun, go, real = threading.Event(), threading.Event(), getattr(module, name)
+
+    def late(*arguments: object, **options: object) -> object:
+        result = real(*arguments, **options)
+        begun.set()
+        assert go.wait(60)
+        return result
+
+    monkeypatch.setattr(module, name, late)
+    task = asyncio.ensure_future(work(repo))
+    await anyio.to_thread.run_sync(begun.wait)
+    task.cancel()
+    await anyio.lowlevel.checkpoint()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert list(Path(repo.path).glob(".composefs-async/scratch-*")) == []
 
 
 async def test_async_forms_raise_the_same_errors(repo: Repository) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from ..._aio.hops import hop
+from ..._aio.hops import hop, opening_hop
 from ...errors import ImageNotFoundError, OciError, TransportError
 from ..documents import (
     INDEX_TYPES,
@@ -79,7 +79,7 @@ class OciLayoutSource:
     @asynccontextmanager
     async def _open_blob(self, descriptor: Descriptor) -> AsyncIterator[Blob]:
         path = _blob_path(self._directory, descriptor.digest)
-        with await hop(_open_sized, path, descriptor) as file:
+        with await opening_hop(lambda late: late.close(), _open_sized, path, descriptor) as file:
             yield LocalBlob(file.fileno(), descriptor.size, str(path))
 
 
