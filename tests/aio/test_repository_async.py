@@ -225,6 +225,10 @@ def stored(repo: Repository) -> ObjectId:
     return repo.ensure_object(b"content").id
 
 
+def scratches(repo: Repository) -> list[Path]:
+    return list(Path(repo.path).glob(".composefs-async/scratch-*"))
+
+
 @pytest.mark.parametrize("kind", OPENERS)
 async def test_what_was_opened_for_a_task_that_was_cancelled_is_closed(
     kind: str, repo: Repository, anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch
@@ -250,7 +254,7 @@ async def test_what_was_opened_for_a_task_that_was_cancelled_is_closed(
     go.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert list(Path(repo.path).glob(".composefs-async/scratch-*")) == []
+    assert scratches(repo) == []
 
 
 async def test_async_forms_raise_the_same_errors(repo: Repository) -> None:
