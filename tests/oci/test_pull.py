@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,18 @@ async def test_layer_of_an_artifact_becomes_one_object(size: int, tmp_path: Path
             merged = b"".join(repo.merge_splitstream(f"oci-layer-{digest}"))
             assert sha256_content_digest(merged) == digest
     assert result.stats == ImportStats(objects_stored=2, bytes_stored=size + 6, layers_imported=2, bytes_read=size + 6)
+
+
+async def test_artifacts_may_have_platforms(tmp_path: Path) -> None:
+    writer = OciLayoutWriter(tmp_path / "image")
+    found = {name: writer.add_artifact([("application/x", name.encode())], "application/x", tag=None) for name in "ab"}
+    writer.add_index(
+        [replace(found["a"], platform=Platform("linux", "arm64")), replace(found["b"], platform=PLATFORM)], tag="t"
+    )
+    with init(tmp_path / "repo") as repo:
+        result = await take(repo, f"oci:{tmp_path}/image:t", tag="x")
+        assert result.manifest_digest == found["b"].digest
+        assert b"".join(repo.merge_splitstream(f"oci-layer-{result.layers[0].diff_id}")) == b"b"
 
 
 async def test_tar_that_an_artifact_brought_as_a_blob_is_no_layer(tmp_path: Path) -> None:
