@@ -79,7 +79,8 @@ async def pull(
 
     All digests are verified: of index, manifest and config before a layer is read, of each layer packed and
     unpacked before anything has a name.  Layers that are there are not read again.  When this raises or is
-    cancelled, nothing has been published.
+    cancelled, nothing has been published; a disk that fails in the middle of publishing leaves what a crash leaves:
+    some names of layers, config and manifest, each complete, and no tag.
 
     Args:
         tag: the image's name in the repository; *reference* if not given.

@@ -380,6 +380,28 @@ async def test_full_repository_stays_of_use(size: int, case: Case, mounted: Call
         await import_layer(repo, sha256_content_digest(b""), _nothing())
 
 
+async def test_pull_may_run_out_of_space_at_every_step(case: Case, mounted: Callable[..., Path]) -> None:
+    """Of files, of which a file system in memory can have a given number; each try gets one more."""
+    case.add(case.writer.add_layer(GOOD), case.writer.add_layer(archive(size=70)))
+    point = mounted("-t", "tmpfs", "-o", "nr_inodes=8,mode=755", "tmpfs")
+    failures: list[OSError] = []
+    with Repository.init(point / "repo", algorithm=Algorithm.SHA256, insecure=True)[0] as repo:
+        for number in range(8, 100):
+            subprocess.run(["mount", "-o", f"remount,nr_inodes={number}", point], check=True, timeout=60)  # noqa: ASYNC221
+            try:
+                await pull(repo, f"oci:{case.image}", platform=PLATFORM, tag="t")
+                break
+            except OSError as error:
+                failures.append(error)
+            assert repo.fsck().ok
+            assert repo.named_streams() == []
+        assert [name for name, _ in repo.named_streams("oci")] == ["t"]
+        assert repo.fsck().ok
+    assert {error.errno for error in failures} == {errno.ENOSPC}
+    places = {os.path.relpath(error.filename, point / "repo").partition("/")[0] for error in failures}
+    assert places == {".composefs-async", "objects", "images", "streams"}
+
+
 def _member(size: int, number: int) -> bytes:
     info = tarfile.TarInfo(f"f{number}")
     info.size = size
