@@ -398,7 +398,7 @@ async def test_pull_may_run_out_of_space_at_every_step(case: Case, mounted: Call
         assert [name for name, _ in repo.named_streams("oci")] == ["t"]
         assert repo.fsck().ok
     assert {error.errno for error in failures} == {errno.ENOSPC}
-    places = {os.path.relpath(error.filename, point / "repo").partition("/")[0] for error in failures}
+    places = {str(error.filename).removeprefix(f"{point}/repo/").partition("/")[0] for error in failures}
     assert places == {".composefs-async", "objects", "images", "streams"}
 
 
