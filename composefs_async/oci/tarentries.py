@@ -226,18 +226,14 @@ class EntryReader:
     def _plain_members(
         self, data: bytes, at: int, entries: list[TarEntry], chunks: _Chunks
     ) -> tuple[bytes, int, Buffer | ObjectId | None]:
-        """Read members that need no second look, up to the first header that does.
+        """Read members that need no second look, from chunk to chunk, up to the first header that does.
 
-        This loop takes most of the reader's time, and goes from chunk to chunk for that reason.  It must accept
-        nothing that `HeaderParser` refuses, and give the same answer; what it does not accept is looked at again
-        there.
+        It accepts nothing that `HeaderParser` refuses, and gives the same answer; the rest is looked at again there.
 
         Returns:
-            The chunk that was reached, the place in it, and a chunk behind it that has been taken and is none for
-            this loop.
+            The chunk that was reached, the place in it, and one behind it that has been taken and is none for this loop.
         """
-        _, owners, times, sums = self._parser.memos
-        rests = self._rests
+        rests, (_, owners, times, sums) = self._rests, self._parser.memos
         first, base, end = at, self._offset, len(data)
         last = -1 if self._parser.pending else end - BLOCK
         after: Buffer | ObjectId | None = None
