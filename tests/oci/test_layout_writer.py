@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import pytest
 
-from composefs_async.errors import OciError
+from composefs_async.errors import ImageNotFoundError, OciError
 from composefs_async.oci.documents import Descriptor, ImageLayer, LayerCompression
 from composefs_async.oci.layer_archive import LayerSink, WrittenLayer, tar_directories, tar_paths
 from composefs_async.oci.layout_writer import OciLayoutWriter
@@ -191,7 +191,7 @@ def test_artifact_is_read_back(tmp_path: Path) -> None:
 
 def test_directory_is_valid_after_each_call(tmp_path: Path) -> None:
     writer = OciLayoutWriter(tmp_path)
-    with pytest.raises(OciError, match="there are no manifests"):
+    with pytest.raises(ImageNotFoundError, match="there are no manifests"):
         resolve(tmp_path)
     writer.add_image([writer.add_layer(TAR)], tag="one", platform=AMD64)
     assert resolve(tmp_path, platform=AMD64).manifest
