@@ -231,7 +231,7 @@ class EntryReader:
         It accepts nothing that `HeaderParser` refuses, and gives the same answer; the rest is looked at again there.
 
         Returns:
-            The chunk that was reached, the place in it, and one behind it that has been taken and is none for this loop.
+            The chunk that was reached, the place in it, and one behind it that was taken and is none for this loop.
         """
         rests, (_, owners, times, sums) = self._rests, self._parser.memos
         first, base, end = at, self._offset, len(data)
@@ -253,8 +253,6 @@ class EntryReader:
             if not digits.isdigit() or size_field[11] not in _ENDS or mode > 0o7777 or kind not in _PLAIN_TYPES:
                 break
             path = (prefix + name.partition(b"\0")[0]).strip(b"/")
-            target: bytes | None = b""
-            body = None
             offset, content = base + at, at + BLOCK
             if kind == _FILE and size > INLINE_MAX:
                 fields = [path, _FILE_TYPE, mode, uid, gid, size, mtime_ns, 0, b"", (), None, offset]
@@ -271,10 +269,8 @@ class EntryReader:
                 last = (end := len(data)) - BLOCK
                 after = None if data else after
                 continue
-            if kind == _FILE:
-                body = data[content : content + size]
-            else:
-                target = _plain_link(kind, link)
+            body = data[content : content + size] if kind == _FILE else None
+            target = b"" if kind == _FILE else _plain_link(kind, link)
             if (size and kind != _FILE) or content + size > end or target is None:
                 break
             found = (path, _PLAIN_TYPES[kind], mode, uid, gid, size, mtime_ns, 0, target, (), body, offset)
