@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import composefs_async
+from composefs_async.oci import catalogue, check, image_upgrade, images, stored_layers
 from composefs_async.repository import Repository
 
 PACKAGE = Path(composefs_async.__file__).parent
@@ -88,12 +89,17 @@ def test_the_environment_is_read_in_few_places(path: Path) -> None:
     assert allowed or reads == []
 
 
-TWINS = sorted(name.removesuffix("_async") for name in dir(Repository) if name.endswith("_async"))
+TWINS = [
+    (owner, name.removesuffix("_async"))
+    for owner in (Repository, catalogue, check, image_upgrade, images, stored_layers)
+    for name in sorted(dir(owner))
+    if name.endswith("_async")
+]
 
 
-@pytest.mark.parametrize("name", TWINS)
-def test_each_async_method_has_the_parameters_of_its_twin(name: str) -> None:
-    sync, twin = (inspect.signature(getattr(Repository, each)) for each in (name, f"{name}_async"))
+@pytest.mark.parametrize(("owner", "name"), TWINS, ids=[name for _, name in TWINS])
+def test_each_async_function_has_the_parameters_of_its_twin(owner: object, name: str) -> None:
+    sync, twin = (inspect.signature(getattr(owner, each)) for each in (name, f"{name}_async"))
     assert [(p.name, p.kind, p.default) for p in twin.parameters.values()] == [
         (p.name, p.kind, p.default) for p in sync.parameters.values()
     ]
