@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-from click.exceptions import NoSuchCommand
+from click.exceptions import NoSuchCommand, NoSuchOption
 
 from ..digest import Algorithm
 from .context import Settings, drop_output, printable
@@ -207,9 +207,7 @@ def _guarded(work: Callable[[], object]) -> int:
         click.echo(error.format_message(), err=True)
         return USAGE
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else _NAME
-        text = error.format_message().rstrip(".")
-        return _failed(f"{text}{' See' if text.endswith('?') else '; see'} '{command} --help'", USAGE)
+        return _failed(_usage(error), USAGE)
     except click.ClickException as error:
         return _failed(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -217,6 +215,14 @@ def _guarded(work: Callable[[], object]) -> int:
     except BaseException as error:
         return _explained(error)
     return result if isinstance(result, int) else 0
+
+
+def _usage(error: click.UsageError) -> str:
+    command = error.ctx.command_path if error.ctx else _NAME
+    text = error.format_message().rstrip(".")
+    if isinstance(error, NoSuchOption) and any(error.option_name in option.opts for option in app.params):
+        return f"{error.option_name} belongs before the command: {_NAME} {error.option_name} …"
+    return f"{text}{' See' if text.endswith('?') else '; see'} '{command} --help'"
 
 
 def _explained(error: BaseException) -> int:

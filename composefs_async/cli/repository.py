@@ -76,10 +76,11 @@ def init(
         raise click.UsageError("--algorithm and --hash contradict each other")
     if path is not None and settings.chosen:
         raise click.UsageError("PATH excludes --repo, --user and --system")
+    if path == "":
+        raise click.UsageError("PATH is empty")
     algorithm = algorithm or settings.algorithm or Algorithm.SHA512
     place = path or settings.path()
-    parent = os.path.dirname(os.path.abspath(place))
-    os.makedirs(parent, exist_ok=True)
+    os.makedirs(os.path.dirname(place.rstrip("/")) or ".", exist_ok=True)
     insecure = insecure or settings.insecure
     if ensure and reset_metadata:
         raise click.UsageError("--ensure and --reset-metadata exclude each other")

@@ -102,6 +102,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["init", "--algorithm", "sha256"], ["--algorithm", "fsverity-"]),
     (["--nosuch"], ["No such option '--nosuch'"]),
     (["init", "--erofs-version", "3"], ["--erofs-version", "3"]),
+    (["init", ""], ["PATH is empty"]),
     (["--repo", "x", "init", "y"], ["PATH excludes --repo"]),
     (["--hash", "sha256", "init", "--algorithm", "fsverity-sha512-12", "x"], ["--algorithm and --hash"]),
     (["doctor", "/does/not/exist"], ["/does/not/exist", "does not exist"]),
@@ -124,6 +125,14 @@ WRONG: list[tuple[list[str], list[str]]] = [
         for given in (["--repo", "x", "--user"], ["--repo", "x", "--system"], ["--user", "--system"])
     ),
 ]
+
+
+@pytest.mark.parametrize("command", [["init"], ["oci", "images"], ["oci", "pull", "oci:x"]], ids=" ".join)
+@pytest.mark.parametrize("option", ["--repo", "--user", "--loop"])
+def test_global_options_behind_the_command_are_told_where_they_belong(
+    command: list[str], option: str, cli: Any
+) -> None:
+    cli(*command, option, "x").failed(2, f"{option} belongs before the command: composefs-async {option} …")
 
 
 @pytest.mark.parametrize(("arguments", "words"), WRONG, ids=lambda value: " ".join(value)[:50])
