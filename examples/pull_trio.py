@@ -10,8 +10,7 @@ import sys
 import trio
 
 from composefs_async import Repository
-from composefs_async.oci import pull
-from composefs_async.oci.progress_stream import ProgressStream
+from composefs_async.oci import ProgressStream, pull
 from composefs_async.progress import LayerDone
 
 

@@ -2,7 +2,7 @@
 
 `import_layer` takes one layer from any source of bytes, `pull` a whole image.  What is there then: `catalogue` lists,
 opens, tags and untags images, `stored_layers` looks into layers, `ensure_images` makes EROFS images that are missing,
-`check` and `repair` look after all of it.  `layout_writer` writes image directories, `progress_stream` makes an async
+`check` and `repair` look after all of it.  `layout_writer` writes image directories, `ProgressStream` makes an async
 iterator of what happens.
 
 All modules here use the public `Repository` and the layers below it; none of them is used from below.
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .layers import LayerResult, import_layer
     from .limits import Limits
     from .platforms import Platform
+    from .progress_stream import ProgressStream
     from .sources.base import LocalBlob, StreamedBlob
     from .unpack import ByteSource
 
@@ -32,6 +33,7 @@ __all__ = [
     "Limits",
     "LocalBlob",
     "Platform",
+    "ProgressStream",
     "PullResult",
     "StreamedBlob",
     "ensure_images",
@@ -49,6 +51,7 @@ _HOMES = {
     "Limits": ".limits",
     "LocalBlob": ".sources.base",
     "Platform": ".platforms",
+    "ProgressStream": ".progress_stream",
     "PullResult": ".image_pull",
     "StreamedBlob": ".sources.base",
     "ensure_images": ".images",
