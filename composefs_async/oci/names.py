@@ -202,8 +202,8 @@ def parse_layout_reference(text: str) -> LayoutReference:
     Raises:
         OciError: *text* is anything else.
     """
-    transport, colon, rest = text.partition(":")
-    if not colon or transport != "oci":
+    transport, _, rest = text.partition(":")
+    if transport != "oci":
         raise OciError(text, "not a reference to an image directory, which is spelled oci:DIR[:TAG]")
     digest = None
     if found := _DIGEST_SUFFIX.fullmatch(rest):

@@ -114,17 +114,17 @@ def choose(candidates: Sequence[Candidate], wanted: Platform | None, *, what: st
     ]
     if ranked:
         best = min(rank for rank, _ in ranked)
-        return _only_name([candidate for rank, candidate in ranked if rank == best], target, what, tagged)
+        return _only_name([candidate for rank, candidate in ranked if rank == best], target, what)
     neutral = [candidate for candidate in candidates if candidate.platform is None]
     if len({candidate.digest for candidate in neutral}) == 1 and (tagged or len(neutral) == len(candidates)):
         return neutral[0]
     raise ImageNotFoundError(what, reason=_no_fit(candidates, target))
 
 
-def _only_name(fitting: list[Candidate], target: Platform, what: str, tagged: bool) -> Candidate:
+def _only_name(fitting: list[Candidate], target: Platform, what: str) -> Candidate:
     """The first, unless different images of different names fit equally well."""
     names = {candidate.tag for candidate in fitting if candidate.tag}
-    if not tagged and len(names) > 1 and len({candidate.digest for candidate in fitting}) > 1:
+    if len(names) > 1 and len({candidate.digest for candidate in fitting}) > 1:
         raise OciError(what, f"several images fit {target}: {_listing(sorted(names))}; say which with a tag")
     return fitting[0]
 

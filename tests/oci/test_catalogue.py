@@ -94,8 +94,10 @@ def test_impossible_tags_are_refused(name: str, repo: Repository) -> None:
 
 
 def test_manifest_that_is_not_there_gets_no_tag(repo: Repository) -> None:
-    with pytest.raises(StreamNotFoundError, match=UNKNOWN):
+    with pytest.raises(StreamNotFoundError, match=f"manifest not found: {UNKNOWN}"):
         catalogue.tag(repo, UNKNOWN, "x")
+    with pytest.raises(StreamNotFoundError, match=f"manifest not found: {UNKNOWN}"):
+        catalogue.open_image(repo, f"@{UNKNOWN}")
     assert catalogue.images(repo) == SUMMARIES
 
 

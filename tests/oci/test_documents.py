@@ -101,8 +101,18 @@ def test_null_counts_as_absent_and_in_a_list_as_empty() -> None:
     assert (found.diff_ids, found.labels, found.created) == ((), {}, None)
 
 
-def test_platform_without_architecture_is_none() -> None:
+def test_empty_strings_count_as_absent() -> None:
+    found = parse_manifest(manifest(mediaType="", artifactType=""), DIGEST)
+    assert (found.media_type, found.artifact_type) == (MANIFEST_TYPE, None)
+    entry = descriptor("x", artifactType="", platform={"os": "linux", "architecture": "arm", "variant": ""})
+    assert parse_index(index(mediaType="", manifests=[entry]), "x").manifests == (
+        Descriptor("x", DIGEST, 7, platform=Platform("linux", "arm")),
+    )
+
+
+def test_platform_without_system_or_architecture_is_none() -> None:
     assert parse_config(config(architecture=""), DIGEST).platform is None
+    assert parse_config(config(os=""), DIGEST).platform is None
     assert parse_index(index(manifests=[descriptor("x", platform={"os": "linux"})]), "x").manifests[0].platform is None
 
 
@@ -276,16 +286,19 @@ def test_bad_manifest_is_refused(members: dict[str, Any], reason: str) -> None:
     assert caught.value.what == f"manifest {DIGEST}"
 
 
-def test_manifest_without_layers_member_is_refused() -> None:
+def test_document_without_what_makes_it_one_is_refused() -> None:
     raw = json.dumps({"schemaVersion": 2, "config": descriptor(CONFIG_TYPE)}).encode()
     with pytest.raises(OciError, match="it has no layers"):
         parse_manifest(raw, DIGEST)
+    with pytest.raises(OciError, match="it has no manifests"):
+        parse_index(b'{"schemaVersion": 2}', "x")
 
 
 def test_document_that_contradicts_its_descriptor_is_refused() -> None:
     with pytest.raises(OciError, match=f"it calls itself {MANIFEST_TYPE.replace('+', '.')}, its descriptor says"):
         parse_manifest(manifest(mediaType=MANIFEST_TYPE), DIGEST, media_type=DOCKER_TYPE)
     assert parse_manifest(manifest(), DIGEST, media_type=DOCKER_TYPE).media_type == DOCKER_TYPE
+    assert parse_manifest(manifest(mediaType=DOCKER_TYPE), DIGEST).media_type == DOCKER_TYPE
 
 
 @pytest.mark.parametrize(

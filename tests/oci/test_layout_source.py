@@ -173,6 +173,21 @@ async def test_digest_that_is_not_there_is_named() -> None:
     assert caught.value.name == f"oci:{VECTORS / 'one'}@{digest}"
 
 
+async def test_a_document_that_is_named_by_its_digest_tells_its_own_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "s390x")
+    writer = OciLayoutWriter(tmp_path, docker=True)
+    manifests = [image(writer, platform, None, str(platform).encode()) for platform in (AMD64, S390X)]
+    listed = writer.add_index(manifests)
+    found = await OciLayoutSource(tmp_path).resolve(digest=listed.digest)
+    assert (found.manifest.digest, found.manifest.media_type) == (manifests[1].digest, manifests[1].media_type)
+    assert (await OciLayoutSource(tmp_path).resolve(digest=manifests[0].digest)).manifest.digest == manifests[0].digest
+    odd = writer.add_json({"schemaVersion": 2, "mediaType": [], "manifests": []}, "x")
+    with pytest.raises(OciError, match="'mediaType' is a list"):
+        await OciLayoutSource(tmp_path).resolve(digest=odd.digest)
+
+
 async def test_blob_that_is_no_manifest_is_refused_as_one() -> None:
     source = OciLayoutSource(VECTORS / "one")
     found = await source.resolve(platform=AMD64)

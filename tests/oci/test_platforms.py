@@ -145,7 +145,12 @@ def test_failure_says_what_there_is_and_a_way_out(given: list[str], tagged: bool
 
 @pytest.mark.parametrize(
     ("have", "wanted"),
-    [("linux/arm/v7", "linux/arm/v6"), ("linux/amd64/v3", "linux/amd64/v2"), ("linux/amd64/odd", "linux/amd64/v2")],
+    [
+        ("linux/arm/v7", "linux/arm/v6"),
+        ("linux/amd64/v3", "linux/amd64/v2"),
+        ("linux/amd64/odd", "linux/amd64/v2"),
+        ("linux/amd64/v2", "linux/amd64/odd"),
+    ],
 )
 def test_variant_that_was_asked_for_is_not_exceeded(have: str, wanted: str) -> None:
     with pytest.raises(ImageNotFoundError, match=f"no manifest for {wanted}"):

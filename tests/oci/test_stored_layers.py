@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import anyio
 import pytest
 
+from composefs_async import fsverity
 from composefs_async.digest import Algorithm
 from composefs_async.errors import DigestMismatchError, SplitstreamError, StreamNotFoundError
-from composefs_async.oci import Platform, pull, stored_layers
+from composefs_async.oci import Platform, import_layer, pull, stored_layers
 from composefs_async.oci.names import manifest_stream
 from composefs_async.oci.stored_layers import LayerInfo
 from composefs_async.oci.tarentries import EntryType
@@ -79,6 +80,42 @@ def test_dump_has_a_line_for_each_member(repo: Repository) -> None:
     assert b"/usr/bin/tool2 0 @120000 - - - - 0.0 /usr/bin/tool - -" in lines
 
 
+async def _nothing_else(archive: bytes) -> AsyncIterator[bytes]:
+    yield archive
+
+
+@pytest.mark.anyio
+async def test_dump_has_a_line_of_its_own_for_each_kind(repo: Repository, tar: Any) -> None:
+    large = b"content" * 10
+    device = {"device": (b"0000005\0", b"0000001\0")}
+    archive = b"".join(
+        [
+            tar.member(b"d/", kind=b"5", mode=0o1777),
+            tar.member(b"d/small", b"a b"),
+            tar.member(b"d/large", large, mtime=7, uid=1, gid=2),
+            tar.member(b"d/link", kind=b"2", link=b"/to"),
+            tar.member(b"d/hard", kind=b"1", link=b"d/small"),
+            tar.member(b"d/tty", kind=b"3", **device),
+            tar.member(b"d/disk", kind=b"4", **device),
+            tar.member(b"d/pipe", kind=b"6"),
+            tar.end,
+        ]
+    )
+    diff_id = f"sha256:{hashlib.sha256(archive).hexdigest()}"
+    await import_layer(repo, diff_id, _nothing_else(archive))
+    object_id = fsverity.digest(large, repo.algorithm)
+    assert b"".join(stored_layers.layer_dump(repo, diff_id)).decode().splitlines() == [
+        "/d 0 41777 1 0 0 0 0.0 - - -",
+        "/d/small 3 100644 1 0 0 0 0.0 - a\\x20b -",
+        f"/d/large 70 100644 1 1 2 0 7.0 {object_id.path} - {object_id.hex()}",
+        "/d/link 3 120644 1 0 0 0 0.0 /to - -",
+        "/d/hard 0 @120000 - - - - 0.0 /d/small - -",
+        "/d/tty 0 20644 1 0 0 1281 0.0 - - -",
+        "/d/disk 0 60644 1 0 0 1281 0.0 - - -",
+        "/d/pipe 0 10644 1 0 0 0 0.0 - - -",
+    ]
+
+
 LOOKS: list[Callable[[Repository, str], Any]] = [
     lambda repo, name: list(stored_layers.layer_content(repo, name)),
     lambda repo, name: list(stored_layers.layer_entries(repo, name)),
@@ -89,7 +126,7 @@ LOOKS: list[Callable[[Repository, str], Any]] = [
 
 @pytest.mark.parametrize("look", LOOKS, ids=["content", "entries", "dump", "info"])
 def test_layer_that_is_not_there_or_none_is_named(look: Callable[[Repository, str], Any], repo: Repository) -> None:
-    with pytest.raises(StreamNotFoundError, match=UNKNOWN):
+    with pytest.raises(StreamNotFoundError, match=f"layer not found: {UNKNOWN}"):
         look(repo, UNKNOWN)
     manifest = repo.has_stream(manifest_stream(BASIC))
     assert manifest is not None
