@@ -122,10 +122,23 @@ class _Collection:
         since = min((lease.started for lease in self._leases), default=None)
         self._survey = Survey.make(state, live, since, self._compared())
         self._leftovers = leftovers(state) + self._survey.leftovers
+        self._spare()
         named = {object_id for links in self._roots.links.values() for object_id in links.values()}
         self._staying = {object_id for object_id in named if not self._goes(object_id)}
         self._pruned = self._doomed()
-        self._removed, self._bytes = self._survey.count, self._survey.size
+        self._removed, self._bytes = self._foreseen()
+
+    def _foreseen(self) -> tuple[int, int]:
+        """How many objects and bytes are to go."""
+        if not self._late:
+            return self._survey.count, self._survey.size
+        sizes = [
+            size
+            for ids, all_sizes in zip(self._survey.garbage, self._survey.sizes, strict=True)
+            for object_id, size in zip(shards.pieces(ids, self._width), all_sizes, strict=True)
+            if object_id not in self._late
+        ]
+        return len(sizes), sum(sizes)
 
     def _report(self, stage: str, done: int, total: int) -> None:
         self._progress(CollectProgress(stage, done, total))
@@ -146,13 +159,24 @@ class _Collection:
             self._check()
             yield object_id + node.objects
         yield b"".join(self._reached.missing)
-        leased = graph.Reached(self._reached.seen)
-        for stream_id in {stream_id for lease in self._leases for stream_id in lease.layers.values()}:
-            # What is missing or damaged there was never finished; nothing that has a name depends on it.
+        yield from self._follow_spared((each for lease in self._leases for each in lease.layers.values()), cache)
+
+    def _follow_spared(self, spared: Iterable[ObjectId], cache: ReachCache | None) -> Iterator[bytes]:
+        """The same of what stays although no reference leads to it."""
+        reached = graph.Reached(self._reached.seen)
+        for spared_id in sorted(set(spared)):
+            # What is missing or damaged there was never finished.
             with contextlib.suppress(ReachUnknownError):
-                for object_id, node in graph.visit(self._state, [stream_id], cache, leased):
+                for object_id, node in graph.visit(self._state, [spared_id], cache, reached):
                     yield object_id + node.objects
-        self._reached.seen -= leased.missing
+        self._reached.seen -= reached.missing
+
+    def _spare(self) -> None:
+        """Names that stay lead to what is whole: of an import, say, that stopped before its references."""
+        named = {object_id for links in self._roots.links.values() for object_id in links.values()}
+        spared = (each for each in named - self._reached.seen if not self._goes(each))
+        for ids in self._follow_spared(spared, None):
+            self._late.update(shards.pieces(ids, self._width))
 
     def _doomed(self) -> list[tuple[Category, str]]:
         """First-level names that lead to what is not there or will be gone, and that no reference means.
@@ -225,6 +249,7 @@ class _Collection:
         self._roots, self._leases = roots, held
         for ids in self._follow(None):
             self._late.update(shards.pieces(ids, self._width))
+        self._spare()
 
     def _prune(self) -> None:
         """Remove names, durably, before any object goes that they lead to."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from anyio import create_task_group
 
 from composefs_async._repo import names
+from composefs_async._upkeep import collect
 from composefs_async.digest import Algorithm
 from composefs_async.errors import RepositoryInUseError
 from composefs_async.oci import catalogue, pull
@@ -20,8 +22,9 @@ from composefs_async.reports import GcResult
 from composefs_async.repository import Repository
 
 from .crashing import PLATFORM, Contents, Images, make, problems
-from .garbage import image_bytes, stream, write
+from .garbage import image_bytes, links, stream, write
 
+CONTENTS = [f"file {number}" for number in range(30)]
 NAMING: dict[str, Callable[[Repository], object]] = {
     "write_image": lambda repo: repo.write_image(image_bytes(repo, []), "mine"),
     "write_stream": lambda repo: repo.write_stream(write(repo, [])[0], "stream", "mine"),
@@ -105,3 +108,25 @@ def test_a_temporary_name_that_goes_meanwhile_is_no_leftover(tmp_path: Path, mon
         assert repo.gc(dry_run=True).leftovers == (names[1], names[0])
         monkeypatch.setattr(os, "listdir", listed)
         assert repo.gc() == GcResult()
+
+
+def test_what_is_named_between_two_slices_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import that stopped before its reference has found objects that go, and some that have gone."""
+
+    def between(seconds: float) -> None:
+        monkeypatch.undo()
+        with Repository.open_path(tmp_path / "repo") as other:
+            layer = stream(other, "layer", CONTENTS)
+            stream(other, "config", ["new"], named={"layer": layer})
+
+    with Repository.init(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True)[0] as repo:
+        stream(repo, "layer", CONTENTS)
+        monkeypatch.setattr(collect, "_SLICE", 0)
+        monkeypatch.setattr(collect, "_BATCH", 1)
+        monkeypatch.setattr(time, "sleep", between)
+        repo.gc()
+        assert [each.text for each in repo.fsck().errors] == []
+        assert links(repo) == {"streams/layer", "streams/config"}
+        repo.gc()
+        assert links(repo) == set()
+    assert problems(tmp_path / "repo") == []

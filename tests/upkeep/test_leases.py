@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from composefs_async.oci.layout_writer import OciLayoutWriter
 from composefs_async.repository import Repository, state_of
 from composefs_async.results import Lease
 
-from .garbage import objects, store, stream
+from .garbage import image, objects, store, stream
 
 PLATFORM = Platform("linux", "amd64")
 DIGEST = f"sha256:{'ab' * 32}"
@@ -175,6 +176,27 @@ def lease_file(repo: Repository) -> Path:
 def rewrite(repo: Repository, **changes: object) -> None:
     values = json.loads(lease_file(repo).read_text())
     lease_file(repo).write_text(json.dumps({**values, **changes}))
+
+
+def test_a_name_that_a_lease_keeps_keeps_what_it_needs(empty: Repository) -> None:
+    """An import that stops between its names and its reference may have found objects that are garbage by then."""
+    layer = stream(empty, "layer", ["file of the layer"])
+    image(empty, ["file of an image"])
+    (old,) = store(empty, "old garbage")
+    stored = Path(empty.path, "objects", old.path).stat().st_ctime_ns
+    while private.timestamp(state_of(empty)) <= stored:
+        pass
+    leases.begin(state_of(empty), DIGEST, "oci:somewhere")
+    stream(empty, "config", ["file of the layer"], named={"layer": layer})
+    image(empty, ["file of an image", "old garbage"])
+    expected = empty.gc(dry_run=True)
+    assert expected == replace(empty.gc(), notes=expected.notes)
+    assert (expected.objects_removed, expected.images_pruned, expected.streams_pruned) == (1, 1, 0)
+    assert [each.text for each in empty.fsck().errors] == []
+    assert objects(empty) >= {"file of the layer", "file of an image", "old garbage", layer.hex()}
+    empty.drop_lease(DIGEST)
+    empty.gc()
+    assert objects(empty) == set()
 
 
 def test_a_lease_keeps_what_is_younger_and_what_finished_layers_need(empty: Repository) -> None:

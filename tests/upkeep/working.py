@@ -73,7 +73,8 @@ class Collector:
         with Repository.open_path(self.path) as repo:
             match self.chance.randrange(8):
                 case 0:
-                    assert [each.text for each in repo.fsck().errors] == []
+                    errors = [each.text for each in repo.fsck().errors]
+                    assert not errors, errors
                     return "checked"
                 case 1:
                     for each in repo.leases():
