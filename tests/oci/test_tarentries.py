@@ -7,6 +7,7 @@ import pytest
 from composefs_async.digest import ObjectId
 from composefs_async.errors import TarError
 from composefs_async.oci.tarentries import EntryReader, EntryType, TarEntry, read_entries
+from composefs_async.oci.tarheader import Memo
 
 OLD_GNU = b"ustar  \x00"
 OBJECT = ObjectId(bytes(range(32)))
@@ -152,6 +153,29 @@ def test_numbers_may_be_octal_or_base_256(tar, kind, fields, expected):
 def test_owner_of_pax_comes_before_the_header_and_is_cut_to_32_bits(tar):
     archive = tar.pax((b"uid", b"4294967296"), (b"gid", b"+4294967295")) + tar.header(uid=5, gid=6)
     assert [(entry.uid, entry.gid) for entry in read(archive)] == [(0, 0xFFFFFFFF)]
+    archive = tar.pax((b"path", b"a")) + tar.header(uid=5, gid=6)
+    assert [(entry.uid, entry.gid) for entry in read(archive)] == [(5, 6)]
+
+
+def test_xattr_may_have_65535_bytes(tar):
+    archive = tar.pax((b"SCHILY.xattr.user.a", bytes(65535))) + tar.header()
+    assert [entry.xattrs for entry in read(archive)] == [((b"user.a", bytes(65535)),)]
+
+
+def test_memory_of_fields_is_bounded():
+    asked = []
+
+    def number(field: bytes) -> int:
+        asked.append(field)
+        return int(field)
+
+    memo = Memo(number, 2)
+    assert [memo[field] for field in (b"1", b"2", b"1", b"3", b"3", b"1")] == [1, 2, 1, 3, 3, 1]
+    assert asked == [b"1", b"2", b"3", b"1"]
+    assert len(memo) == 2
+    with pytest.raises(ValueError, match="x"):
+        memo[b"x"]
+    assert b"x" not in memo
 
 
 def test_xattrs_are_sorted_and_the_last_of_equal_ones_wins(tar):

@@ -306,6 +306,7 @@ def refused(tar) -> dict[str, tuple[bytes, str, int]]:
         "device without numbers": (header(kind=b"3", magic=V7), "a device without numbers", 0),
         "device number no number": (header(kind=b"4", device=(b"x", b"0")), "not a number", 0),
         "device number too large": (header(kind=b"3", device=(b"10000", b"0")), "no device 4096:0", 0),
+        "minor device number too large": (header(kind=b"4", device=(b"1", b"4000000")), "no device 1:1048576", 0),
         "end after an extension": (pax((b"path", b"a")) + tar.end, "after an extension header", 1536),
         "end of input after an extension": (pax((b"path", b"a")), "after an extension header", 1024),
         "end inside a header": (file[:511], "inside a header", 0),
