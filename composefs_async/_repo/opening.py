@@ -154,7 +154,7 @@ def _make_directory(path: str) -> bool:
 
 def _require_same(state: RepoState, wanted: Metadata, *, secure: bool) -> None:
     found = state.metadata
-    if found != wanted and not (found.formats == wanted.formats and found.algorithm is wanted.algorithm):
+    if (found.formats, found.algorithm) != (wanted.formats, wanted.algorithm):
         raise MetadataError(
             state.path,
             "repository already initialized with different configuration "

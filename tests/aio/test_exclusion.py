@@ -103,6 +103,13 @@ async def test_what_writes_waits_for_an_operation_that_is_alone(name: str, repo:
     assert everything(tmp_path) != before or name in ("unname_stream", "remove_reference", "untag")
 
 
+async def test_a_wait_for_operations_of_the_same_handle_can_be_cancelled(repo: Repository) -> None:
+    with repo, state_of(repo).shared():
+        with anyio.move_on_after(0.02) as scope:
+            await repo.gc_async()
+        assert scope.cancelled_caught
+
+
 async def test_one_operation_is_alone_at_a_time(repo: Repository) -> None:
     """A second thread of the handle would find the lock taken already, and by itself."""
 

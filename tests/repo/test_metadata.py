@@ -75,6 +75,8 @@ def test_the_effective_formats_follow_from_what_is_stored(content: bytes, format
         document(version="true"),
         document(version="4294967296"),
         document(version="NaN"),
+        document(', "unknown": NaN'),
+        document(', "unknown": -Infinity'),
         document(', "version": 1'),
         document(algorithm="12"),
         document(algorithm='"fsverity-md5-12"'),
@@ -83,6 +85,9 @@ def test_the_effective_formats_follow_from_what_is_stored(content: bytes, format
         document(', "features": null'),
         document(', "features": {"compatible": "x"}'),
         document(', "features": {"compatible": [1]}'),
+        document(', "features": {"compatible": {}}'),
+        document(', "features": [[], [], [], []]'),
+        b'[1, "fsverity-sha256-12", [], {"default": 1}, 1]',
         document(', "features": {"compatible": [], "compatible": []}'),
         document(', "erofs_formats": {}'),
         document(', "erofs_formats": null'),
@@ -92,6 +97,7 @@ def test_the_effective_formats_follow_from_what_is_stored(content: bytes, format
         document(', "erofs_formats": {"default": true}'),
         document(', "erofs_formats": {"default": 1, "extra": [3]}'),
         document(', "erofs_formats": {"default": 1, "extra": {}}'),
+        document(', "erofs_formats": {"default": 1, "extra": 1}'),
         b'{"version": 1}',
         b"[" * 100_000,
     ],
@@ -99,6 +105,12 @@ def test_the_effective_formats_follow_from_what_is_stored(content: bytes, format
 def test_what_is_no_metadata_is_refused_with_the_path(content: bytes) -> None:
     with pytest.raises(MetadataError, match=r"^/r/meta\.json: not a valid meta\.json"):
         Metadata.decode(content, "/r/meta.json")
+
+
+@pytest.mark.parametrize(("default", "extra"), [(3, ()), (-1, ()), (1, (2, 3))])
+def test_there_are_no_other_layouts(default: int, extra: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="EROFS versions are 0, 1 and 2"):
+        ErofsFormats(default, extra)
 
 
 def test_a_newer_format_is_refused_before_anything_else() -> None:

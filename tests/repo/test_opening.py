@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from composefs_async import fsverity
 from composefs_async._sys import verity
+from composefs_async._sys.probe import probe
 from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.errors import (
     AlgorithmMismatchError,
@@ -47,6 +49,17 @@ def test_init_over_a_different_repository_is_refused(tmp_path: Path, options: di
     assert (tmp_path / "r/meta.json").read_bytes() == before
 
 
+def test_the_form_from_before_there_was_a_choice_is_equal_to_what_it_means(tmp_path: Path) -> None:
+    assert [init(tmp_path / "r", erofs_version=version) for version in (None, 2, None)] == [True, False, False]
+
+
+def test_init_over_names_without_metadata_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r/streams/refs").mkdir(parents=True)
+    with pytest.raises(MetadataError, match=r"it was made before meta\.json existed; 'composefs-async upgrade'"):
+        init(tmp_path / "r")
+    assert os.listdir(tmp_path / "r") == ["streams"]
+
+
 def test_ensure_takes_another_format_but_not_another_algorithm(tmp_path: Path) -> None:
     init(tmp_path / "r", erofs_version=2)
     assert not init(tmp_path / "r", ensure=True)
@@ -62,20 +75,16 @@ def test_init_where_objects_of_another_algorithm_are_is_refused(tmp_path: Path) 
     assert init(tmp_path / "r", algorithm=Algorithm.SHA256)
 
 
-def supports_verity(path: Path) -> bool:
-    try:
-        Repository.init(path)[0].close()
-    except VerityNotSupportedError:
-        return False
-    return True
-
-
-def test_a_secure_init_without_verity_leaves_nothing(tmp_path: Path) -> None:
-    if supports_verity(tmp_path / "probe"):
+def test_a_secure_init_without_verity_leaves_what_was_there(tmp_path: Path) -> None:
+    if probe(tmp_path).verity:
         pytest.skip("the file system for temporary files supports fs-verity")
     with pytest.raises(VerityNotSupportedError):
         Repository.init(tmp_path / "r")
     assert os.listdir(tmp_path) == []
+    (tmp_path / "r").mkdir()
+    with pytest.raises(VerityNotSupportedError):
+        Repository.init(tmp_path / "r")
+    assert os.listdir(tmp_path) == ["r"]
 
 
 def test_a_secure_init_over_an_insecure_repository_is_refused(tmp_path: Path) -> None:
@@ -92,8 +101,9 @@ def test_security_is_detected_and_can_be_demanded(tmp_path: Path) -> None:
             repo.require_verity()
 
 
-def test_metadata_that_another_algorithm_guards_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    init(tmp_path / "r", algorithm=Algorithm.SHA256)
+def test_metadata_that_is_guarded_makes_a_repository_secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for algorithm in Algorithm:
+        init(tmp_path / algorithm.value, algorithm=algorithm)
 
     def measure(fd: int, algorithm: Algorithm, what: str) -> ObjectId:
         if algorithm is not Algorithm.SHA512:
@@ -101,8 +111,12 @@ def test_metadata_that_another_algorithm_guards_is_refused(tmp_path: Path, monke
         return ObjectId(bytes(64))
 
     monkeypatch.setattr(verity, "measure", measure)
+    with Repository.open_path(tmp_path / "sha512") as repo:
+        assert repo.secure
+        repo.require_verity()
+        Repository.init(tmp_path / "sha512")[0].close()
     with pytest.raises(AlgorithmMismatchError, match=r"protection of .*meta.json uses sha512, expected sha256"):
-        Repository.open_path(tmp_path / "r")
+        Repository.open_path(tmp_path / "sha256")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +124,7 @@ def test_metadata_that_another_algorithm_guards_is_refused(tmp_path: Path, monke
     [
         (lambda path: None, "no such file"),
         (lambda path: path.touch(), "not a directory"),
-        (lambda path: path.mkdir(), "no meta.json"),
+        (lambda path: path.mkdir(), "no meta.json$"),
         (lambda path: (path / "objects").mkdir(parents=True), "needs an upgrade"),
     ],
 )
@@ -160,8 +174,16 @@ def test_close_can_be_repeated_and_ends_all_use(tmp_path: Path) -> None:
     repo = Repository.open_path(tmp_path / "r")
     repo.close()
     repo.close()
-    with pytest.raises(ValueError, match="closed"):
-        repo.ensure_object(b"x")
+    object_id = fsverity.digest(b"x", repo.algorithm)
+    for use in (
+        lambda: repo.ensure_object(b"x"),
+        lambda: repo.open_object(object_id),
+        lambda: repo.read_object(object_id),
+        repo.create_object_tmpfile,
+        repo.objects_dir,
+    ):
+        with pytest.raises(ValueError, match="closed"):
+            use()
 
 
 # -- locks -------------------------------------------------------------------------------------
