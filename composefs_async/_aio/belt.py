@@ -3,8 +3,9 @@
 Owns which chunk goes through which stage next, the order of chunks in stages that want one, and the bound on how many
 are under way.  Knows nothing of what stages do, and of no event loop.
 
-Whoever works takes the chunk that is farthest on and may go on, so that results leave as early as possible, buffers
-come free, and nobody waits for a particular thread.
+Whoever works first sees to it that the next chunk is being made, as long as there is room: only one can make it, so
+that a store of chunks keeps the others at work meanwhile.  Otherwise they take the chunk that is farthest on and may
+go on, so that results leave as early as possible and buffers come free.  Nobody waits for a particular thread.
 """
 
 from __future__ import annotations
@@ -127,14 +128,14 @@ class Belt(Generic[C]):
             return None
 
     def _find_job(self) -> tuple[int, int, C | None] | None:
+        if self._source is not None and not (self._sourcing or self._ended or self.full):
+            self._sourcing = True
+            return -1, -1, None
         for index in range(len(self._stages) - 1, -1, -1):
             number = self._stages[index].next_chunk
             if number is not None:
                 return index, number, self._stages[index].take(number)
-        if self._source is None or self._sourcing or self._ended or self.full:
-            return None
-        self._sourcing = True
-        return -1, -1, None
+        return None
 
     def _run(self, index: int, number: int, chunk: C | None) -> None:
         if chunk is None:

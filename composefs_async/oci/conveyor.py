@@ -41,8 +41,8 @@ _CHUNK = 3 << 19
 """Bytes of tar that go through a stage at a time: enough to pay for it, and the caches still hold them."""
 _HEADROOM = PIECE + 512
 """In front of a chunk, for what the splitter left of the one before."""
-_CHUNKS_MORE = 1
-"""Than there are carriers, so that each finds one to move on while another is in a stage that takes one at a time."""
+_CHUNKS_MORE = 3
+"""Than there are carriers: the store that is unpacked ahead, from which they live when unpacking takes its time."""
 _HOP_SECONDS = 0.05
 """After which a carrier that could go on looks at the event loop, for progress, cancellation, and others' work."""
 _FLUSH_AFTER = 128 << 20
@@ -156,6 +156,7 @@ class Conveyor:
                         tasks.start_soon(self._carry, belt, tasks)
                     if not self._unpacker.local:
                         tasks.start_soon(self._feed, belt)
+            self._buffers.clear()  # memory for the stream, which is put together now
             return await write_hop(self._state, self._end), self.stats()
         finally:
             await _discard(self._open_large)

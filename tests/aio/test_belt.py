@@ -74,6 +74,14 @@ class Line:
             assert not worker.is_alive()
 
 
+def test_as_many_chunks_are_made_ahead_as_there_is_room_for() -> None:
+    line = Line(5, room=3)
+    made_at_split: list[int] = []
+    line.belt = Belt([Stage(lambda _: made_at_split.append(line.made), in_order=True)], 3, line.source)
+    line.run(threads=1)
+    assert made_at_split == [3, 4, 5, 5, 5]
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("room", [1, 2, 4])
 def test_chunks_go_through_in_order_and_within_the_room(threads: int, room: int) -> None:
