@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 __all__ = ["main"]
@@ -21,17 +22,18 @@ def main() -> NoReturn:
     if sys.stdout is None:  # as it is when the program was started with it closed
         # Whoever prints hears of it from a descriptor that cannot be written, and no other file takes its number.
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8", closefd=False)
-    arguments = sys.argv[1:]
-    match os.path.basename(sys.argv[0]):
+    code = _program(os.path.basename(sys.argv[0]))(sys.argv[1:])
+    # Before it ends, the interpreter looks for cycles in all that is alive: twice, and for nothing.
+    gc.freeze()
+    sys.exit(code)
+
+
+def _program(name: str) -> Callable[[list[str]], int]:
+    match name:
         case "mkcomposefs":
-            from .mkcomposefs import main as mkcomposefs
-
-            sys.exit(mkcomposefs(arguments))
+            from .mkcomposefs import main as program
         case "composefs-info":
-            from .composefs_info import main as composefs_info
-
-            sys.exit(composefs_info(arguments))
+            from .composefs_info import main as program
         case _:
-            from .app import run
-
-            sys.exit(run(arguments))
+            from .app import run as program
+    return program
