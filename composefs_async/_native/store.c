@@ -40,11 +40,17 @@ struct measured {
 #define BUSY_TRIES 20 /* of a millisecond */
 #define REWRITES 4
 
+/* After this many new objects in a row the next one is taken to be new, too, which saves looking for it; unless it is so
+ * large that to have written it for nothing would be a pity. */
+#define NEW_IN_A_ROW 8
+#define LARGE (64 << 10)
+
 /* Everything about the object in hand.  Functions return 0, or an errno after they named the step in *step*. */
 struct object {
     struct store_batch *batch;
     const uint8_t *id;
     struct verity_item content;
+    bool probably_new;
     char path[2 * SHA2_MAX_DIGEST + 2];                /* XX/REST */
     char temporary[sizeof "XX/.tmp-object-" + 12];     /* empty: there is no such name */
     const char *step;
@@ -402,8 +408,8 @@ static int settle(struct object *object, enum found found, enum store_outcome *o
 
 static int store_one(struct object *object, enum store_outcome *outcome)
 {
-    enum found found;
-    int error = look(object, &found);
+    enum found found = ABSENT;
+    int error = object->probably_new ? 0 : look(object, &found);
 
     *outcome = STORE_PRESENT;
     if (error || found == GOOD)
@@ -425,6 +431,7 @@ ptrdiff_t store_batch_run(struct store_batch *batch, const struct verity_item *i
                           uint8_t *outcomes, struct store_failure *failures)
 {
     size_t digest = batch->params.algorithm->digest_size, hashed = 0;
+    unsigned new_in_a_row = 0;
     ptrdiff_t failed_items = 0;
     struct store_failure fatal = {0, 0, NULL};
 
@@ -443,7 +450,9 @@ ptrdiff_t store_batch_run(struct store_batch *batch, const struct verity_item *i
         }
         if (!error) {
             name_object(&object);
+            object.probably_new = new_in_a_row >= NEW_IN_A_ROW && items[i].size <= LARGE;
             error = store_one(&object, &outcome);
+            new_in_a_row = outcome == STORE_STORED ? new_in_a_row + 1 : 0;
             fatal = (struct store_failure){0, ends_batch(error) ? error : 0, object.step};
         }
         if (error)

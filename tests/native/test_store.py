@@ -67,6 +67,26 @@ def test_equal_items_of_a_batch_are_stored_once(core: ModuleType, objects: int) 
     assert (list(outcomes), failures) == ([STORED, STORED, PRESENT, PRESENT], [])
 
 
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize("tmpfile", [True, False])
+@pytest.mark.parametrize("size", [10, 64 << 10, (64 << 10) + 1])
+def test_what_is_there_is_met_behind_a_row_of_new_objects(
+    core: ModuleType, objects: int, tmp_path: Path, size: int, tmpfile: bool
+) -> None:
+    present, damaged = b"p" * size, b"d" * size
+    core.store(objects, [present, damaged], 1, 0)
+    path_of(tmp_path, damaged).write_bytes(b"cut")
+    inode = path_of(tmp_path, present).stat().st_ino
+    new = [b"new %d" % number for number in range(60)]
+    batch = [*new[:30], present, *new[30:45], damaged, *new[45:], present]
+    _, outcomes, failures, _ = core.store(objects, batch, 1, 0, tmpfile)
+    expected = {present: PRESENT, damaged: REPLACED}
+    assert (list(outcomes), failures) == ([expected.get(content, STORED) for content in batch], [])
+    assert path_of(tmp_path, damaged).read_bytes() == damaged
+    assert path_of(tmp_path, present).stat().st_ino == inode
+    assert len(files_below(tmp_path / "objects")) == 62
+
+
 def test_empty_batch(core: ModuleType, objects: int) -> None:
     assert core.store(objects, [], 2, 1) == (b"", b"", [], -1)
 
