@@ -25,6 +25,7 @@ from pathlib import Path
 
 from inputs import DEFAULT_CACHE, Input, make_input
 
+MEMORY = Path("/dev/shm")
 OURS = [sys.executable, "-m", "composefs_async"]
 
 
@@ -61,6 +62,21 @@ def run(command: list[str], environment: dict[str, str], stdin: Path | None = No
             said.seek(0)
             sys.exit(f"{' '.join(command)}: exit code {process.returncode}\n{said.read().decode(errors='replace')}")
     return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+def settle(given: Input) -> None:
+    """Have the input in the page cache, and as much free memory as it needs at hand.
+
+    A virtual machine may have given memory back that was free for a second; the next to use it waits for it.
+    """
+    block = bytes(1 << 20)
+    with tempfile.TemporaryFile(dir=MEMORY) as filler:
+        for _ in range((2 * given.tar_bytes) >> 20):
+            filler.write(block)
+    for blob in (Path(given.path) / "blobs/sha256").iterdir():
+        with blob.open("rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
 
 
 def ours(name: str, native: str) -> Program:
@@ -125,10 +141,11 @@ def measure(given: Input, base: Path, rounds: int) -> dict[str, list[Run]]:
                 run(prepare, program.environment)
             stdin = layer_file(given) if given.name == "T" else None
             command = program.command(place, given)
+            settle(given)
             runs.setdefault(program.name, []).append(run(command, program.environment, stdin))
             if given.name != "T" and program.prepare(place):
                 runs.setdefault(f"{program.name}, again", []).append(run(command, program.environment))
-            if base == Path("/dev/shm"):
+            if base == MEMORY:
                 shutil.rmtree(place.parent)
     for place in places:  # at the end: a file system that has just deleted much is slow for minutes
         shutil.rmtree(place, ignore_errors=True)
@@ -151,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=["A", "B", "A-zstd", "T"], metavar="NAME")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="where the inputs are kept (%(default)s)")
-    parser.add_argument("--dir", type=Path, default=Path("/dev/shm"), help="where to import to (%(default)s)")
+    parser.add_argument("--dir", type=Path, default=MEMORY, help="where to import to (%(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="of the inputs' sizes")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
