@@ -46,6 +46,7 @@ _QUOTED_MAX: Final = 60
 _DIGEST_LENGTHS: Final = (64, 128)  # hexadecimal digits of SHA-256 and SHA-512
 _TIME_LENGTH: Final = 30
 _KINDS: Final = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
+_S_IFMT: Final = 0o170000
 _octal = re.compile(rb"[0-7]{1,12}")
 
 
@@ -63,7 +64,7 @@ def parse_mode(text: bytes) -> int:
     if not _octal.fullmatch(digits):
         raise MalformedError(f"invalid mode {quoted(text)}")
     mode = int(digits, 8)
-    kind = stat.S_IFMT(mode)
+    kind = mode & _S_IFMT  # not stat.S_IFMT, which refuses more than 32 bits
     if digits is not text and kind != stat.S_IFDIR:
         return LINK
     if digits is not text or kind not in _KINDS or mode > 0o177777:

@@ -127,6 +127,7 @@ BAD = {
     "mode": (ROOT + A.replace(b"100644", b"100648"), 2, "invalid mode '100648'"),
     "mode of no kind": (ROOT + A.replace(b"100644", b"644"), 2, "invalid mode '644'"),
     "large mode": (ROOT + A.replace(b"100644", b"300644"), 2, "invalid mode '300644'"),
+    "mode over 32 bits": (ROOT + A.replace(b"100644", b"7" * 12), 2, "invalid mode '777777777777'"),
     "time without nanoseconds": (ROOT + A.replace(b"0.0", b"0"), 2, "invalid time '0'"),
     "time": (ROOT + A.replace(b"0.0", b"9223372036854775808.0"), 2, "time '9223372036854775808.0' is out of range"),
     "nanoseconds": (ROOT + A.replace(b"0.0", b"0.1000000000"), 2, "time '0.1000000000' is out of range"),
