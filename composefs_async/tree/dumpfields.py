@@ -44,6 +44,7 @@ _SECOND: Final = 1_000_000_000
 _SECONDS_MAX: Final = 1 << 63
 _QUOTED_MAX: Final = 60
 _DIGEST_LENGTHS: Final = (64, 128)  # hexadecimal digits of SHA-256 and SHA-512
+_SLASH: Final = ord("/")
 _TIME_LENGTH: Final = 30
 _KINDS: Final = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 _S_IFMT: Final = 0o170000
@@ -108,7 +109,7 @@ def parse_reference(size: bytes, payload: bytes, digest: bytes) -> tuple[int, by
     except ValueError:
         raise MalformedError(f"invalid digest {quoted(digest)}") from None
     # A digest has no slash, so that this is true of its canonical path alone.
-    if payload[2:3] == b"/" and payload.replace(b"/", b"", 1) == digest:
+    if payload.replace(b"/", b"", 1) == digest and payload[2] == _SLASH:
         return length, verity, None
     return length, verity, b"" if payload == b"-" else parse_path(payload)
 

@@ -82,8 +82,11 @@ __all__ = ["parse_dump"]
 _NAME_MAX: Final = 255
 _STRETCH: Final = 1 << 15
 _S_IFMT: Final = 0o170000
+_S_IFREG: Final = stat.S_IFREG
 _DEVICES: Final = (stat.S_IFCHR, stat.S_IFBLK)
 _BAD_NAMES: Final = (b"", b".", b"..")
+_BACKSLASH: Final = ord("\\")
+_SPACE: Final = ord(" ")
 
 _T = TypeVar("_T")
 
@@ -163,7 +166,7 @@ class _Parser:
     def __init__(self) -> None:
         self.line = 1
         self._directories: dict[bytes, Directory] = {}
-        """By path with a slash at the end."""
+        """By path; that of the root is empty."""
         self._links: list[_Link] = []
         self._modes, self._ids, self._times = _Memo(parse_mode), _Memo(parse_u32), _Memo(parse_time)
         self._xattr_sets = _Memo(parse_xattrs)
@@ -171,8 +174,8 @@ class _Parser:
     def parse(self, lines: Iterable[bytes]) -> Directory:
         """The root of the tree.  External files, most of all lines, are dealt with right here: calls cost a fifth."""
         numbered = enumerate(lines, 1)
-        root = self._read_root(numbered)
-        known, children = b"/", root.children
+        root = directory = self._read_root(numbered)
+        known: bytes | None = None
         modes, ids, times, xattr_sets = self._modes, self._ids, self._times, self._xattr_sets
         for self.line, line in numbered:
             fields = line.split(b" ", 10)
@@ -180,20 +183,21 @@ class _Parser:
                 _check_blank(line, fields)
                 continue
             path, size, mode_text, nlink, uid, gid, rdev, when, payload, content, digest = fields
-            if b"\\" in path:
+            if _BACKSLASH in path:
                 path = parse_text(path)
-            cut = path.rfind(b"/") + 1
-            above, name = path[:cut], path[cut:]
+            above, _, name = path.rpartition(b"/")
             if above != known:
-                known, children = above, self._parent(above).children
-            if name in children or name in _BAD_NAMES or len(name) > _NAME_MAX:
-                raise MalformedError(_what_is_wrong(name, children))
+                directory = self._parent(path, above)
+                known = above or None
+            children = directory.children
+            if name in children or not 2 < len(name) <= _NAME_MAX:
+                _check_name(name, children)
             mode = modes[mode_text]
-            if content != b"-" or mode & _S_IFMT != stat.S_IFREG:
-                self._add_other(path, self._directories[above], name, fields)
+            if content != b"-" or mode & _S_IFMT != _S_IFREG:
+                self._add_other(path, directory, name, mode, fields)
                 continue
             xattrs = NO_XATTRS
-            if b" " in digest:
+            if _SPACE in digest:
                 digest, _, pairs = digest.partition(b" ")
                 xattrs = xattr_sets[pairs]
             length, verity, where = parse_reference(size, payload, digest)
@@ -206,10 +210,10 @@ class _Parser:
         self._resolve(root)
         return root
 
-    def _add_other(self, path: bytes, directory: Directory, name: bytes, fields: list[bytes]) -> None:
-        inode = directory.children[name] = self._inode(fields)
+    def _add_other(self, path: bytes, directory: Directory, name: bytes, mode: int, fields: list[bytes]) -> None:
+        inode = directory.children[name] = self._inode(mode, fields)
         if type(inode) is Directory:
-            self._directories[path + b"/"] = inode
+            self._directories[path] = inode
         elif type(inode) is _Link:
             inode.parent, inode.name = directory, name
             self._links.append(inode)
@@ -220,42 +224,48 @@ class _Parser:
             if len(fields) != 11:
                 _check_blank(line, fields)
                 continue
-            if fields[0] != b"/" or self._modes[fields[2]] & _S_IFMT != stat.S_IFDIR:
+            if fields[0] != b"/" or (mode := self._modes[fields[2]]) & _S_IFMT != stat.S_IFDIR:
                 break
-            root = self._inode(fields)
+            root = self._inode(mode, fields)
             assert isinstance(root, Directory)
-            self._directories[b"/"] = root
+            self._directories[b""] = root
             return root
         raise MalformedError("the first line must be the directory /")
 
-    def _inode(self, fields: list[bytes]) -> Inode:
+    def _inode(self, mode: int, fields: list[bytes]) -> Inode:
         """Of whatever is no external file."""
-        _, size, mode_text, nlink, uid, gid, rdev, when, payload, content, digest = fields
-        mode = self._modes[mode_text]
+        _, size, _, nlink, uid, gid, rdev, when, payload, content, digest = fields
         if mode == LINK:
             return _Link(parse_target(payload), self.line)
-        digest, space, pairs = digest.partition(b" ")
-        xattrs = self._xattr_sets[pairs] if space else NO_XATTRS
-        links, owner, group, device = [self._ids[text] for text in (nlink, uid, gid, rdev)]
-        common = mode, links, owner, group, self._times[when], xattrs
+        xattrs = NO_XATTRS
+        if _SPACE in digest:
+            digest, _, pairs = digest.partition(b" ")
+            xattrs = self._xattr_sets[pairs]
+        ids = self._ids
+        links, owner, group, device = ids[nlink], ids[uid], ids[gid], ids[rdev]
+        when_ns = self._times[when]
         inline = b"" if content == b"-" else parse_content(content, size)
         parse_u64(size)
-        parse_unescaped(digest)
+        if digest != b"-":
+            parse_unescaped(digest)
         kind = mode & _S_IFMT
         if kind == stat.S_IFLNK:
-            return Symlink(*common, parse_target(payload))
-        parse_path(payload)
-        if kind == stat.S_IFREG:
-            return InlineFile(*common, inline)
+            return Symlink(mode, links, owner, group, when_ns, xattrs, parse_target(payload))
+        if payload != b"-":
+            parse_path(payload)
+        if kind == _S_IFREG:
+            return InlineFile(mode, links, owner, group, when_ns, xattrs, inline)
         if kind == stat.S_IFDIR:
-            return Directory(*common)
-        return Special(*common, device if kind in _DEVICES else 0)
+            return Directory(mode, links, owner, group, when_ns, xattrs)
+        return Special(mode, links, owner, group, when_ns, xattrs, device if kind in _DEVICES else 0)
 
-    def _parent(self, above: bytes) -> Directory:
-        try:
-            return self._directories[above]
-        except KeyError:
-            raise MalformedError(f"there is no directory {quoted(above)} on an earlier line") from None
+    def _parent(self, path: bytes, above: bytes) -> Directory:
+        """The directory that *path* is in, which is *above*."""
+        directory = self._directories.get(above)
+        if directory is None or not path.startswith(b"/"):
+            prefix = path[: path.rfind(b"/") + 1]
+            raise MalformedError(f"there is no directory {quoted(prefix)} on an earlier line")
+        return directory
 
     def _resolve(self, root: Directory) -> None:
         """Put inodes in place of what stands in for them: a link may lead to another, and to a later line."""
@@ -285,7 +295,8 @@ def _check_blank(line: bytes, fields: list[bytes]) -> None:
         raise MalformedError(f"{len(fields)} fields, 11 are needed")
 
 
-def _what_is_wrong(name: bytes, children: dict[bytes, Inode]) -> str:
+def _check_name(name: bytes, children: dict[bytes, Inode]) -> None:
     if name in children:
-        return f"a second line for {quoted(name)}"
-    return f"invalid name {quoted(name)}"
+        raise MalformedError(f"a second line for {quoted(name)}")
+    if name in _BAD_NAMES or len(name) > _NAME_MAX:
+        raise MalformedError(f"invalid name {quoted(name)}")
