@@ -7,7 +7,6 @@ content digest (``sha256:…``) is a plain hash of bytes, as OCI uses it for blo
 from __future__ import annotations
 
 import enum
-import hashlib
 import re
 from typing import Self
 
@@ -163,4 +162,6 @@ def check_content_digest(text: str) -> str:
 
 def sha256_content_digest(content: bytes) -> str:
     """The content digest of *content*: ``sha256:…``."""
+    import hashlib  # not at the top: it takes longer to import than all the rest
+
     return f"sha256:{hashlib.sha256(content).hexdigest()}"

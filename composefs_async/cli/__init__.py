@@ -1,7 +1,8 @@
 """The command line ``composefs-async``; everything it does can be done with the public API.
 
 One module for each group of commands, imported when one of them is called, so that ``--help`` is quick.  A link
-called ``mkcomposefs`` or ``composefs-info`` to the program is that program.
+called ``mkcomposefs`` or ``composefs-info`` to the program is that program, and so is the program with that word first:
+neither needs click, whose import takes as long as an image of some thousand files.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import NoReturn
 
 __all__ = ["main"]
 
+_C_PROGRAMS = ("mkcomposefs", "composefs-info")
+
 
 def main() -> NoReturn:
     """Run the command in `sys.argv` and leave with its exit code."""
@@ -22,7 +25,10 @@ def main() -> NoReturn:
     if sys.stdout is None:  # as it is when the program was started with it closed
         # Whoever prints hears of it from a descriptor that cannot be written, and no other file takes its number.
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8", closefd=False)
-    code = _program(os.path.basename(sys.argv[0]))(sys.argv[1:])
+    name, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
+    if name not in _C_PROGRAMS and arguments[:1] and arguments[0] in _C_PROGRAMS:
+        name, *arguments = arguments
+    code = _program(name)(arguments)
     # Before it ends, the interpreter looks for cycles in all that is alive: twice, and for nothing.
     gc.freeze()
     sys.exit(code)

@@ -17,8 +17,9 @@ import click
 from click.exceptions import NoSuchCommand, NoSuchOption
 
 from ..digest import Algorithm
-from .context import Settings, drop_output, printable
+from .context import Settings
 from .exit_codes import BROKEN_PIPE, INTERRUPTED, TABLE, USAGE, describe, exit_code, single
+from .output import drop_output, printable
 
 __all__ = ["app", "run"]
 
@@ -89,8 +90,8 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         "explain": ("image_commands", "Say why an image has not the digest it should have."),
         "mount": ("mounts", "Mount an image."),
         "umount": ("mounts", "Remove a mount."),
-        "mkcomposefs": ("mkcomposefs", "Make an image file as the C program of this name does."),
-        "composefs-info": ("composefs_info", "Look into image files as the C program of this name does."),
+        "mkcomposefs": ("c_programs", "Make an image file as the C program of this name does."),
+        "composefs-info": ("c_programs", "Look into image files as the C program of this name does."),
         "gc": ("upkeep", "Remove what nothing with a name needs."),
         "fsck": ("check", "Check everything in the repository."),
         "leases": ("upkeep", "What keeps the content of interrupted imports."),

@@ -9,12 +9,10 @@ import getopt
 from collections.abc import Callable
 from typing import NoReturn
 
-import click
-
 from ..digest import Algorithm
 from ..errors import ComposefsError
-from .context import printable
 from .exit_codes import BROKEN_PIPE, INTERRUPTED, describe
+from .output import printable, say
 
 __all__ = ["Leave", "complain", "parse", "parse_algorithm", "run_program"]
 
@@ -36,7 +34,7 @@ def run_program(name: str, work: Callable[[], None]) -> int:
     except BrokenPipeError:
         return BROKEN_PIPE
     except (ComposefsError, OSError) as error:
-        click.echo(f"{name}: {printable(describe(error))}", err=True)
+        say(f"{name}: {printable(describe(error))}")
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -63,7 +61,7 @@ def parse_algorithm(text: str) -> Algorithm:
 
 def complain(text: str, usage: str = "") -> NoReturn:
     """Print *text* and *usage* to standard error and leave, as the C programs do."""
-    click.echo(text, err=True)
+    say(text)
     if usage:
-        click.echo(usage, err=True)
+        say(usage)
     raise Leave(1)

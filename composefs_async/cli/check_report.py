@@ -14,8 +14,8 @@ import click
 
 from ..errors import ComposefsError
 from ..findings import KINDS
-from .context import printable
 from .exit_codes import COULD_NOT_CHECK, describe
+from .output import printable
 
 if TYPE_CHECKING:
     from ..findings import Finding

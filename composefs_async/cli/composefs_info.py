@@ -13,16 +13,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-import click
-
 from ..digest import Algorithm
 from ..errors import ErofsError
 from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from .c_options import complain, parse, parse_algorithm, run_program
-from .context import print_bytes, printable
 from .image_files import algorithm_of, read_image
+from .output import print_bytes, printable
 
-__all__ = ["composefs_info", "main"]
+__all__ = ["main"]
 
 _USAGE: Final = (
     "usage: composefs-info [--basedir=path] [--filter=name] [--algorithm=name] "
@@ -40,13 +38,6 @@ def main(arguments: list[str]) -> int:
     return run_program(_NAME, lambda: _run(arguments))
 
 
-@click.command("composefs-info", context_settings={"ignore_unknown_options": True, "help_option_names": []})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def composefs_info(arguments: tuple[str, ...]) -> int:
-    """Look into image files as the C program of this name does."""
-    return main(list(arguments))
-
-
 def _run(arguments: list[str]) -> None:
     try:
         options, rest = parse(arguments, ["basedir=", "filter=", "algorithm=", "help"])
@@ -54,7 +45,7 @@ def _run(arguments: list[str]) -> None:
         complain(f"{_NAME}: {error.msg}", _USAGE)
     given = dict(options)
     if "help" in given:
-        click.echo(_USAGE)
+        print_bytes([f"{_USAGE}\n".encode()])
         return
     filters = [os.fsencode(value) for name, value in options if name == "filter"]
     if bad := next((name for name in filters if b"/" in name), None):

@@ -1,17 +1,11 @@
-"""What all commands share: the choice of repository and event loop, arguments with a syntax, and output.
-
-Everything that came from outside passes through `printable` or `print_json` on its way to a terminal: a tag, or
-the architecture in somebody's config, may contain escape sequences.
-"""
+"""What the commands made with click share: the choice of repository and event loop, arguments with a syntax, JSON."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
-import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,15 +13,14 @@ import click
 
 from ..digest import Algorithm, check_content_digest
 from ..errors import FormatError, RepositoryNotFoundError
+from .output import print_bytes
 
 if TYPE_CHECKING:
     from ..repository import Repository
 
-__all__ = ["ContentDigest", "Settings", "as_json", "drop_output", "print_bytes", "print_json", "printable"]
+__all__ = ["ContentDigest", "Settings", "as_json", "print_json"]
 
 T = TypeVar("T")
-
-_OUTPUT = "standard output"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,37 +105,3 @@ def print_json(value: object) -> None:
     """Indented, as cfsctl has it.  What is not UTF-8 in a name becomes the escape of half a surrogate pair."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     print_bytes([text.encode(errors="backslashreplace")])
-
-
-def print_bytes(pieces: Iterable[bytes]) -> None:
-    """Write to standard output, byte for byte."""
-    out = sys.stdout.buffer
-    for piece in pieces:
-        with _writing():
-            out.write(piece)
-    with _writing():
-        out.flush()
-
-
-def drop_output() -> None:
-    """Nobody gets what is still in the buffer of standard output: it could not be written, or is half of it."""
-    with suppress(OSError, ValueError, AttributeError):
-        output = sys.stdout.fileno()
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, output)
-        os.close(null)
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        drop_output()
-        error.filename = _OUTPUT
-        raise
-
-
-def printable(text: str) -> str:
-    """*text* for one line on a terminal: whatever is not printable as an escape of Python's."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

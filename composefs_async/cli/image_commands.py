@@ -14,8 +14,9 @@ import click
 from ..digest import Algorithm, ObjectId
 from ..errors import NotFoundError
 from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
-from .context import Settings, as_json, print_bytes, print_json, printable
+from .context import Settings, as_json, print_json
 from .image_files import repository_image, take, take_both
+from .output import print_bytes, printable
 from .progress import size_text
 from .tables import table
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .context import ContentDigest, Settings, as_json, print_bytes, print_json, printable
+from .context import ContentDigest, Settings, as_json, print_json
+from .output import print_bytes, printable
 from .tables import table
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..digest import ObjectId
-from .context import ContentDigest, Settings, as_json, print_bytes, print_json
+from .context import ContentDigest, Settings, as_json, print_json
+from .output import print_bytes
 from .progress import progress_option, showing
 from .pull import limit_options, limits_of
 

@@ -13,20 +13,17 @@ import getopt
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-
-import click
 
 from ..digest import Algorithm
 from .c_options import Leave, complain, parse, parse_algorithm, run_program
-from .context import print_bytes
+from .output import print_bytes
 
 if TYPE_CHECKING:
     from .._repo.scan import ScanOptions
     from ..tree import Directory
 
-__all__ = ["main", "mkcomposefs"]
+__all__ = ["main"]
 
 _OPTIONS: Final = {
     "digest-store=": "PATH   Store content files in this directory",
@@ -48,8 +45,9 @@ _USAGE: Final = "Usage: mkcomposefs [OPTIONS] SOURCE IMAGE\nOptions:\n" + "\n".j
 )
 
 
-@dataclass(slots=True)
 class _Settings:
+    """The options, each with what it is when nobody gives it."""
+
     source: str = ""
     image: str | None = None
     """None: print the digest and write nothing."""
@@ -72,13 +70,6 @@ def main(arguments: list[str]) -> int:
     return run_program("mkcomposefs", lambda: _run(_settings(arguments)))
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def mkcomposefs(arguments: tuple[str, ...]) -> int:
-    """Make an image as the C program of this name does."""
-    return main(list(arguments))
-
-
 # -- options -----------------------------------------------------------------------------------
 
 
@@ -92,7 +83,7 @@ def _settings(arguments: list[str]) -> _Settings:
     settings = _Settings()
     for name, value in options:
         if name == "help":
-            click.echo(_USAGE)
+            print_bytes([f"{_USAGE}\n".encode()])
             raise Leave(0)
         _take(settings, name, value)
     _take_paths(settings, rest)
@@ -159,7 +150,6 @@ def _take_paths(settings: _Settings, paths: list[str]) -> None:
 
 def _run(settings: _Settings) -> None:
     from ..erofs.writer import Dialect, build_image, choose_version
-    from ..fsverity import digest
 
     with _without_collector():
         root = _from_file(settings) if settings.from_file else _scanned(settings)
@@ -170,6 +160,8 @@ def _run(settings: _Settings) -> None:
         if settings.image is not None:
             _write(image, settings.image)
         if settings.print_digest:
+            from ..fsverity import digest
+
             print_bytes([f"{digest(image, settings.algorithm)}\n".encode()])
 
 

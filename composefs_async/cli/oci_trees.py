@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ..tree.transform import XattrFilter
-from .context import Settings, print_bytes
+from .context import Settings
 from .mounts import MountArguments, mount_options
+from .output import print_bytes
 from .trees import version_option, xattrs_option
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from collections import Counter
 
 import click
 
-from .context import Settings, as_json, print_json, printable
+from .context import Settings, as_json, print_json
+from .output import printable
 
 __all__ = ["upgrade"]
 

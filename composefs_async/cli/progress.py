@@ -31,7 +31,7 @@ from ..progress import (
     ProgressEvent,
     to_json,
 )
-from .context import printable
+from .output import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from ..errors import ImageNotFoundError, StreamNotFoundError
-from .context import Settings, as_json, print_json, printable
+from .context import Settings, as_json, print_json
+from .output import printable
 
 if TYPE_CHECKING:
     from .._repo.names import Category

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .check_report import checking, print_findings, result_to_json
-from .context import Settings, print_json, printable
+from .context import Settings, print_json
+from .output import printable
 from .progress import showing
 
 if TYPE_CHECKING:

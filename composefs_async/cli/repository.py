@@ -10,7 +10,8 @@ import click
 
 from ..digest import Algorithm
 from ..errors import RepositoryNotFoundError
-from .context import Settings, as_json, print_bytes, print_json
+from .context import Settings, as_json, print_json
+from .output import print_bytes
 
 __all__ = ["cat", "init"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .context import printable
+from .output import printable
 
 __all__ = ["table"]
 

@@ -9,7 +9,8 @@ import click
 from ..digest import Algorithm
 from ..errors import RepositoryNotFoundError
 from ..tree.transform import XattrFilter, transform_for_oci
-from .context import Settings, print_bytes
+from .context import Settings
+from .output import print_bytes
 
 if TYPE_CHECKING:
     from ..tree import Directory

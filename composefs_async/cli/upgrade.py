@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .context import Settings, as_json, print_json, printable
+from .context import Settings, as_json, print_json
+from .output import printable
 
 if TYPE_CHECKING:
     from ..reports import UpgradeResult

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .context import ContentDigest, Settings, as_json, print_json, printable
+from .context import ContentDigest, Settings, as_json, print_json
+from .output import printable
 from .progress import progress_option, showing
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .context import Settings, as_json, print_json, printable
+from .context import Settings, as_json, print_json
+from .output import printable
 from .progress import size_text
 
 if TYPE_CHECKING:
