@@ -171,7 +171,8 @@ def _directory_sizes(version: int, root: Directory) -> Callable[[Inode], int]:
     def size(inode: Inode) -> int:
         assert isinstance(inode, Directory)
         added = STUB_NAMES if inode is root and version < 2 else frozenset[bytes]()
-        cuts, tail = split_names(sorted({*inode.children, *added}))
+        names = sorted({*inode.children, *added})
+        cuts, tail = split_names(names, sum(map(len, names)))
         return BLOCK_SIZE * len(cuts) + tail
 
     return size

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate, chain
+from itertools import accumulate
 from operator import or_
 from struct import Struct
 from typing import Final
@@ -65,16 +65,17 @@ def with_dots(names: list[bytes]) -> tuple[list[bytes], int, int]:
     return [*names[:dots], b"..", *names[dots:]], dot, dots
 
 
-def split_names(names: list[bytes]) -> tuple[Sequence[int], int]:
+def split_names(names: list[bytes], length: int) -> tuple[Sequence[int], int]:
     """Cut the entries of a directory into blocks.
 
     Args:
         names: sorted, without ``.`` and ``..``, which are reckoned with.
+        length: bytes in all of them together.
 
     Returns:
         For each full block, how many of the names *with* dots come before its end; and the bytes of the tail.
     """
-    total = DIRENT_SIZE * len(names) + sum(map(len, names)) + _DOTS_COST
+    total = DIRENT_SIZE * len(names) + length + _DOTS_COST
     if total <= TAIL_MAX:
         return (), total
     cuts, used = [], 0
@@ -105,5 +106,8 @@ def directory_block(names: list[bytes], nids: list[int], types: list[int]) -> by
     """
     count = len(names)
     offsets = accumulate(map(len, names), initial=DIRENT_SIZE * count)
+    pairs = nids * 2
+    pairs[::2] = nids
     # Offsets stay below 2^16, so that the type can be joined to them.
-    return _pairs(count).pack(*chain.from_iterable(zip(nids, map(or_, types, offsets), strict=False))) + b"".join(names)
+    pairs[1::2] = map(or_, types, offsets)
+    return _pairs(count).pack(*pairs) + b"".join(names)

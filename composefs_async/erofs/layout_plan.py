@@ -32,11 +32,25 @@ _KIND_TYPES: dict[type[Inode], tuple[int, ...]] = {
 class Listing:
     """One directory: its names in byte order, and what they lead to."""
 
-    __slots__ = ("cuts", "directory", "index", "inodes", "names", "parent", "start", "subdirectories", "tail", "whole")
+    __slots__ = (
+        "bad_name",
+        "cuts",
+        "directory",
+        "index",
+        "inodes",
+        "names",
+        "parent",
+        "start",
+        "subdirectories",
+        "tail",
+        "whole",
+    )
 
     directory: Directory
     parent: Listing | None
     names: list[bytes]
+    bad_name: bytes | None
+    """The first that no file can have."""
     inodes: list[Inode]
     subdirectories: int
     cuts: Sequence[int]
@@ -49,9 +63,11 @@ class Listing:
         self.directory = directory
         self.parent = parent
         self.names = names = sorted(children)
-        self.inodes = [children[name] for name in names]
-        self.subdirectories = list(map(type, self.inodes)).count(Directory)
-        self.cuts, self.tail = split_names(names)
+        self.inodes = inodes = [children[name] for name in names]
+        self.subdirectories = list(map(type, inodes)).count(Directory)
+        text = b"".join(names)
+        self.bad_name = _bad_name(names, text)
+        self.cuts, self.tail = split_names(names, len(text))
         self.index = 0
         """Of the directory itself, in the order of inodes."""
         self.start = 0
@@ -148,7 +164,7 @@ def types(root: Directory, inodes: list[Inode]) -> list[int]:
             bad = next(inode for inode in inodes if type(inode) is kind and inode.mode == mode)
             refuse(root, bad, f"mode {mode:o} of a {kind.__name__}")
     by_mode = {mode: FILE_TYPES[stat.S_IFMT(mode)] << 16 for mode in set(modes)}
-    return [by_mode[mode] for mode in modes]
+    return list(map(by_mode.__getitem__, modes))
 
 
 def refuse(root: Directory, inode: Inode, reason: str) -> NoReturn:
@@ -177,23 +193,23 @@ def _new_directories(root: Directory, listing: Listing, seen: set[Directory]) ->
 
 
 def _check_names(root: Directory, listing: Listing) -> None:
-    names = listing.names
+    if listing.bad_name is not None:
+        refuse(root, listing.directory, f"a name that no file can have: {listing.bad_name[:300]!r}")
+
+
+def _bad_name(names: list[bytes], text: bytes) -> bytes | None:
+    """The first of *names*, which are sorted and together *text*, that no file can have."""
     if not names:
-        return
-    text = b"".join(names)
-    if (
-        b"/" in text
-        or b"\0" in text
-        or not names[0]
-        or len(max(names, key=len)) > NAME_MAX
-        or b"." in listing.directory.children
-        or b".." in listing.directory.children
-    ):
-        bad = next(name for name in names if name in _NO_NAMES or set(name) & {0, 47} or len(name) > NAME_MAX)
-        refuse(root, listing.directory, f"a name that no file can have: {bad[:300]!r}")
+        return None
+    long = len(text) > NAME_MAX and max(map(len, names)) > NAME_MAX
+    # What is greater than b".." is none of the names that nothing can have.
+    if not long and names[0] > b".." and not (_SLASH in text or _NUL in text):
+        return None
+    return next((name for name in names if name in _NO_NAMES or {*name} & {_NUL, _SLASH} or len(name) > NAME_MAX), None)
 
 
 _NO_NAMES = (b"", b".", b"..")
+_NUL, _SLASH = 0, ord("/")
 
 
 def _linked(inodes: list[Inode]) -> dict[Inode, int]:

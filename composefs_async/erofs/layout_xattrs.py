@@ -24,6 +24,7 @@ from .format import (
     OVERLAY_PREFIX,
     OVERLAY_REDIRECT,
     PATH_MAX,
+    SLOT,
     XATTR_ENTRY,
     XATTR_HEADER,
     XATTR_NAME_MAX,
@@ -94,11 +95,23 @@ class Shape:
     """The attributes that some inodes have in common, and their bytes.
 
     With slots, the area is `before`, the digest or the id of the metacopy attribute, `between`, the path without
-    its slash or the id of the redirect attribute, and `after`, which goes on to the null chunk of the file.
-    Without slots it is `before` alone.
+    its slash or the id of the redirect attribute, and `after`, which goes on over the null chunk of the file to
+    the next slot.  Without slots it is `before` alone.
     """
 
-    __slots__ = ("after", "before", "between", "example", "icount", "inline", "pairs", "shared", "size", "slots")
+    __slots__ = (
+        "after",
+        "before",
+        "between",
+        "example",
+        "icount",
+        "inline",
+        "pairs",
+        "room",
+        "shared",
+        "size",
+        "slots",
+    )
 
     example: Inode
     pairs: Pairs
@@ -107,6 +120,7 @@ class Shape:
     between: bytes
     after: bytes
     size: int
+    room: int
     icount: int
 
     def __init__(self, example: Inode, pairs: Pairs, slots: int) -> None:
@@ -118,6 +132,8 @@ class Shape:
         self.inline: list[Pair] = []
         self.size = 0
         """Of the area, in bytes."""
+        self.room = 0
+        """With slots, from the inode's header, which ends where a slot does, to the next inode."""
         self.icount = 0
         """As the inode has it."""
 
@@ -144,10 +160,14 @@ class Attributes:
             OVERLAY_REDIRECT: len(b"overlay.redirect") + len(b"/") + len(object_path(bytes(algorithm.digest_size))),
         }
         externals = [inode for inode in inodes if type(inode) is ExternalFile]
-        self._check_digests(externals)
+        digests = [file.digest for file in externals]
+        distinct = set(digests)
+        self._check_digests(externals, distinct)
         odd = self._odd(externals)
-        plain = [file for file in externals if file not in odd] if odd else externals
-        self._repeated = _repeated([file.digest for file in plain])
+        if odd:
+            digests = [file.digest for file in externals if file not in odd]
+            distinct = set(digests)
+        self._repeated = set() if len(distinct) == len(digests) else _repeated(digests)
         self.ids: dict[bytes, tuple[bytes, bytes]] = {}
         """What fills the slots of a shape that shares them."""
         self.shapes: list[Shape] = self._shapes(inodes, special, odd)
@@ -155,8 +175,8 @@ class Attributes:
 
     # -- which inodes have which shape
 
-    def _check_digests(self, externals: list[ExternalFile]) -> None:
-        lengths = {len(file.digest) for file in externals if file.digest is not None}
+    def _check_digests(self, externals: list[ExternalFile], digests: set[bytes | None]) -> None:
+        lengths = {len(digest) for digest in digests if digest is not None}
         if lengths - {self._algorithm.digest_size}:
             wanted = self._algorithm.digest_size
             bad = next(file for file in externals if file.digest is not None and len(file.digest) != wanted)
@@ -164,11 +184,15 @@ class Attributes:
 
     def _odd(self, externals: list[ExternalFile]) -> set[ExternalFile]:
         """Those whose overlay attributes do not both follow from the digest, or are not shared like each other."""
-        limit = self._rules.size_max
-        odd = {file for file in externals if not 0 < file.size <= limit or len(file.xattrs) > _PLAIN_XATTRS_MAX}
-        odd.update([file for file in externals if file.digest is None])
-        if self._rules.payloads:
-            odd.update([file for file in externals if file.payload is not None])
+        limit, payloads = self._rules.size_max, self._rules.payloads
+        odd = {
+            file
+            for file in externals
+            if file.digest is None
+            or not 0 < file.size <= limit
+            or (payloads and file.payload is not None)
+            or len(file.xattrs) > _PLAIN_XATTRS_MAX
+        }
         if odd:
             # A plain file that has one attribute in common with an odd one shares just that.
             touched = {file.digest for file in odd} | {_digest_of(file.payload) for file in odd}
@@ -177,8 +201,8 @@ class Attributes:
 
     def _shapes(self, inodes: list[Inode], special: Mapping[Inode, Pairs], odd: set[ExternalFile]) -> list[Shape]:
         shapes: list[Shape] = []
-        made: dict[tuple[Xattrs, int], Shape] = {}
-        repeated, get = self._repeated, made.get
+        made: tuple[dict[Xattrs, Shape], ...] = {}, {}, {}  # by slots
+        repeated = self._repeated
         for inode in inodes:
             if type(inode) is ExternalFile:
                 if odd and inode in odd:
@@ -190,11 +214,11 @@ class Attributes:
                 continue
             else:
                 slots = NONE
-            key = inode.xattrs, slots
-            shape = get(key)
+            xattrs = inode.xattrs
+            shape = made[slots].get(xattrs)
             if shape is None:
-                own = escaped(inode.xattrs)
-                shape = made[key] = self._make(inode, [*_SLOTS, *own] if slots else own, slots)
+                own = escaped(xattrs)
+                shape = made[slots][xattrs] = self._make(inode, [*_SLOTS, *own] if slots else own, slots)
             shapes.append(shape)
         return shapes
 
@@ -270,6 +294,7 @@ class Attributes:
         if not shape.pairs:
             return
         shape.size = XATTR_HEADER.size + 4 * len(shape.shared) + sum(map(self._entry_size, shape.inline))
+        shape.room = shape.size + len(NULL_CHUNK) + SLOT - 1 & -SLOT
         shape.icount = (shape.size - XATTR_HEADER.size) // 4 + 1
         if len(shape.shared) > _IDS_MAX:
             refuse(
@@ -316,7 +341,7 @@ class Attributes:
             else:
                 parts[-1].append(_encode(pair, self._rules.lustre))
         if shape.slots:
-            parts[-1].append(NULL_CHUNK)
+            parts[-1].append(NULL_CHUNK + pad(shape.room - shape.size - len(NULL_CHUNK)))
             shape.before, shape.between, shape.after = map(b"".join, parts)
         else:
             shape.before = b"".join(parts[0])
@@ -335,24 +360,12 @@ class Attributes:
             bits |= 1 << filter_bit(*split_xattr_name(name, self._rules.lustre))
         return _NAME_FILTER & ~bits
 
-    def area(self, shape: Shape, digest: bytes | None) -> bytes:
-        """The bytes of one inode's area; *digest* fills the slots."""
-        if not shape.slots or digest is None:
-            return shape.before
-        if shape.slots == SHARED:
-            metacopy, redirect = self.ids[digest]
-        else:
-            metacopy, redirect = digest, object_path(digest)
-        return b"".join((shape.before, metacopy, shape.between, redirect, shape.after))[: -len(NULL_CHUNK)]
-
     def names(self) -> set[bytes]:
         """Of all attributes in the image."""
         return {name for shape in self._distinct() for name, _ in shape.pairs}
 
 
 def _repeated(digests: list[bytes | None]) -> set[bytes]:
-    if len(set(digests)) == len(digests):
-        return set()
     return {digest for digest, number in Counter(digests).items() if number > 1 and digest is not None}
 
 

@@ -61,10 +61,9 @@ _U32: Final = 0xFFFFFFFF
 _U64: Final = 0xFFFFFFFFFFFFFFFF
 _COMPACT: Final = COMPACT_INODE_WITH_INO.size
 _EXTENDED: Final = EXTENDED_INODE_WITH_INO.size
-_COMPACT_FILE: Final = _COMPACT + len(NULL_CHUNK)
-_EXTENDED_FILE: Final = _EXTENDED + len(NULL_CHUNK)
 _CHUNKED: Final = CHUNK_BASED << 1
 _REGULAR_TYPE: Final = FILE_TYPES[stat.S_IFREG] << 16
+_DEVICE_TYPE: Final = FILE_TYPES[stat.S_IFCHR] << 16
 _STUB_NAMES: Final = [b"%02x" % number for number in range(256)]
 _LABEL: Final = b"security.selinux"
 _ACLS: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
@@ -89,10 +88,11 @@ class ClassicImage(ImageWriter):
         stubs = _stubs(root)
         plan = breadth_first(root, stubs, self._as_c)
         self._special: dict[Inode, Pairs] = {}
-        self._whiteouts = self._find_whiteouts(plan, set(stubs.values()))
+        kinds = types(root, plan.inodes)
+        self._whiteouts = self._find_whiteouts(plan, kinds, set(stubs.values()))
         self._mark(root, plan)
         attributes = Attributes(root, plan.inodes, self._special, rules, algorithm)
-        super().__init__(root, plan, attributes, types(root, plan.inodes))
+        super().__init__(root, plan, attributes, kinds)
         for index in self._whiteouts:
             self.types[index] = _REGULAR_TYPE
         self._nlinks = self._count_links()
@@ -106,12 +106,13 @@ class ClassicImage(ImageWriter):
 
     # -- what the tree becomes
 
-    def _find_whiteouts(self, plan: Plan, stubs: set[Inode]) -> dict[int, Special]:
+    def _find_whiteouts(self, plan: Plan, kinds: list[int], stubs: set[Inode]) -> dict[int, Special]:
         """The tree's own whiteouts by index."""
+        devices = [(index, plan.inodes[index]) for index, kind in enumerate(kinds) if kind == _DEVICE_TYPE]
         found: dict[int, Special] = {
             index: inode
-            for index, inode in enumerate(plan.inodes)
-            if type(inode) is Special and inode.rdev == 0 and inode.is_whiteout and inode not in stubs
+            for index, inode in devices
+            if isinstance(inode, Special) and inode.is_whiteout and inode not in stubs
         }
         if not found or self._as_c:
             return found
@@ -165,7 +166,7 @@ class ClassicImage(ImageWriter):
         inodes: list[Any] = self.plan.inodes
         columns = zip(inodes, self.attributes.shapes, self._nlinks, strict=True)
         for index, (inode, shape, nlink) in enumerate(columns):
-            position = end + SLOT - 1 & -SLOT
+            position = end
             if shape.slots:
                 # A null chunk never crosses the end of a block: what stands before it is a multiple of its four bytes.
                 if (
@@ -176,9 +177,9 @@ class ClassicImage(ImageWriter):
                     and inode.size <= _U32
                 ):
                     small[index] = 1
-                    end = position + _COMPACT_FILE + shape.size
+                    end = position + _COMPACT + shape.room
                 else:
-                    end = position + _EXTENDED_FILE + shape.size
+                    end = position + _EXTENDED + shape.room
             else:
                 size, blocks, tail = self._measure(inode, next(listings) if type(inode) is Directory else None)
                 compact = inode.mtime_ns == build_time and max(nlink, inode.uid, inode.gid) <= _U16 and size <= _U32
@@ -192,7 +193,7 @@ class ClassicImage(ImageWriter):
                 bodies.append((size, blocks, tail))
                 if blocks:
                     self.filled.append((index, blocks))
-                end = position + head + tail
+                end = position + head + tail + SLOT - 1 & -SLOT
             positions.append(position)
         self.set_positions(positions, end)
 
@@ -249,10 +250,10 @@ class ClassicImage(ImageWriter):
                 chunks = formats[(length - 1).bit_length()]
                 mode, uid, gid = inode.mode, inode.uid, inode.gid
                 if small:
-                    end = position + _COMPACT_FILE + shape.size
+                    end = position + _COMPACT + shape.room
                     header = _pack_compact(_CHUNKED, shape.icount, mode, nlink, length, chunks, ino, uid, gid)
                 else:
-                    end = position + _EXTENDED_FILE + shape.size
+                    end = position + _EXTENDED + shape.room
                     seconds, rest = divmod(inode.mtime_ns, SECOND)
                     icount = shape.icount
                     header = _pack_extended(

@@ -129,15 +129,14 @@ class FlatImage(ImageWriter):
                 else:
                     metacopy, redirect = self.attributes.ids[digest]
                     out += (header, shape.before, metacopy, shape.between, redirect, shape.after)
-                tail_size = len(NULL_CHUNK)
+                end = position + _HEADER + shape.room
             else:
                 listing = next(listings) if kind is Directory else None
                 form, size, address, tail = self._body(inode, listing, block)
                 if listing is not None:
                     block += len(listing.cuts)
                 out += (_pack(form, shape.icount, inode.mode, size, address, nid, *common), shape.before, tail)
-                tail_size = len(tail)
-            end = position + _HEADER + shape.size + tail_size
+                end = position + _HEADER + shape.size + len(tail)
             if len(out) >= PIECES:
                 yield b"".join(out)
                 out.clear()

@@ -118,7 +118,7 @@ def entries(image: bytes, nid: int) -> list[tuple[int, int]]:
 @given(names=st.sets(st.binary(min_size=1, max_size=255), max_size=60))
 def test_directories_are_cut_where_blocks_are_full(names: set[bytes]) -> None:
     ordered = sorted(names - {b".", b".."})
-    cuts, tail = split_names(ordered)
+    cuts, tail = split_names(ordered, sum(map(len, ordered)))
     dotted, dot, dots = with_dots(ordered)
     assert dotted == sorted({*ordered, b".", b".."})
     assert (dotted[dot], dotted[dots]) == (b".", b"..")
