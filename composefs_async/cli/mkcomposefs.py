@@ -149,20 +149,22 @@ def _take_paths(settings: _Settings, paths: list[str]) -> None:
 
 
 def _run(settings: _Settings) -> None:
-    from ..erofs.writer import Dialect, build_image, choose_version
+    from ..erofs.writer import Dialect, choose_version, image_pieces
 
     with _without_collector():
         root = _from_file(settings) if settings.from_file else _scanned(settings)
         version = settings.version
         if version is None:
             version = choose_version(root, settings.minimum, settings.maximum)
-        image = build_image(root, settings.algorithm, version, dialect=Dialect.C)
+        # All of it before any of it is written: there is no file where there is no image.
+        pieces = list(image_pieces(root, settings.algorithm, version, dialect=Dialect.C))
         if settings.image is not None:
-            _write(image, settings.image)
+            _write(pieces, settings.image)
         if settings.print_digest:
             from ..fsverity import digest
 
-            print_bytes([f"{digest(image, settings.algorithm)}\n".encode()])
+            found = digest(b"".join(pieces), settings.algorithm)
+            print_bytes([f"{found}\n".encode()])
 
 
 @contextlib.contextmanager
@@ -214,15 +216,16 @@ def _scan_options(settings: _Settings) -> ScanOptions:
     )
 
 
-def _write(image: bytes, path: str) -> None:
+def _write(pieces: list[bytes], path: str) -> None:
     if path == "-":
-        print_bytes([image])
+        print_bytes(pieces)
         return
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), "wb", 0) as file:
-        view = memoryview(image)
         try:
-            while view:
-                view = view[file.write(view) :]
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    view = view[file.write(view) :]
         except OSError as error:
             error.filename = path
             raise
