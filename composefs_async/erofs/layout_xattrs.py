@@ -160,14 +160,12 @@ class Attributes:
             OVERLAY_REDIRECT: len(b"overlay.redirect") + len(b"/") + len(object_path(bytes(algorithm.digest_size))),
         }
         externals = [inode for inode in inodes if type(inode) is ExternalFile]
-        digests = [file.digest for file in externals]
-        distinct = set(digests)
-        self._check_digests(externals, distinct)
+        digests = Counter([file.digest for file in externals])
+        self._check_digests(externals, digests)
         odd = self._odd(externals)
         if odd:
-            digests = [file.digest for file in externals if file not in odd]
-            distinct = set(digests)
-        self._repeated = set() if len(distinct) == len(digests) else _repeated(digests)
+            digests = Counter([file.digest for file in externals if file not in odd])
+        self._repeated = {digest for digest, number in digests.items() if number > 1 and digest is not None}
         self.ids: dict[bytes, tuple[bytes, bytes]] = {}
         """What fills the slots of a shape that shares them."""
         self.shapes: list[Shape] = self._shapes(inodes, special, odd)
@@ -175,7 +173,7 @@ class Attributes:
 
     # -- which inodes have which shape
 
-    def _check_digests(self, externals: list[ExternalFile], digests: set[bytes | None]) -> None:
+    def _check_digests(self, externals: list[ExternalFile], digests: Iterable[bytes | None]) -> None:
         lengths = {len(digest) for digest in digests if digest is not None}
         if lengths - {self._algorithm.digest_size}:
             wanted = self._algorithm.digest_size
@@ -363,10 +361,6 @@ class Attributes:
     def names(self) -> set[bytes]:
         """Of all attributes in the image."""
         return {name for shape in self._distinct() for name, _ in shape.pairs}
-
-
-def _repeated(digests: list[bytes | None]) -> set[bytes]:
-    return {digest for digest, number in Counter(digests).items() if number > 1 and digest is not None}
 
 
 def _digest_of(payload: bytes | None) -> bytes | None:

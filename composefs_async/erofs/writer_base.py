@@ -108,8 +108,10 @@ class ImageWriter(ABC):
 
     def directory_tail(self, listing: Listing) -> bytes:
         """What of a directory stands behind its inode."""
-        start = listing.cuts[-1] if listing.cuts else 0
         names, nids, types = self._entries(listing)
+        if not listing.cuts:
+            return directory_block(names, nids, types)
+        start = listing.cuts[-1]
         return directory_block(names[start:], nids[start:], types[start:]) if start < len(names) else b""
 
     def directory_blocks(self, listing: Listing) -> Iterator[bytes]:
