@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from .. import _native, fsverity
 from ..digest import ObjectId
@@ -44,8 +44,8 @@ if NATIVE:
     from .._native._core import store as _store
 
 _INSECURE, _INSECURE_TRY, _SECURE = 0, 1, 2
-_OUTCOMES = {outcome.value: outcome for outcome in StoreOutcome} | {255: StoreOutcome.STORED}
-"""255: failed, which the failures tell more of."""
+_FAILED = 255  # also in what native code gives; the failures tell more
+_OUTCOMES = {outcome.value: outcome for outcome in StoreOutcome} | {_FAILED: StoreOutcome.STORED}
 
 
 def store_batch(state: RepoState, items: Sequence[Buffer]) -> list[StoredObject | Exception]:
@@ -56,7 +56,14 @@ def store_batch(state: RepoState, items: Sequence[Buffer]) -> list[StoredObject 
     """
     with state.shared():
         state.require_writable()
-        return _store_native(state, items) if NATIVE else _store_python(state, items)
+        ids, outcomes, failures = _store_each(state, items)
+    stored: list[StoredObject | Exception] = [
+        StoredObject(object_id, item.nbytes if isinstance(item, memoryview) else len(item), _OUTCOMES[outcome])
+        for object_id, item, outcome in zip(ids, items, outcomes, strict=True)
+    ]
+    for index, error in failures:
+        stored[index] = error
+    return stored
 
 
 class StoredBatch(NamedTuple):
@@ -73,31 +80,23 @@ def store_whole_batch(state: RepoState, items: Sequence[Buffer]) -> StoredBatch:
     Raises:
         the first error; the other items are stored all the same.
     """
-    if not NATIVE:
-        stored = results(store_batch(state, items))
-        return StoredBatch([each.id for each in stored], [each.outcome for each in stored])
     with state.shared():
         state.require_writable()
-        ids, outcomes, failures = _call_native(state, items)
+        ids, outcomes, failures = _store_each(state, items)
     for _, error in failures:
         raise error
     return StoredBatch(ids, outcomes)
 
 
-def _store_native(state: RepoState, items: Sequence[Buffer]) -> list[StoredObject | Exception]:
-    ids, outcomes, failures = _call_native(state, items)
-    stored: list[StoredObject | Exception] = [
-        StoredObject(object_id, len(item), _OUTCOMES[outcome])
-        for object_id, item, outcome in zip(ids, items, outcomes, strict=True)
-    ]
-    for index, error in failures:
-        stored[index] = error
-    return stored
+_Stored: TypeAlias = tuple[list[ObjectId], Sequence[int], list[tuple[int, Exception]]]
+"""For each item its id and a `StoreOutcome` or `_FAILED`, and of those that failed the index and the error."""
 
 
-def _call_native(
-    state: RepoState, items: Sequence[Buffer]
-) -> tuple[list[ObjectId], bytes, list[tuple[int, Exception]]]:
+def _store_each(state: RepoState, items: Sequence[Buffer]) -> _Stored:
+    return _store_native(state, items) if NATIVE else _store_python(state, items)
+
+
+def _store_native(state: RepoState, items: Sequence[Buffer]) -> _Stored:
     raw, outcomes, failures, works = _store(state.objects_fd, items, state.algorithm.number, verity_mode(state))
     learn_support(state, works)
     ids = ObjectId.unpack(raw, state.algorithm)
@@ -126,15 +125,17 @@ def native_failure(state: RepoState, object_id: ObjectId, number: int, step: str
     return OSError(number, f"{os.strerror(number)} ({step})", f"{state.path}/objects/{object_id.path}")
 
 
-def _store_python(state: RepoState, items: Sequence[Buffer]) -> list[StoredObject | Exception]:
+def _store_python(state: RepoState, items: Sequence[Buffer]) -> _Stored:
     ids = fsverity.digest_many(items, state.algorithm)
-    outcomes: list[StoredObject | Exception] = []
+    outcomes: list[int] = []
+    failures: list[tuple[int, Exception]] = []
     for item, object_id in zip(items, ids, strict=True):
         try:
             outcomes.append(store_one(state, memoryview(item).cast("B"), object_id))
         except Exception as error:  # the caller gets it, as the outcome of this item
-            outcomes.append(error)
-    return outcomes
+            failures.append((len(outcomes), error))
+            outcomes.append(_FAILED)
+    return ids, outcomes, failures
 
 
 def store_all(state: RepoState, contents: Iterable[Buffer]) -> list[StoredObject]:

@@ -72,10 +72,10 @@ def ensure_object(state: RepoState, data: bytes | bytearray | memoryview, *, com
         state.require_writable()
         view = memoryview(data).cast("B")
         object_id = fsverity.digest(view, state.algorithm)
-        stored = store_one(state, view, object_id)
-        if compare and stored.outcome is StoreOutcome.PRESENT and not state.secure and _differs(state, object_id, view):
+        outcome = store_one(state, view, object_id)
+        if compare and outcome is StoreOutcome.PRESENT and not state.secure and _differs(state, object_id, view):
             return _replace(state, object_id, view)
-        return stored
+        return StoredObject(object_id, len(view), outcome)
 
 
 def _differs(state: RepoState, object_id: ObjectId, data: memoryview) -> bool:
@@ -88,7 +88,7 @@ def _differs(state: RepoState, object_id: ObjectId, data: memoryview) -> bool:
 
 def _replace(state: RepoState, object_id: ObjectId, data: memoryview) -> StoredObject:
     with object_errors(state):
-        tmpfile = _create_in_shard(state, object_id)
+        tmpfile = _create_in_shard(state, object_id.path)
         try:
             files.write_all(tmpfile.fd, data)
             os.fsync(tmpfile.fd)
@@ -112,17 +112,22 @@ def ensure_object_from(state: RepoState, pieces: Iterable[bytes]) -> StoredObjec
             tmpfile.discard()
 
 
-def store_one(state: RepoState, data: memoryview, object_id: ObjectId) -> StoredObject:
+def store_one(state: RepoState, data: memoryview, object_id: ObjectId) -> StoreOutcome:
     """Store *data*, whose digest the caller has computed: the Python twin of the native batch store."""
-    with object_errors(state):
-        if _is_intact(state, object_id, len(data)):
-            return StoredObject(object_id, len(data), StoreOutcome.PRESENT)
-        tmpfile = _create_in_shard(state, object_id)
+    path, objects_fd = object_id.path, state.objects_fd
+    try:
+        # An answer costs half as much as an exception; whatever hides behind "no" shows itself below.
+        if os.access(path, os.F_OK, dir_fd=objects_fd) and _is_intact(state, object_id, len(data)):
+            return StoreOutcome.PRESENT
+        tmpfile = _create_in_shard(state, path)
         try:
             files.write_all(tmpfile.fd, data)
-            return _publish(state, tmpfile, len(data), object_id)
+            return _publish(state, tmpfile, len(data), object_id, path)
         finally:
             tmpfile.discard()
+    except OSError as error:
+        error.filename, error.filename2 = os.path.join(_objects_path(state), path), None
+        raise
 
 
 def create_object_tmpfile(state: RepoState) -> files.Tmpfile:
@@ -149,7 +154,7 @@ def publish_object_tmpfile(state: RepoState, tmpfile: files.Tmpfile, size: int, 
     with state.shared(), object_errors(state):
         if _is_intact(state, object_id, size):
             return StoredObject(object_id, size, StoreOutcome.PRESENT)
-        return _publish(state, tmpfile, size, object_id)
+        return StoredObject(object_id, size, _publish(state, tmpfile, size, object_id, object_id.path))
 
 
 def replace_object(state: RepoState, tmpfile: files.Tmpfile, object_id: ObjectId) -> None:
@@ -161,7 +166,7 @@ def replace_object(state: RepoState, tmpfile: files.Tmpfile, object_id: ObjectId
         if state.verity_works is not False:
             _protect(state, tmpfile, object_id)
         try:
-            _link(state, tmpfile, object_id)
+            _link(state, tmpfile, object_id.path)
         except FileExistsError:
             tmpfile.replace(object_id.path, dir_fd=state.objects_fd)
 
@@ -253,8 +258,8 @@ def _is_intact(state: RepoState, object_id: ObjectId, size: int) -> bool:
     return True
 
 
-def _create_in_shard(state: RepoState, object_id: ObjectId) -> files.Tmpfile:
-    shard = object_id[:1].hex()
+def _create_in_shard(state: RepoState, path: str) -> files.Tmpfile:
+    shard = path[:2]
     try:
         return files.Tmpfile.create(shard, FILE_MODE, dir_fd=state.objects_fd)
     except FileNotFoundError:
@@ -262,23 +267,20 @@ def _create_in_shard(state: RepoState, object_id: ObjectId) -> files.Tmpfile:
         return files.Tmpfile.create(shard, FILE_MODE, dir_fd=state.objects_fd)
 
 
-def _publish(state: RepoState, tmpfile: files.Tmpfile, size: int, object_id: ObjectId) -> StoredObject:
+def _publish(state: RepoState, tmpfile: files.Tmpfile, size: int, object_id: ObjectId, path: str) -> StoreOutcome:
     if state.verity_works is not False:
         _protect(state, tmpfile, object_id)
-    outcome = StoreOutcome.STORED
     try:
-        _link(state, tmpfile, object_id)
+        _link(state, tmpfile, path)
     except FileExistsError:
         if _is_intact(state, object_id, size):  # another writer was faster
-            outcome = StoreOutcome.PRESENT
-        else:
-            tmpfile.replace(object_id.path, dir_fd=state.objects_fd)
-            outcome = StoreOutcome.REPLACED
-    return StoredObject(object_id, size, outcome)
+            return StoreOutcome.PRESENT
+        tmpfile.replace(path, dir_fd=state.objects_fd)
+        return StoreOutcome.REPLACED
+    return StoreOutcome.STORED
 
 
-def _link(state: RepoState, tmpfile: files.Tmpfile, object_id: ObjectId) -> None:
-    path = object_id.path
+def _link(state: RepoState, tmpfile: files.Tmpfile, path: str) -> None:
     try:
         tmpfile.link(path, dir_fd=state.objects_fd)
     except FileNotFoundError:

@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 __all__ = [
     "LOCK_POLL",
@@ -39,9 +40,16 @@ LOCK_POLL = 0.005
 _REFUSED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EISDIR, errno.EINVAL)
 """What kernels and file systems without O_TMPFILE answer (open(2))."""
 
+_AT_EMPTY_PATH = 0x1000  # linux/fcntl.h
+_NO_EMPTY_PATH = (errno.ENOENT, errno.EPERM, errno.EINVAL)
+"""What linkat(2) answers to whoever may not use AT_EMPTY_PATH; the first one has other meanings, too."""
+
 _READ_SIZE = 1 << 20
 _NO_COPY_RANGE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 """What copy_file_range(2) answers where it cannot copy between two files."""
+
+_TMPFILE_FLAGS = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+_libc = ctypes.CDLL(None, use_errno=True)
 
 _tmpfile_refused: set[int] = set()
 """Devices (st_dev) that refused O_TMPFILE."""
@@ -122,6 +130,9 @@ class Tmpfile:
 
     __slots__ = ("_path", "fd")
 
+    _by_descriptor: ClassVar[bool] = True
+    """Links need no walk through /proc, as far as is known; that needs CAP_DAC_READ_SEARCH or Linux 6.10."""
+
     def __init__(self, fd: int, path: str | None) -> None:
         self.fd = fd
         """Open for reading and writing."""
@@ -132,7 +143,7 @@ class Tmpfile:
         """Make one in *directory*, below *dir_fd*; its link must be on the same file system."""
         if not _tmpfile_refused or os.stat(directory, dir_fd=dir_fd).st_dev not in _tmpfile_refused:
             try:
-                return cls(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=dir_fd), None)
+                return cls(os.open(directory, _TMPFILE_FLAGS, mode, dir_fd=dir_fd), None)
             except OSError as error:
                 if error.errno not in _REFUSED:
                     raise
@@ -168,8 +179,9 @@ class Tmpfile:
             FileExistsError: *path* exists; the file is as before.
         """
         if self._path is None:
-            # Not AT_EMPTY_PATH: that needs CAP_DAC_READ_SEARCH.
-            os.link(f"/proc/self/fd/{self.fd}", path, dst_dir_fd=dir_fd, follow_symlinks=True)
+            if not (Tmpfile._by_descriptor and _link_descriptor(self.fd, path, dir_fd)):
+                os.link(f"/proc/self/fd/{self.fd}", path, dst_dir_fd=dir_fd, follow_symlinks=True)
+                Tmpfile._by_descriptor = False
         else:
             os.link(self._path, path, dst_dir_fd=dir_fd)
             os.unlink(self._path)
@@ -196,6 +208,16 @@ class Tmpfile:
                 os.unlink(self._path)
         finally:
             os.close(self.fd)
+
+
+def _link_descriptor(fd: int, path: str, dir_fd: int) -> bool:
+    """Link a file that has no name; False if that has to be tried another way."""
+    if _libc.linkat(fd, b"", dir_fd, os.fsencode(path), _AT_EMPTY_PATH) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_EMPTY_PATH:
+        return False
+    raise OSError(number, os.strerror(number), path)
 
 
 # -- symbolic links ----------------------------------------------------------------------------
@@ -228,8 +250,6 @@ def replace_symlink(target: str, name: str, *, dir_fd: int) -> None:
 
 
 # -- flushes -----------------------------------------------------------------------------------
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def syncfs(fd: int) -> None:

@@ -39,6 +39,9 @@ PIECE = 128 * BLOCK_SIZE
 # data_size, root_hash, salt, reserved.
 _DESCRIPTOR = struct.Struct("<BBBBIQ64s32s144x")
 
+_HASHES = {32: hashlib.sha256, 64: hashlib.sha512}
+"""By the size of the digest."""
+
 HashBlocks: TypeAlias = Callable[[Buffer, Algorithm], bytes]
 
 
@@ -53,8 +56,10 @@ def descriptor(algorithm: Algorithm, size: int, root: bytes) -> bytes:
 
 def hash_blocks(data: Buffer, algorithm: Algorithm) -> bytes:
     """The concatenated hashes of the 4096-byte blocks of *data*: one level of the tree."""
-    new = getattr(hashlib, algorithm.value)
+    new = _HASHES[algorithm.digest_size]
     view = memoryview(data).cast("B")
+    if len(view) <= BLOCK_SIZE:  # most files, and the second level of most others
+        return new(bytes(view).ljust(BLOCK_SIZE, b"\0")).digest() if view else b""
     whole = len(view) - len(view) % BLOCK_SIZE
     # hashlib gives the interpreter lock away for each block; several threads at this are slower than one.
     hashes = [new(view[at : at + BLOCK_SIZE]).digest() for at in range(0, whole, BLOCK_SIZE)]
@@ -125,13 +130,16 @@ class Hasher:
 
 def digest(data: Buffer, algorithm: Algorithm) -> ObjectId:
     """The fs-verity digest of a file with the content *data*."""
-    level = hash_blocks(data, algorithm)
-    return ObjectId(digest_of_level(level, memoryview(data).nbytes, algorithm, hash_blocks))
+    return ObjectId(_digest(data, algorithm))
 
 
 def digest_many(items: Sequence[Buffer], algorithm: Algorithm) -> list[ObjectId]:
     """The digests of many files at once."""
-    return [digest(item, algorithm) for item in items]
+    return ObjectId.unpack(b"".join([_digest(item, algorithm) for item in items]), algorithm)
+
+
+def _digest(data: Buffer, algorithm: Algorithm) -> bytes:
+    return digest_of_level(hash_blocks(data, algorithm), memoryview(data).nbytes, algorithm, hash_blocks)
 
 
 def piece_hashes(data: Buffer, algorithm: Algorithm) -> bytes:
@@ -161,7 +169,7 @@ def digest_of_level(level: bytes, size: int, algorithm: Algorithm, hash_blocks: 
         level = hash_blocks(level, algorithm)
     # An empty file has no blocks; its root is defined as zeros.
     root = level or bytes(algorithm.digest_size)
-    return hashlib.new(algorithm.value, descriptor(algorithm, size, root)).digest()
+    return _HASHES[algorithm.digest_size](descriptor(algorithm, size, root)).digest()
 
 
 def piece_of_level(level: bytes, algorithm: Algorithm, hash_blocks: HashBlocks) -> bytes:

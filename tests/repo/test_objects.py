@@ -37,9 +37,9 @@ def by_batch(repo: Repository, data: bytes) -> StoredObject:
 
 
 def by_python_batch(repo: Repository, data: bytes) -> StoredObject:
-    (outcome,) = batch._store_python(state_of(repo), [data])
-    assert isinstance(outcome, StoredObject)
-    return outcome
+    (object_id,), (outcome,), failures = batch._store_python(state_of(repo), [data])
+    assert not failures
+    return StoredObject(object_id, len(data), StoreOutcome(outcome))
 
 
 WAYS = {"one": Repository.ensure_object, "tmpfile": by_tmpfile, "batch": by_batch, "python batch": by_python_batch}

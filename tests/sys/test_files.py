@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -34,10 +35,27 @@ def _refusing(number: int) -> Callable[..., int]:
     return refuse
 
 
-@pytest.fixture(params=["unnamed", "named"])
+class _Linkat:
+    """The C library, whose linkat(2) fails if it is to, and counts the calls."""
+
+    def __init__(self, number: int) -> None:
+        self._number, self.calls = number, 0
+
+    def linkat(self, *arguments: object) -> int:
+        self.calls += 1
+        if not self._number:
+            return int(ctypes.CDLL(None, use_errno=True).linkat(*arguments))
+        ctypes.set_errno(self._number)
+        return -1
+
+
+@pytest.fixture(params=["unnamed", "through /proc", "named"])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Temporary files without a name, and those of file systems that refuse O_TMPFILE."""
+    """Temporary files without a name, linked in either way, and those of file systems that refuse O_TMPFILE."""
     monkeypatch.setattr(files, "_tmpfile_refused", set())
+    monkeypatch.setattr(Tmpfile, "_by_descriptor", True)
+    if request.param == "through /proc":
+        monkeypatch.setattr(files, "_libc", _Linkat(errno.ENOENT))
     if request.param == "named":
         monkeypatch.setattr(os, "open", _refusing(errno.EOPNOTSUPP))
     kind: str = request.param
@@ -226,6 +244,44 @@ def test_device_that_refused_is_not_asked_again(directory: int, monkeypatch: pyt
 def test_error_of_a_missing_directory_does_not_count_as_refusal(directory: int) -> None:
     with pytest.raises(FileNotFoundError):
         Tmpfile.create("missing", 0o600, dir_fd=directory)
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EPERM, errno.EINVAL], ids=errno.errorcode.get)
+def test_whoever_may_not_link_by_descriptor_does_not_try_again(
+    number: int, directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linkat = _Linkat(number)
+    monkeypatch.setattr(files, "_libc", linkat)
+    monkeypatch.setattr(Tmpfile, "_by_descriptor", True)
+    for name in ("one", "two"):
+        tmpfile = filled(directory)
+        tmpfile.link(name, dir_fd=directory)
+        tmpfile.discard()
+    assert linkat.calls == 1
+    assert contents(tmp_path) == {"one": b"content", "two": b"content"}
+
+
+def test_link_into_a_missing_directory_does_not_count_as_refusal(
+    directory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linkat = _Linkat(0)
+    monkeypatch.setattr(files, "_libc", linkat)
+    monkeypatch.setattr(Tmpfile, "_by_descriptor", True)
+    tmpfile = filled(directory)
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            tmpfile.link("missing/name", dir_fd=directory)
+    tmpfile.discard()
+    assert linkat.calls == 2
+
+
+def test_other_errors_of_a_link_by_descriptor_name_the_path(directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_libc", _Linkat(errno.ENOSPC))
+    monkeypatch.setattr(Tmpfile, "_by_descriptor", True)
+    tmpfile = filled(directory)
+    with pytest.raises(OSError, match="No space left on device: 'name'"):
+        tmpfile.link("name", dir_fd=directory)
+    tmpfile.discard()
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])

@@ -51,9 +51,9 @@ def by_spawning(repo: Repository, data: bytes) -> StoredObject:
 
 
 def by_python_batch(repo: Repository, data: bytes) -> StoredObject:
-    (outcome,) = batch._store_python(state_of(repo), [data])
-    assert isinstance(outcome, StoredObject)
-    return outcome
+    (object_id,), (outcome,), failures = batch._store_python(state_of(repo), [data])
+    assert not failures
+    return StoredObject(object_id, len(data), StoreOutcome(outcome))
 
 
 WAYS: dict[str, Callable[[Repository, bytes], StoredObject]] = {
