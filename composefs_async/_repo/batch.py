@@ -74,15 +74,18 @@ class StoredBatch(NamedTuple):
     """A `StoreOutcome` for each."""
 
 
-def store_whole_batch(state: RepoState, items: Sequence[Buffer]) -> StoredBatch:
+def store_whole_batch(state: RepoState, items: Sequence[Buffer], ids: list[ObjectId] | None = None) -> StoredBatch:
     """The same for a caller to whom one failure is the end: costs less for each item.
+
+    Args:
+        ids: of the items, if they are known; the native code, which hashes itself, is not used then.
 
     Raises:
         the first error; the other items are stored all the same.
     """
     with state.shared():
         state.require_writable()
-        ids, outcomes, failures = _store_each(state, items)
+        ids, outcomes, failures = _store_each(state, items, ids)
     for _, error in failures:
         raise error
     return StoredBatch(ids, outcomes)
@@ -92,8 +95,8 @@ _Stored: TypeAlias = tuple[list[ObjectId], Sequence[int], list[tuple[int, Except
 """For each item its id and a `StoreOutcome` or `_FAILED`, and of those that failed the index and the error."""
 
 
-def _store_each(state: RepoState, items: Sequence[Buffer]) -> _Stored:
-    return _store_native(state, items) if NATIVE else _store_python(state, items)
+def _store_each(state: RepoState, items: Sequence[Buffer], ids: list[ObjectId] | None = None) -> _Stored:
+    return _store_native(state, items) if NATIVE and ids is None else _store_python(state, items, ids)
 
 
 def _store_native(state: RepoState, items: Sequence[Buffer]) -> _Stored:
@@ -125,8 +128,9 @@ def native_failure(state: RepoState, object_id: ObjectId, number: int, step: str
     return OSError(number, f"{os.strerror(number)} ({step})", f"{state.path}/objects/{object_id.path}")
 
 
-def _store_python(state: RepoState, items: Sequence[Buffer]) -> _Stored:
-    ids = fsverity.digest_many(items, state.algorithm)
+def _store_python(state: RepoState, items: Sequence[Buffer], ids: list[ObjectId] | None = None) -> _Stored:
+    if ids is None:
+        ids = fsverity.digest_many(items, state.algorithm)
     outcomes: list[int] = []
     failures: list[tuple[int, Exception]] = []
     for item, object_id in zip(items, ids, strict=True):

@@ -1,7 +1,8 @@
 """The way of one tar layer into objects and a splitstream: unpack, hash and split, store, finish.
 
 A few carriers (tasks) move chunks along a belt, in worker threads under a token of the write semaphore.  Unpacking,
-splitting and finishing go in the order of the chunks; storing does not.  Memory is bounded by the buffers of the
+splitting and finishing go in the order of the chunks; storing does not.  Without the native code digests are taken
+before storing, in order.  Memory is bounded by the buffers of the
 chunks that may be under way.
 
 This module publishes nothing.  Objects of a layer that failed stay, unreferenced.
@@ -49,6 +50,10 @@ _FLUSH_AFTER = 128 << 20
 """Bytes of new objects after which a flush begins beside the import, so that the one that publishes is short."""
 
 
+_WORTH_A_STAGE = 96 << 10
+"""Bytes of a file, on average, whose writing keeps another thread busy while this one hashes what follows."""
+
+
 class Observer(Protocol):
     """Hears how far a layer has come, on the event loop."""
 
@@ -63,8 +68,14 @@ class _LargeFile:
         self._tmpfile = objects.create_object_tmpfile(state)
         self._hashes: dict[int, bytes] = {}
 
-    def write(self, offset: int, content: memoryview) -> None:
+    def take(self, offset: int, content: memoryview) -> None:
+        self.hash(offset, content)
+        self.write(offset, content)
+
+    def hash(self, offset: int, content: memoryview) -> None:
         self._hashes[offset] = fsverity.piece_hashes(content, self._state.algorithm)
+
+    def write(self, offset: int, content: memoryview) -> None:
         written = 0
         with objects.object_errors(self._state):
             while written < len(content):
@@ -97,6 +108,8 @@ class _Chunk:
     """Of whole files, in order."""
     pieces: list[tuple[_LargeFile, int, memoryview]] = field(default_factory=list[tuple[_LargeFile, int, memoryview]])
     ended: list[_LargeFile] = field(default_factory=list[_LargeFile])
+    ids: list[ObjectId] | None = None
+    """Of the contents, if they and the pieces have been hashed."""
     stored: StoredBatch = _NOTHING
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
@@ -104,7 +117,7 @@ class _Chunk:
     def timed(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds[stage] = time.perf_counter() - start
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 class Conveyor:
@@ -164,8 +177,8 @@ class Conveyor:
     def _belt(self) -> Belt[_Chunk]:
         stages = [
             Stage(self._split, in_order=True),
-            # Without the native code two threads at it only take the GIL from each other.
-            Stage(self._store, in_order=not NATIVE),
+            *([] if NATIVE else [Stage(self._digest, in_order=True)]),
+            Stage(self._store, in_order=False),
             Stage(self._finish, in_order=True),
         ]
         return Belt(stages, len(self._buffers), self._unpack_here if self._unpacker.local else None)
@@ -250,13 +263,29 @@ class Conveyor:
             else:
                 chunk.ended.append(self._large)
 
+    def _digest(self, chunk: _Chunk) -> None:
+        """Without the native code: hash what two threads would only take the GIL from each other for."""
+        with chunk.timed("store"):
+            for large, offset, content in chunk.pieces:
+                large.hash(offset, content)
+            chunk.ids = fsverity.digest_many(chunk.contents, self._state.algorithm)
+            if sum(map(len, chunk.contents)) < _WORTH_A_STAGE * len(chunk.contents):
+                self._store_contents(chunk)
+
     def _store(self, chunk: _Chunk) -> None:
         with chunk.timed("store"):
             for large, offset, content in chunk.pieces:
-                large.write(offset, content)
-            if chunk.contents:
-                with objects.object_errors(self._state):
-                    chunk.stored = store_whole_batch(self._state, chunk.contents)
+                if chunk.ids is None:
+                    large.take(offset, content)
+                else:
+                    large.write(offset, content)
+            if not chunk.stored.ids:
+                self._store_contents(chunk)
+
+    def _store_contents(self, chunk: _Chunk) -> None:
+        if chunk.contents:
+            with objects.object_errors(self._state):
+                chunk.stored = store_whole_batch(self._state, chunk.contents, chunk.ids)
 
     def _finish(self, chunk: _Chunk) -> None:
         with chunk.timed("finish"):
@@ -326,7 +355,7 @@ async def store_raw(state: RepoState, unpacker: Unpacker, size: int) -> tuple[St
         while not unpacker.ended:
             filled, packed = await unpacker.fill(buffer)
             await write_hop(state, unpacker.hash, packed, buffer[:filled])
-            await write_hop(state, large.write, offset, buffer[:filled])
+            await write_hop(state, large.take, offset, buffer[:filled])
             offset += filled
         unpacker.verify()
         if offset != size:
