@@ -30,10 +30,11 @@ class LoopResources:
 
     def __init__(self, state: RepoState) -> None:
         self.write_semaphore = CapacityLimiter(os.cpu_count() or 4)
-        # Threads that store in pure Python only take the GIL from each other.
+        # Threads that store in pure Python only take the GIL from each other, and from those whose batch is done.
         self.batches = self.write_semaphore if NATIVE else CapacityLimiter(1)
+        items = MAX_ITEMS if NATIVE else 4 * MAX_ITEMS
         self.coalescer: Coalescer[Buffer, StoredObject] = Coalescer(
-            partial(store_batch, state), self.batches, max_items=MAX_ITEMS, max_weight=MAX_BYTES, weigh=len
+            partial(store_batch, state), self.batches, max_items=items, max_weight=MAX_BYTES, weigh=len
         )
 
 
