@@ -1,9 +1,9 @@
 """The way of one tar layer into objects and a splitstream: unpack, hash and split, store, finish.
 
 A few carriers (tasks) move chunks along a belt, in worker threads under a token of the write semaphore.  Unpacking,
-splitting and finishing go in the order of the chunks; storing does not.  Without the native code digests are taken
-before storing, in order.  Memory is bounded by the buffers of the
-chunks that may be under way.
+splitting and finishing go in the order of the chunks; storing does not.  Without the native code digests are a stage of
+their own before it, in order, and small files are stored there.  Memory is bounded by the buffers of the chunks that
+may be under way.
 
 This module publishes nothing.  Objects of a layer that failed stay, unreferenced.
 """
@@ -48,10 +48,8 @@ _HOP_SECONDS = 0.05
 """After which a carrier that could go on looks at the event loop, for progress, cancellation, and others' work."""
 _FLUSH_AFTER = 128 << 20
 """Bytes of new objects after which a flush begins beside the import, so that the one that publishes is short."""
-
-
 _WORTH_A_STAGE = 96 << 10
-"""Bytes of a file, on average, whose writing keeps another thread busy while this one hashes what follows."""
+"""Bytes of a file, on average: writing that is worth another thread, while one hashes what follows in Python."""
 
 
 class Observer(Protocol):
@@ -264,7 +262,7 @@ class Conveyor:
                 chunk.ended.append(self._large)
 
     def _digest(self, chunk: _Chunk) -> None:
-        """Without the native code: hash what two threads would only take the GIL from each other for."""
+        """Without the native code: two threads that hash, or store small files, only take the GIL from each other."""
         with chunk.timed("store"):
             for large, offset, content in chunk.pieces:
                 large.hash(offset, content)
