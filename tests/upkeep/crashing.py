@@ -29,6 +29,7 @@ import anyio
 
 from composefs_async import fsverity
 from composefs_async._repo import batch
+from composefs_async._sys import files
 from composefs_async._upkeep import shards
 from composefs_async._upkeep.checks import loading
 from composefs_async.digest import Algorithm, ObjectId
@@ -43,7 +44,7 @@ from composefs_async.splitstream.format import MAGIC
 
 PLATFORM = Platform("linux", "amd64")
 STEPS = ("link", "symlink", "rename", "replace", "unlink", "remove", "mkdir", "rmdir", "open")
-"""Functions of `os` that change names; `open` only where it creates."""
+"""Functions of `os` that change names; `open` only where it creates.  One more is in `files`."""
 _KILLED = 77
 _TOO_MANY = 1000
 
@@ -92,6 +93,7 @@ def _prepare(countdown: _Countdown, *, native: bool) -> None:
     os.cpu_count = lambda: 1
     for name in STEPS:
         setattr(os, name, _counted(countdown, getattr(os, name), creates=name == "open"))
+    files._link_descriptor = _counted(countdown, files._link_descriptor)
     if not native:
         for module in (batch, shards, loading):
             module.NATIVE = False  # type: ignore[misc]

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -115,8 +116,8 @@ def recording(path: Path, *, flush: bool = True) -> Iterator[Disk]:
     disk = Disk(path.resolve())
     mutex = threading.Lock()
 
-    def told(name: str, tell: Callable[..., object], *, before: bool = False) -> None:
-        function = getattr(os, name)
+    def told(name: str, tell: Callable[..., object], *, before: bool = False, module: ModuleType = os) -> None:
+        function = getattr(module, name)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             with mutex:
@@ -127,7 +128,7 @@ def recording(path: Path, *, flush: bool = True) -> Iterator[Disk]:
                     tell(*args, **kwargs)
             return result
 
-        patch.setattr(os, name, wrapped)
+        patch.setattr(module, name, wrapped)
 
     def at(path: str, dir_fd: int | None = None) -> Path:
         place = Path(path)
@@ -145,6 +146,7 @@ def recording(path: Path, *, flush: bool = True) -> Iterator[Disk]:
         told("copy_file_range", lambda source, target, *more: disk.wrote(os.fstat(target).st_ino))
         told("symlink", lambda target, name, dir_fd=None: disk.made(at(name, dir_fd)))
         told("link", lambda source, name, src_dir_fd=None, dst_dir_fd=None, **more: disk.made(at(name, dst_dir_fd)))
+        told("_link_descriptor", lambda fd, name, dir_fd: disk.made(at(name, dir_fd)), module=files)
         told("mkdir", lambda name, mode=0, dir_fd=None: disk.made(at(name, dir_fd)))
         told("rename", renamed)
         told("unlink", lambda name, dir_fd=None: disk.removes(at(name, dir_fd)), before=True)
