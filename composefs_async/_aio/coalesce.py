@@ -97,7 +97,6 @@ class Coalescer(Generic[Item, Result]):
             async with self._limiter:
                 self._close(batch)
                 await in_thread(partial(batch.run, self._run))
-                batch.done.set()  # first: a batch that ran meanwhile would contend for the GIL with those who wake
         except Exception as error:  # the batch failed as a whole
             batch.outcomes = [error] * len(batch.items)
         finally:

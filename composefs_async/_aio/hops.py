@@ -30,8 +30,9 @@ class LoopResources:
 
     def __init__(self, state: RepoState) -> None:
         self.write_semaphore = CapacityLimiter(os.cpu_count() or 4)
-        # Threads that store in pure Python only take the GIL from each other, and from those whose batch is done.
+        # Threads that store in pure Python only take the GIL from each other.
         self.batches = self.write_semaphore if NATIVE else CapacityLimiter(1)
+        # And from those who wake up because their batch is done: fewer, larger ones.
         items = MAX_ITEMS if NATIVE else 4 * MAX_ITEMS
         self.coalescer: Coalescer[Buffer, StoredObject] = Coalescer(
             partial(store_batch, state), self.batches, max_items=items, max_weight=MAX_BYTES, weigh=len

@@ -6,11 +6,11 @@ For the commands that stand in for C programs; all others use click.
 from __future__ import annotations
 
 import getopt
+import os
 from collections.abc import Callable
 from typing import NoReturn
 
 from ..digest import Algorithm
-from ..errors import ComposefsError
 from .exit_codes import BROKEN_PIPE, INTERRUPTED, describe
 from .output import printable, say
 
@@ -33,11 +33,13 @@ def run_program(name: str, work: Callable[[], None]) -> int:
         return leaving.code
     except BrokenPipeError:
         return BROKEN_PIPE
-    except (ComposefsError, OSError) as error:
-        say(f"{name}: {printable(describe(error))}")
-        return 1
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Exception as error:
+        if os.environ.get("COMPOSEFS_ASYNC_TRACEBACK"):
+            raise
+        say(f"{name}: {printable(describe(error))}")
+        return 1
     return 0
 
 

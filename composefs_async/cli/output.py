@@ -51,6 +51,7 @@ def printable(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Write a line to standard error, if there is one."""
-    if sys.stderr is not None:
-        sys.stderr.write(f"{text}\n")
+    """Write a line to standard error, if there is one that can be written."""
+    with suppress(OSError):
+        if sys.stderr is not None:
+            sys.stderr.write(f"{text}\n")

@@ -188,7 +188,7 @@ class _Parser:
             above, _, name = path.rpartition(b"/")
             if above != known:
                 directory = self._parent(path, above)
-                known = above or None
+                known = above or None  # to a path without any slash the root is no parent: look each time
             children = directory.children
             if name in children or not 2 < len(name) <= _NAME_MAX:
                 _check_name(name, children)

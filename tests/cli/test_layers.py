@@ -187,6 +187,9 @@ def test_file_is_read_from_where_it_stands(tmp_path: Path, empty: Path, program:
     with (tmp_path / "file").open("rb", buffering=0) as file:
         file.seek(6)
         program("--repo", empty, "oci", "import-layer", BASIC_LAYER, stdin=file).good()
+        assert file.read() == b""
+    stored = program("--repo", empty, "oci", "layer", BASIC_LAYER).good().out
+    assert f"sha256:{hashlib.sha256(stored).hexdigest()}" == BASIC_LAYER
 
 
 @pytest.mark.parametrize("size", [0, 100, 50_000])

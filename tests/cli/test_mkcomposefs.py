@@ -277,3 +277,24 @@ def test_wrong_use_of_info_is_an_error(
     assert composefs_info.main(arguments) == 1
     output = capsysbinary.readouterr()
     assert (output.out, output.err[: len(said)]) == (b"", said.encode())
+
+
+def test_what_nobody_expects_is_told_in_one_line(
+    source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.delenv("COMPOSEFS_ASYNC_TRACEBACK", raising=False)
+    monkeypatch.setattr(mkcomposefs, "_scanned", fail)
+    assert mkcomposefs.main(["--print-digest-only", str(source)]) == 1
+    assert capsys.readouterr() == ("", "mkcomposefs: MemoryError\n")
+    monkeypatch.setenv("COMPOSEFS_ASYNC_TRACEBACK", "1")
+    with pytest.raises(MemoryError):
+        mkcomposefs.main(["--print-digest-only", str(source)])
+
+
+def test_a_complaint_that_nobody_can_read_changes_nothing(source: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "composefs_async", "mkcomposefs", "--no-such-option", str(source)]
+        assert subprocess.run(command, stderr=full, check=False).returncode == 1

@@ -71,6 +71,7 @@ def test_damaged_image_is_refused_and_not_tagged(empty: Path, tmp_path: Path, cl
 )
 def test_image_that_is_not_there_is_named(image: str, code: int, words: list[str], empty: Path, cli: Any) -> None:
     cli.on(empty)("oci", "pull", image, "--progress", "none").failed(code, *words)
+    assert not (empty / "streams").exists()
 
 
 def test_platform_that_is_not_there_is_answered_with_those_that_are(empty: Path, cli: Any) -> None:

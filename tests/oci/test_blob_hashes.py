@@ -39,6 +39,8 @@ def hashed(hashes: BlobHashes) -> BlobHashes:
 def test_right_digests_are_accepted(name: str, packed_name: str) -> None:
     hashed(BlobHashes(digest(UNPACKED, name), digest(PACKED, packed_name))).verify()
     hashed(BlobHashes(digest(UNPACKED, name))).verify()
+    with pytest.raises(DigestMismatchError):
+        hashed(BlobHashes(digest(CONTENT, name), digest(PACKED, packed_name))).verify()
 
 
 @pytest.mark.usefixtures("_way")

@@ -347,6 +347,7 @@ def test_any_damage_to_a_document_is_a_typed_error() -> None:
         ):
             with contextlib.suppress(ComposefsError):  # pytest shows any other
                 parse_manifest(damaged, DIGEST)
+                assert damaged != raw[:position], "cut short, it cannot be whole"
 
 
 # -- digests -----------------------------------------------------------------------------------

@@ -221,6 +221,7 @@ async def test_limits_stop_a_layer_and_can_be_raised(case: Case) -> None:
     await case.refused(CompressionError, limits=Limits(max_layer_size=len(GOOD) - 1))
     await case.refused(TarError, limits=Limits(max_file_size=2999))
     await pull(case.repo, f"oci:{case.image}", platform=PLATFORM, limits=Limits(max_layer_size=len(GOOD)))
+    assert published(case.path / "repo")
 
 
 async def test_limit_holds_for_blobs_of_artifacts(case: Case) -> None:

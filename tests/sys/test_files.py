@@ -415,11 +415,15 @@ def test_failing_write_names_the_file_or_where_it_will_be(tmp_path: Path, direct
 # -- flushes -----------------------------------------------------------------------------------
 
 
-def test_flushes_succeed(directory: int, tmp_path: Path) -> None:
+def test_directories_are_flushed(directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sub").mkdir()
+    flushed: list[str] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (flushed.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
     files.syncfs(directory)
     files.fsync_directory("sub", dir_fd=directory)
     files.fsync_directory(".", dir_fd=directory)
+    assert flushed == [str(tmp_path / "sub"), str(tmp_path)]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("missing", FileNotFoundError), ("file", NotADirectoryError)])

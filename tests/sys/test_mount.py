@@ -239,8 +239,16 @@ def test_an_attached_mount_outlives_its_descriptor_until_it_is_unmounted(parts: 
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_a_long_name_is_cut_in_the_mount_table_only(parts: Parts) -> None:
-    os.close(mount_composefs(parts.image, "n" * 1000, parts.objects, MountOptions()))
+def test_a_long_name_is_cut_in_the_mount_table_only(parts: Parts, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    mount = mount_composefs(parts.image, "n" * 1000, parts.objects, MountOptions())
+    attach(mount, str(place))
+    os.close(mount)
+    (line,) = mounts(tmp_path)
+    assert 100 < line.count("n") < 1000
+    assert (place / "large").read_bytes() == LARGE
+    unmount(str(place))
 
 
 @pytest.mark.usefixtures("nothing_left", "may_mount")
