@@ -31,16 +31,16 @@ class PlatformType(click.ParamType[Any]):
 
 
 class ImageReference(click.ParamType[str]):
-    """``oci:DIR[:TAG]`` or ``oci:DIR@DIGEST``."""
+    """``oci:DIR[:TAG]``, ``oci:DIR:@INDEX`` or ``oci:DIR@DIGEST``."""
 
     name = "image"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         from ..errors import OciError
-        from ..oci.names import parse_layout_reference
+        from ..oci.sources.layout import locate
 
         try:
-            parse_layout_reference(str(value))
+            locate(str(value))
         except OciError as error:
             self.fail(str(error), param, ctx)
         return str(value)
@@ -115,7 +115,7 @@ def pull(
     json_output: bool,
     **limits: Any,
 ) -> None:
-    """Import IMAGE (oci:DIR[:TAG] or oci:DIR@DIGEST) and tag it as NAME, or as IMAGE."""
+    """Import IMAGE (oci:DIR[:TAG], oci:DIR:@INDEX or oci:DIR@DIGEST) and tag it as NAME, or as IMAGE."""
     from .. import oci
 
     with settings.open() as repo, showing(progress) as show:

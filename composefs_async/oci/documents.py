@@ -10,7 +10,8 @@ Decisions where OCI leaves room:
   descriptor does, is an error (CVE-2021-41190).
 * Digests that are going to be verified must be sha256, sha384 or sha512.  An index may list others, since
   most of its entries are never read.
-* Unknown members are ignored; known ones must have the right type.
+* Unknown members are ignored; known ones must have the right type, or be null where they may be absent.
+* An index need not say its schemaVersion, as other programs do not ask for it; what lists no manifests is none.
 """
 
 from __future__ import annotations
@@ -305,7 +306,8 @@ def _check_kind(
 ) -> str | None:
     """The media type, if it is one of those expected and nothing contradicts it."""
     name, stated = document.name, document.get("mediaType", str) or None
-    if (version := document.get("schemaVersion", int)) != 2:
+    version = document.get("schemaVersion", int)
+    if version != 2 and not (version is None and expected is INDEX_TYPES):
         raise OciError(name, f"schemaVersion is {version}, only 2 is supported")
     for media_type in filter(None, (given, stated)):
         if media_type not in expected:

@@ -35,10 +35,10 @@ from .growing import GrowingTree
 from .images import Documents, MadeImage, find_images, lacks_images, make_missing, publish
 from .layers import ImportRun, LayerResult, find_layer, skipped, store_blob, store_layer
 from .limits import Limits
-from .names import check_tag, image_ref, parse_layout_reference
+from .names import check_tag, image_ref
 from .platforms import Platform
 from .sources.base import ImageSource, ResolvedImage
-from .sources.layout import OciLayoutSource
+from .sources.layout import OciLayoutSource, locate
 from .unpack import Unpacker, byte_source
 
 __all__ = ["PullResult", "pull"]
@@ -75,7 +75,10 @@ async def pull(
     progress: ProgressCallback | None = None,
     limits: Limits | None = None,
 ) -> PullResult:
-    """Import the image *reference*, ``oci:DIR[:TAG]`` or ``oci:DIR@DIGEST``, and tag it.  Durable on return.
+    """Import the image *reference* and tag it.  Durable on return.
+
+    References are ``oci:DIR[:TAG]``, ``oci:DIR:@INDEX`` (an entry of index.json, from 0) and ``oci:DIR@DIGEST``; the
+    directory ends at the first colon that an image directory stands before.
 
     All digests are verified: of index, manifest and config before a layer is read, of each layer packed and
     unpacked before anything has a name.  Layers that are there are not read again.  When this raises or is
@@ -98,10 +101,10 @@ async def pull(
         ReadOnlyRepositoryError
     """
     tag = check_tag(reference if tag is None else tag)
-    place = parse_layout_reference(reference)
+    place = await hop(locate, reference)
     async with ImportRun.begin(repo, progress, limits) as run:
         source = OciLayoutSource(place.directory, document_limit=run.limits.document_size)
-        image = await source.resolve(tag=place.tag, digest=place.digest, platform=platform)
+        image = await source.resolve(tag=place.tag, digest=place.digest, platform=platform, position=place.position)
         return await _Pull(run, source, image).run(tag, make_images)
 
 

@@ -60,10 +60,14 @@ class JsonObject:
         return None if found is None else [JsonObject(self.name, members) for members in found]
 
     def texts(self, key: str) -> dict[str, str]:
-        """The object *key*, all of whose values are strings; empty if it is absent."""
+        """The object *key*, all of whose values are strings or null, which counts as absent; empty if it is absent."""
         members = self.get(key, dict[str, Any]) or {}
         what = f"a member of {key!r}"
-        return {self._typed(what, name, str): self._typed(what, value, str) for name, value in members.items()}
+        return {
+            self._typed(what, name, str): self._typed(what, value, str)
+            for name, value in members.items()
+            if value is not None
+        }
 
     def _typed(self, what: str, value: object, kind: type[_T]) -> _T:
         base = getattr(kind, "__origin__", kind)

@@ -8,6 +8,7 @@ them (`_repo.names`), nor the content types of streams (`splitstream`).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..digest import check_content_digest
@@ -62,6 +63,7 @@ IMAGE_REFS = frozenset(
 )
 """All named references that lead to an image; every other one leads to a stream."""
 
+_POSITION = re.compile(r"@[0-9]{1,9}")
 _DIGEST_SUFFIX = re.compile(r"(?P<directory>.*)@(?P<digest>sha(?:256|384|512):[^/]*)", re.DOTALL)
 _ESCAPES = {"%2F": "/", "%25": "%"}
 
@@ -182,22 +184,29 @@ def boot_image_ref(version: int, *, keep_user_xattrs: bool = False) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LayoutReference:
-    """An image in an OCI image directory: by tag, by digest, or, with neither, the only one that fits."""
+    """An image in an OCI image directory: by tag, digest or position, or, with none of them, the only one that fits."""
 
     directory: str
     tag: str | None = None
     digest: str | None = None
+    position: int | None = None
+    """Of an entry in index.json, from 0 (containers-transports(5), ``oci:PATH:@INDEX``)."""
 
     def __str__(self) -> str:
         tag = "" if self.tag is None else f":{self.tag}"
-        return f"oci:{self.directory}{tag}" + ("" if self.digest is None else f"@{self.digest}")
+        position = "" if self.position is None else f":@{self.position}"
+        return f"oci:{self.directory}{tag}{position}" + ("" if self.digest is None else f"@{self.digest}")
 
 
-def parse_layout_reference(text: str) -> LayoutReference:
-    """Parse ``oci:DIR``, ``oci:DIR:TAG`` or ``oci:DIR@sha256:…``.
+def parse_layout_reference(text: str, is_directory: Callable[[str], bool] = lambda _: False) -> LayoutReference:
+    """Parse ``oci:DIR``, ``oci:DIR:TAG``, ``oci:DIR:@INDEX`` or ``oci:DIR@sha256:…``.
 
-    The tag is what follows the last colon, unless that contains a slash: a directory with a colon in its
-    last component is named by a slash after it, ``oci:a:b/``.
+    A tag may hold colons and slashes, as the whole names do that other programs store, and so may the name of a
+    directory.  So the directory ends at the first colon, or at the end, where *is_directory* says that there is one.
+
+    Args:
+        is_directory: whether a path leads to an image directory.  Without it, or when nothing is one, the tag is what
+            follows the last colon, unless that contains a slash: ``oci:a:b/`` has none.
 
     Raises:
         OciError: *text* is anything else.
@@ -205,19 +214,32 @@ def parse_layout_reference(text: str) -> LayoutReference:
     transport, _, rest = text.partition(":")
     if transport != "oci":
         raise OciError(text, "not a reference to an image directory, which is spelled oci:DIR[:TAG]")
+    for colon in re.finditer(":", rest):
+        if is_directory(rest[: colon.start()]):
+            return _tagged(text, rest[: colon.start()], rest[colon.end() :])
     digest = None
     if found := _DIGEST_SUFFIX.fullmatch(rest):
         rest, digest = found["directory"], _digest_of_reference(text, found["digest"])
-    directory, colon, tag = rest.rpartition(":")
-    if not colon or "/" in tag:
-        directory, colon, tag = rest, "", ""
+    directory, separator, tag = rest.rpartition(":")
+    if not separator or "/" in tag or is_directory(rest):
+        directory, separator, tag = rest, "", ""
     if not directory:
         raise OciError(text, "the directory is missing: oci:DIR[:TAG]")
-    if colon and not tag:
-        raise OciError(text, "the tag after the last ':' is empty")
-    if tag and digest:
+    if not separator:
+        return LayoutReference(directory, None, digest)
+    if digest and tag:
         raise OciError(text, "give a tag or a digest, not both")
-    return LayoutReference(directory, tag or None, digest)
+    return _tagged(text, directory, tag)
+
+
+def _tagged(text: str, directory: str, tag: str) -> LayoutReference:
+    if not tag:
+        raise OciError(text, "the tag after the last ':' is empty")
+    if not tag.startswith("@"):
+        return LayoutReference(directory, tag)
+    if not _POSITION.fullmatch(tag):
+        raise OciError(text, f"{tag[1:]!r} is no position in index.json, which counts from 0")
+    return LayoutReference(directory, position=int(tag[1:]))
 
 
 def _digest_of_reference(text: str, digest: str) -> str:

@@ -31,9 +31,9 @@ from .catalogue import open_image
 from .documents import ImageConfig, ImageLayer, Manifest
 from .layers import ImportRun, import_layer, store_blob
 from .limits import Limits
-from .names import layer_stream, parse_layout_reference
+from .names import layer_stream
 from .sources.base import ResolvedImage
-from .sources.layout import OciLayoutSource
+from .sources.layout import OciLayoutSource, locate
 from .unpack import Unpacker, byte_source
 
 __all__ = ["ImageDocuments", "ImagesOfLayout", "ImagesOfRepository", "ImagesSource"]
@@ -141,11 +141,11 @@ class ImagesOfLayout:
         Raises:
             OciError, ImageNotFoundError, TransportError: it is none, or has no such image.
         """
-        place = parse_layout_reference(text)
+        place = await hop(locate, text)
         source = OciLayoutSource(place.directory, document_limit=limits.document_size)
         images = cls(state, text, source, limits)
-        if place.tag is not None or place.digest is not None:
-            images._take_layers(await source.resolve(tag=place.tag, digest=place.digest))
+        if (place.tag, place.digest, place.position) != (None, None, None):
+            images._take_layers(await source.resolve(tag=place.tag, digest=place.digest, position=place.position))
         else:
             await hop(_check, place.directory)
         yield images

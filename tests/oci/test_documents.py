@@ -13,6 +13,7 @@ import pytest
 
 from composefs_async.errors import ComposefsError, DigestMismatchError, OciError
 from composefs_async.oci.documents import (
+    INDEX_TYPES,
     Descriptor,
     ImageConfig,
     ImageLayer,
@@ -99,6 +100,27 @@ def test_null_counts_as_absent_and_in_a_list_as_empty() -> None:
     assert parse_index(index(manifests=None), "x").manifests == ()
     found = parse_config(config(rootfs={"type": "layers", "diff_ids": None}, config=None, created=None), DIGEST)
     assert (found.diff_ids, found.labels, found.created) == ((), {}, None)
+
+
+def test_null_in_a_map_counts_as_absent() -> None:
+    found = parse_config(config(config={"Labels": {"a": None, "b": "x"}}), DIGEST)
+    assert found.labels == {"b": "x"}
+    texts = {"a": None, "b": "x"}
+    entry = descriptor("x", annotations=texts, platform=None, urls=None, artifactType=None)
+    for parsed in (
+        parse_manifest(manifest(annotations=texts, config=descriptor("x", annotations=texts)), DIGEST),
+        parse_index(index(annotations=texts), "x"),
+        parse_index(index(manifests=[entry]), "x").manifests[0],
+    ):
+        assert parsed.annotations == {"b": "x"}
+
+
+@pytest.mark.parametrize("media_type", [None, *INDEX_TYPES])
+def test_index_need_not_say_its_version(media_type: str | None) -> None:
+    entries = [descriptor("x")]
+    for stated in (media_type, None):
+        raw = index(schemaVersion=None, mediaType=stated, manifests=entries)
+        assert [entry.size for entry in parse_index(raw, "x", media_type=media_type).manifests] == [7]
 
 
 def test_empty_strings_count_as_absent() -> None:

@@ -14,10 +14,12 @@ import pytest
 
 from composefs_async.digest import sha256_content_digest
 from composefs_async.errors import DigestMismatchError, ImageNotFoundError, OciError, TransportError
-from composefs_async.oci.documents import Descriptor
+from composefs_async.oci.documents import OCI_INDEX_TYPE, Descriptor
 from composefs_async.oci.layout_writer import OciLayoutWriter
+from composefs_async.oci.names import LayoutReference
 from composefs_async.oci.platforms import Platform
 from composefs_async.oci.sources import ImageSource, LocalBlob, OciLayoutSource, ResolvedImage
+from composefs_async.oci.sources.layout import locate
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -153,6 +155,55 @@ async def test_missing_manifests_of_other_platforms_do_not_matter(tmp_path: Path
 
 
 # -- digests as names --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", ["manifest", "config", "index"])
+@pytest.mark.parametrize("first", [True, False])
+async def test_entries_that_are_not_wanted_may_be_missing(tmp_path: Path, missing: str, first: bool) -> None:
+    writer = OciLayoutWriter(tmp_path)
+    wanted, other = image(writer, AMD64, None, b"amd"), image(writer, ARM64, None, b"arm")
+    if missing == "index":
+        other = writer.add_index([other])
+    writer.add_index([other, wanted] if first else [wanted, other], tag="t")
+    path = blob_path(tmp_path, other.digest)
+    if missing == "config":
+        path = blob_path(tmp_path, json.loads(path.read_bytes())["config"]["digest"])
+    path.unlink()
+    index = blob_path(tmp_path, json.loads((tmp_path / "index.json").read_bytes())["manifests"][-1]["digest"])
+    document = json.loads(index.read_bytes())
+    for entry in document["manifests"]:
+        entry.pop("platform", None)
+    raw = json.dumps(document).encode()
+    top = Descriptor(OCI_INDEX_TYPE, sha256_content_digest(raw), len(raw))
+    blob_path(tmp_path, top.digest).write_bytes(raw)
+    source = OciLayoutSource(tmp_path)
+    assert (await source.resolve(digest=top.digest, platform=AMD64)).manifest.digest == wanted.digest
+    with pytest.raises(ImageNotFoundError) as caught:
+        await source.resolve(digest=top.digest, platform=S390X)
+    assert caught.value.reason == (
+        "no manifest for linux/s390x; there are: linux/amd64; choose one with --platform linux/amd64; "
+        f"of 1 more it cannot be told: {path} is missing"
+    )
+
+
+async def test_entry_is_resolved_by_its_position(tmp_path: Path) -> None:
+    writer = OciLayoutWriter(tmp_path)
+    entries = [image(writer, AMD64, "t", b"1"), image(writer, AMD64, "u", b"2")]
+    source = OciLayoutSource(tmp_path)
+    for position, entry in enumerate(entries):
+        found = await source.resolve(position=position, platform=AMD64)
+        assert (found.manifest.digest, found.reference) == (entry.digest, f"oci:{tmp_path}:@{position}")
+    with pytest.raises(ImageNotFoundError, match=r":@2: index.json has 2 entries, from 0"):
+        await source.resolve(position=2)
+
+
+def test_image_directory_is_located_before_other_directories(tmp_path: Path) -> None:
+    (tmp_path / "a:b").mkdir(parents=True)
+    (tmp_path / "a").mkdir()
+    assert locate(f"oci:{tmp_path}/a:b:c") == LayoutReference(f"{tmp_path}/a", "b:c")
+    OciLayoutWriter(tmp_path / "a:b")
+    assert locate(f"oci:{tmp_path}/a:b:c") == LayoutReference(f"{tmp_path}/a:b", "c")
+    assert locate(f"oci:{tmp_path}/x:b:c") == LayoutReference(f"{tmp_path}/x:b", "c")
 
 
 async def test_manifest_is_resolved_by_digest_whatever_its_platform(tmp_path: Path) -> None:
@@ -325,7 +376,7 @@ async def test_unknown_tag_is_an_error_that_lists_tags(tmp_path: Path) -> None:
         await OciLayoutSource(tmp_path).resolve(tag="x")
     for number in range(11):
         image(writer, AMD64, f"t{number:02}")
-    with pytest.raises(ImageNotFoundError, match=r"there are: a, b, t00, .*, t09 and 1 more$"):
+    with pytest.raises(ImageNotFoundError, match=r"there are: a, b, t00, .*, t07 and 3 more$"):
         await OciLayoutSource(tmp_path).resolve(tag="x")
 
 

@@ -137,6 +137,8 @@ def test_referrer_is_a_reference_of_two_digests() -> None:
         (f"oci:/a@{DIGEST}", LayoutReference("/a", None, DIGEST)),
         (f"oci:a:b/@{DIGEST}", LayoutReference("a:b/", None, DIGEST)),
         (f"oci:/a@b@{DIGEST}", LayoutReference("/a@b", None, DIGEST)),
+        ("oci:/a:@0", LayoutReference("/a", position=0)),
+        ("oci:a:b:@17", LayoutReference("a:b", position=17)),
     ],
 )
 def test_layout_reference_is_parsed_and_spelled(text: str, reference: LayoutReference) -> None:
@@ -153,6 +155,9 @@ def test_layout_reference_is_parsed_and_spelled(text: str, reference: LayoutRefe
         ("oci::tag", "the directory is missing"),
         (f"oci:@{DIGEST}", "the directory is missing"),
         ("oci:/a:", "the tag after the last ':' is empty"),
+        ("oci:/a:@", "'' is no position in index.json"),
+        ("oci:/a:@-1", "'-1' is no position in index.json"),
+        ("oci:/a:@x", "'x' is no position in index.json"),
         ("oci:/a@sha256:12", "not a content digest"),
         (f"oci:/a:tag@{DIGEST}", "give a tag or a digest, not both"),
     ],
@@ -161,3 +166,24 @@ def test_bad_layout_reference_is_refused(text: str, reason: str) -> None:
     with pytest.raises(OciError, match=reason) as caught:
         parse_layout_reference(text)
     assert caught.value.what == text
+
+
+@pytest.mark.parametrize(
+    ("rest", "directories", "reference"),
+    [
+        ("d:docker.io/library/busybox:1.27", {"d"}, LayoutReference("d", "docker.io/library/busybox:1.27")),
+        ("d:localhost:5000/a:b", {"d", "d:localhost"}, LayoutReference("d", "localhost:5000/a:b")),
+        ("d:localhost:5000/a:b", {"d:localhost"}, LayoutReference("d:localhost", "5000/a:b")),
+        ("/a:b/c:d", {"/a:b/c"}, LayoutReference("/a:b/c", "d")),
+        ("/a:b/c:d", {"/a:b/c:d"}, LayoutReference("/a:b/c:d")),
+        ("/a:b/c:d", set[str](), LayoutReference("/a:b/c", "d")),
+        ("a:b:@1", {"a:b"}, LayoutReference("a:b", position=1)),
+        (f"d:a/b@{DIGEST}", {"d"}, LayoutReference("d", f"a/b@{DIGEST}")),
+        (f"a:b@{DIGEST}", {"a:b"}, LayoutReference("a:b", None, DIGEST)),
+        (f"a:b@{DIGEST}", {"a"}, LayoutReference("a", f"b@{DIGEST}")),
+    ],
+)
+def test_directory_ends_at_the_first_colon_that_a_directory_stands_before(
+    rest: str, directories: set[str], reference: LayoutReference
+) -> None:
+    assert parse_layout_reference(f"oci:{rest}", directories.__contains__) == reference

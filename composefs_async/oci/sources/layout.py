@@ -10,9 +10,10 @@ are followed, since build tools make such directories of links to their caches.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -34,19 +35,42 @@ from ..documents import (
     verify_content,
 )
 from ..jsondoc import DOCUMENT_LIMIT, brief, parse_json
-from ..names import LayoutReference
+from ..names import LayoutReference, parse_layout_reference
 from ..platforms import Candidate, Platform, choose
 from .base import Blob, LocalBlob, ResolvedImage
 
 if TYPE_CHECKING:
     from os import PathLike
 
-__all__ = ["OciLayoutSource"]
+__all__ = ["OciLayoutSource", "locate"]
 
 _MAX_DEPTH = 4  # of indexes; index.json is the first
 _READ_BUDGET = 4 * DOCUMENT_LIMIT  # bytes of documents that one resolve may read together
 _OPEN_COST = 4096  # bytes that a document counts besides its own
-_LISTED = 12  # as many names as an error message lists
+_LISTED = 10  # as many names as an error message lists
+
+
+def locate(text: str) -> LayoutReference:
+    """Tell directory and tag in ``oci:DIR[:TAG]`` apart by the directories that there are.  Blocks.
+
+    An image directory counts before any other directory.
+
+    Raises:
+        OciError: *text* is no such reference.
+    """
+    for is_directory in (_is_image_directory, os.path.isdir):
+        reference = parse_layout_reference(text, is_directory)
+        if is_directory(reference.directory):
+            break
+    return reference
+
+
+def _is_image_directory(path: str) -> bool:
+    return os.path.isfile(os.path.join(path, "oci-layout"))
+
+
+class _MissingError(TransportError):
+    """A file of an image directory is not there."""
 
 
 class OciLayoutSource:
@@ -63,14 +87,23 @@ class OciLayoutSource:
         self._limit = document_limit
 
     async def resolve(
-        self, *, tag: str | None = None, digest: str | None = None, platform: Platform | None = None
+        self,
+        *,
+        tag: str | None = None,
+        digest: str | None = None,
+        platform: Platform | None = None,
+        position: int | None = None,
     ) -> ResolvedImage:
-        """As `ImageSource.resolve`.  Of tag and digest at most one can be given; without both all entries count."""
-        reference = LayoutReference(str(self._directory), tag, digest)
-        if tag is not None and digest is not None:
+        """Find one image and read its documents, like `ImageSource.resolve`.
+
+        Of tag, digest and *position*, the index of an entry of index.json, at most one can be given; without them
+        all entries count.
+        """
+        reference = LayoutReference(str(self._directory), tag, digest, position)
+        if [tag, digest, position].count(None) < 2:
             raise OciError(str(reference), "give a tag or a digest, not both")
         resolving = _Resolving(self._directory, self._limit, str(reference), max(_READ_BUDGET, 4 * self._limit))
-        return await hop(resolving.resolve, tag, digest, platform)
+        return await hop(resolving.resolve, reference, platform)
 
     def open_blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[Blob]:
         """As `ImageSource.open_blob`; it is always a `LocalBlob`."""
@@ -91,13 +124,16 @@ class _Resolving:
     limit: int
     reference: str
     budget: int
+    missing: list[TransportError] = field(default_factory=list[TransportError])
+    """What stands in an index and is not there."""
 
-    def resolve(self, tag: str | None, digest: str | None, platform: Platform | None) -> ResolvedImage:
+    def resolve(self, wanted: LayoutReference, platform: Platform | None) -> ResolvedImage:
         self._check_layout()
-        if digest is not None:
-            return self._image(self._by_digest(digest, platform))
-        entries = self._entries(tag)
-        return self._image(self._choose(entries, platform, tagged=tag is not None))
+        if wanted.digest is not None:
+            return self._image(self._by_digest(wanted.digest, platform))
+        entries = self._entries(wanted)
+        named = wanted.tag is not None or wanted.position is not None
+        return self._image(self._choose(entries, platform, tagged=named))
 
     def _check_layout(self) -> None:
         path = self.directory / "oci-layout"
@@ -111,11 +147,15 @@ class _Resolving:
 
     # -- choosing ------------------------------------------------------------------------------
 
-    def _entries(self, tag: str | None) -> list[Descriptor]:
-        """Of index.json, those named *tag*, or all."""
-        path = self.directory / "index.json"
+    def _entries(self, wanted: LayoutReference) -> list[Descriptor]:
+        """Return the entries of index.json that are *wanted*: of a tag, at a position, or all."""
+        path, position = self.directory / "index.json", wanted.position
         entries = parse_index(self._read(path), str(path), limit=self.limit).manifests
-        found = [entry for entry in entries if tag is None or entry.tag == tag]
+        if position is not None:
+            if position >= len(entries):
+                raise ImageNotFoundError(self.reference, reason=f"index.json has {len(entries)} entries, from 0")
+            return [entries[position]]
+        found = [entry for entry in entries if wanted.tag is None or entry.tag == wanted.tag]
         if entries and not found:
             raise ImageNotFoundError(self.reference, reason=f"there is no such tag; {_tags(entries)}")
         return found
@@ -139,14 +179,37 @@ class _Resolving:
     def _choose(self, entries: list[Descriptor], platform: Platform | None, *, tagged: bool) -> Descriptor:
         manifests = [(entry, tag) for top in entries for entry, tag in self._expand(top, top.tag, 1)]
         known = [(entry, tag) for entry, tag in manifests if entry.media_type in MANIFEST_TYPES]
+        if not manifests and self.missing:
+            raise self.missing[0]
         if manifests and not known:
             kinds = dict.fromkeys(brief(entry.media_type) for entry, _ in manifests)
             raise OciError(
                 self.reference, f"there is no manifest of a known type, only {', '.join(list(kinds)[:_LISTED])}"
             )
-        candidates = [Candidate(entry.digest, entry.platform or self._platform(entry), tag) for entry, tag in known]
-        chosen = choose(candidates, platform, what=self.reference, tagged=tagged)
-        return known[candidates.index(chosen)][0]
+        entries, candidates = self._candidates(known)
+        try:
+            return entries[candidates.index(choose(candidates, platform, what=self.reference, tagged=tagged))]
+        except ImageNotFoundError as error:
+            if not self.missing:
+                raise
+            if not candidates:
+                raise self.missing[0] from None
+            reason = f"{error.reason}; of {len(self.missing)} more it cannot be told: {self.missing[0]}"
+            raise ImageNotFoundError(self.reference, reason=reason) from None
+
+    def _candidates(self, manifests: list[tuple[Descriptor, str | None]]) -> tuple[list[Descriptor], list[Candidate]]:
+        """Return what there is to choose from; entries that are missing, and say no platform, are left out."""
+        entries: list[Descriptor] = []
+        candidates: list[Candidate] = []
+        for entry, tag in manifests:
+            try:
+                platform = entry.platform or self._platform(entry)
+            except _MissingError as error:
+                self.missing.append(error)
+                continue
+            entries.append(entry)
+            candidates.append(Candidate(entry.digest, platform, tag))
+        return entries, candidates
 
     def _expand(self, entry: Descriptor, tag: str | None, depth: int) -> Iterator[tuple[Descriptor, str | None]]:
         """The entry itself, or those of the index it points at; *tag* is that of the outermost one.
@@ -159,7 +222,12 @@ class _Resolving:
         if depth >= _MAX_DEPTH:
             raise OciError(self.reference, f"indexes inside indexes are nested deeper than {_MAX_DEPTH}")
         name = f"index {entry.digest}"
-        index = parse_index(self._document(name, entry), name, media_type=entry.media_type, limit=self.limit)
+        try:
+            raw = self._document(name, entry)
+        except _MissingError as error:
+            self.missing.append(error)
+            return
+        index = parse_index(raw, name, media_type=entry.media_type, limit=self.limit)
         for inner in index.manifests:
             yield from self._expand(inner, tag, depth + 1)
 
@@ -224,10 +292,12 @@ def _open_regular(path: Path) -> BinaryIO:
     """
     try:
         if not path.is_file():
-            raise TransportError(f"{path} {'is not a regular file' if path.exists() else 'is missing'}")
+            if path.exists():
+                raise TransportError(f"{path} is not a regular file")
+            raise _MissingError(f"{path} is missing")
         return open(path, "rb")
     except FileNotFoundError:
-        raise TransportError(f"{path} is missing") from None
+        raise _MissingError(f"{path} is missing") from None
 
 
 def _open_sized(path: Path, descriptor: Descriptor) -> BinaryIO:
