@@ -62,7 +62,7 @@ static bool is_sound(const uint8_t *header)
 
 static bool numbers(struct member *member, const uint8_t *header)
 {
-    return number(header + MODE, 8, &member->mode) && member->mode <= 07777 && number(header + UID, 8, &member->uid) &&
+    return number(header + MODE, 8, &member->mode) && number(header + UID, 8, &member->uid) &&
            number(header + GID, 8, &member->gid) && number(header + SIZE, 12, &member->size) &&
            number(header + MTIME, 12, &member->mtime);
 }
@@ -89,15 +89,19 @@ static bool type_of(struct member *member, const uint8_t *header)
 
 bool member_parse(struct member *member, const uint8_t *header)
 {
+    const bool ustar = memcmp(header + MAGIC, "ustar\00000", 8) == 0;
+
+    if (!ustar && memcmp(header + MAGIC, "ustar  ", 8) != 0)
+        return false;
     if (!header[0] || !numbers(member, header) || !type_of(member, header) || !is_sound(header))
         return false;
+    member->mode &= 07777;
     member->name = header;
     member->name_size = strnlen((const char *)header, MEMBER_NAME);
     member->link = header + LINK;
     member->link_size = strnlen((const char *)header + LINK, 100);
     member->prefix = header + PREFIX;
-    member->prefix_size =
-        memcmp(header + MAGIC, "ustar\00000", 8) == 0 ? strnlen((const char *)header + PREFIX, MEMBER_PREFIX) : 0;
+    member->prefix_size = ustar ? strnlen((const char *)header + PREFIX, MEMBER_PREFIX) : 0;
     return true;
 }
 

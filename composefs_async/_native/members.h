@@ -1,7 +1,7 @@
 /* Members of a tar archive that need no second look; no Python, no system calls.
  *
- * What is accepted here is less than a full parser accepts: fields filled with octal digits, and nothing behind them
- * but their terminator. */
+ * What is accepted here is less than a full parser accepts: ustar and GNU headers, fields filled with octal digits, and
+ * nothing behind them but their terminator. */
 
 #ifndef COMPOSEFS_MEMBERS_H
 #define COMPOSEFS_MEMBERS_H

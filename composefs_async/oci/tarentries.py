@@ -21,7 +21,7 @@ from zlib_ng import zlib_ng
 from .. import _native
 from ..digest import ObjectId
 from ..errors import TarError
-from .tarheader import BLOCK, INLINE_MAX, USTAR_MAGIC, EntryType, HeaderParser, Member, Memo, byte_sum
+from .tarheader import BLOCK, GNU_MAGIC, INLINE_MAX, USTAR_MAGIC, EntryType, HeaderParser, Member, Memo, byte_sum
 
 Buffer = bytes | bytearray | memoryview
 
@@ -60,7 +60,7 @@ class TarEntry(NamedTuple):
     uid: int
     gid: int
     size: int
-    """Of a file's content, in bytes.  Other types may claim data too, which is passed over."""
+    """Of a file's content, in bytes; 0 for other types."""
     mtime_ns: int
     """Since 1970, in nanoseconds; negative before.  ``divmod(mtime_ns, 10**9)`` gives what an inode holds."""
     rdev: int
@@ -243,14 +243,13 @@ class EntryReader:
             try:
                 # Sizes seldom come again: this is faster than a memo.
                 size, (mode, uid, gid), mtime_ns = int(digits, 8), owners[owner], times[mtime]
-                byte_sum = sums[checksum]
+                byte_sum, (link, prefix, rest_sum) = sums[checksum], rests[rest]
             except ValueError:
                 break
-            link, prefix, rest_sum = rests[rest]
             # The byte sum: see tarheader.  So few bytes cannot reach what Adler-32 is modulo of.
             if (_adler32(data[at : at + _REST]) & 0xFFFF) - 1 + rest_sum != byte_sum or not name[0]:
                 break
-            if not digits.isdigit() or size_field[11] not in _ENDS or mode > 0o7777 or kind not in _PLAIN_TYPES:
+            if not digits.isdigit() or size_field[11] not in _ENDS or kind not in _PLAIN_TYPES:
                 break
             path = (prefix + name.partition(b"\0")[0]).strip(b"/")
             offset, content = base + at, at + BLOCK
@@ -331,7 +330,9 @@ def _plain_link(kind: int, link: bytes) -> bytes | None:
 
 
 def _rest(rest: bytes) -> tuple[bytes, bytes, int]:
-    """Link, prefix with its slash, and byte sum of what follows the type in a header."""
-    prefix = rest[345 - _REST : 500 - _REST].partition(b"\0")[0]
-    at_prefix = prefix and rest[257 - _REST : 265 - _REST] == USTAR_MAGIC
-    return rest[:100].partition(b"\0")[0], prefix + b"/" if at_prefix else b"", byte_sum(rest)
+    """Link, prefix with its slash, and byte sum of what follows the type in a header; ValueError for odd dialects."""
+    magic = rest[257 - _REST : 265 - _REST]
+    if magic not in (USTAR_MAGIC, GNU_MAGIC):
+        raise ValueError("neither ustar nor GNU")
+    prefix = rest[345 - _REST : 500 - _REST].partition(b"\0")[0] if magic == USTAR_MAGIC else b""
+    return rest[:100].partition(b"\0")[0], prefix + b"/" if prefix else b"", byte_sum(rest)

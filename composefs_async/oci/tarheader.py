@@ -5,7 +5,9 @@ and for the reader alike: what one accepts the other reads.  It does not own the
 where headers are (`tarsplit`, `tarentries`), nor what a path or a whiteout means in a tree.
 
 Formats: V7, ustar, GNU (long names, base-256 numbers) and PAX, after POSIX pax(1), the GNU tar manual
-"Basic Tar Format" and tar(5) of libarchive.  Sparse members are refused.  All input is untrusted.
+"Basic Tar Format" and tar(5) of libarchive.  Where a header contradicts itself it means what it means to GNU tar,
+bsdtar, and Go's archive/tar; `HeaderParser.difference` tells where composefs-rs 0.9.0 reads another member.  Sparse
+members are refused.  All input is untrusted.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from .tarpax import PaxRecords, signed64
 
 __all__ = [
     "BLOCK",
+    "GNU_MAGIC",
     "INLINE_MAX",
     "MAX_EXTENSION_DATA",
     "MAX_FILE_SIZE",
@@ -51,7 +54,9 @@ _DEV_MAJOR_MAX, _DEV_MINOR_MAX = 0xFFF, 0xFFFFF  # dev_t of Linux (linux/kdev_t.
 _WHITEOUT = b".wh."
 
 _OCTAL = re.compile(rb"[0-7]*")
-USTAR_MAGIC, _GNU = b"ustar\x0000", b"ustar  \x00"
+USTAR_MAGIC, GNU_MAGIC = b"ustar\x0000", b"ustar  \x00"
+"""What nearly every header has, version included.  The fast loops leave all others to `HeaderParser`."""
+_USTAR, _GNU = USTAR_MAGIC[:6], GNU_MAGIC[:6]
 
 
 class EntryType(enum.IntEnum):
@@ -78,6 +83,7 @@ _TYPES = {
     b"6": EntryType.FIFO,
 }
 _DEVICES = (EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE)
+_PERMISSIONS = 0o7777
 _EXTENSION_NAMES = {b"x": "PAX header", b"L": "GNU long name", b"K": "GNU long link"}
 
 
@@ -92,7 +98,7 @@ class Member(NamedTuple):
     uid: int
     gid: int
     size: int
-    """Of the data behind the header; only a file's data means anything."""
+    """Of the data behind the header; 0 for all but files, which have none."""
     mtime_ns: int
     """Since 1970, in nanoseconds; negative before."""
     rdev: int
@@ -163,7 +169,9 @@ def number(field: bytes) -> int:
 
 
 def _mode_and_owner(fields: bytes) -> tuple[int, int, int]:
-    return number(fields[:8]), number(fields[8:16]) & 0xFFFFFFFF, number(fields[16:]) & 0xFFFFFFFF
+    # Old writers stored st_mode whole, and some a type in it that is not the member's.
+    mode = number(fields[:8]) & _PERMISSIONS
+    return mode, number(fields[8:16]) & 0xFFFFFFFF, number(fields[16:]) & 0xFFFFFFFF
 
 
 def _mtime_ns(field: bytes) -> int:
@@ -172,9 +180,7 @@ def _mtime_ns(field: bytes) -> int:
 
 
 def _byte_sum_of_field(field: bytes) -> int:
-    # The checksum counts its own field as eight spaces.  Sums of signed bytes, which some writers of the 1980s
-    # made, are refused as composefs-rs refuses them: what it cannot read should not be stored.
-    return number(field) - 8 * 0x20 + sum(field)
+    return number(field) - 8 * 0x20 + sum(field)  # the checksum counts its own field as eight spaces
 
 
 def byte_sum(header: bytes) -> int:
@@ -182,6 +188,11 @@ def byte_sum(header: bytes) -> int:
     # Adler-32 has one plus the sum of the bytes, modulo 65521, in its lower half. 256 bytes cannot reach that.
     adler32 = zlib_ng.adler32
     return (adler32(header[:256]) & 0xFFFF) + (adler32(header[256:]) & 0xFFFF) - 2
+
+
+def _signed_excess(header: bytes) -> int:
+    """By how much the sum of unsigned bytes exceeds that of signed ones, which some writers of the 1980s made."""
+    return 256 * sum(byte >> 7 for byte in header[:148] + header[156:])
 
 
 def _text(field: bytes) -> bytes:
@@ -221,6 +232,8 @@ class HeaderParser:
         self._bytes = 0
         self.pending: bool = False
         """Extension headers wait for their member."""
+        self.difference: str = ""
+        """Where and why composefs-rs 0.9.0 first reads another member than this parser; empty if it never does."""
 
     def parse(self, header: bytes, offset: int) -> Header:
         """The meaning of a *header* of 512 bytes, found at *offset* of the archive.
@@ -245,7 +258,7 @@ class HeaderParser:
             if self._kind == b"x":
                 self._pax = PaxRecords(data)
             else:
-                self._names[self._kind] = data[:-1] if data.endswith(b"\0") else data
+                self._names[self._kind] = _text(data)
         except ValueError as error:
             raise TarError(_reason(error), self._offset) from None
 
@@ -255,20 +268,20 @@ class HeaderParser:
             raise TarError("the archive ends after an extension header", offset)
 
     def _parse(self, header: bytes, offset: int) -> Header:
-        if byte_sum(header) != self.memos.sums[header[148:156]]:
+        excess = byte_sum(header) - self.memos.sums[header[148:156]]
+        if excess and excess != _signed_excess(header):
             raise ValueError("the header checksum is wrong")
-        kind, magic = header[156:157], header[257:265]
+        kind = header[156:157]
         size = self.memos.sizes[header[124:136]]
         if kind == b"g":
             return Header(self._check_size(size), None, False)
-        if magic in (USTAR_MAGIC, _GNU):
-            if kind in _EXTENSION_NAMES:
-                return self._begin_extension(kind, size, offset)
-            if kind == b"S":
-                raise ValueError("sparse members are not supported")
+        if kind in _EXTENSION_NAMES:
+            return self._begin_extension(kind, size, offset)
+        if kind == b"S":
+            raise ValueError("sparse members of the old GNU form are not supported")
         if kind not in _TYPES:
             raise ValueError(f"unsupported member type {kind!r}")
-        member = self._member(header, _TYPES[kind], size, magic)
+        member = self._member(header, kind, size, offset)
         self._pax, self._names, self._bytes = None, {}, 0
         self.pending = False
         return Header(member.size, member, False)
@@ -283,39 +296,49 @@ class HeaderParser:
         self.pending = True
         return Header(size, None, True)
 
-    def _member(self, header: bytes, kind: EntryType, size: int, magic: bytes) -> Member:
-        pax, names = self._pax, self._names
-        path = names.get(b"L")
-        if path is None:
-            path = _text(header[:100])
-            if magic == USTAR_MAGIC and header[345]:
-                path = _text(header[345:500]) + b"/" + path
-        link = names.get(b"K")
-        if link is None:
-            link = _text(header[157:257])
+    def _member(self, header: bytes, flag: bytes, size: int, offset: int) -> Member:
+        pax, names, magic = self._pax, self._names, header[257:263]
+        has_prefix = magic == _USTAR and header[345] != 0
+        path = names.get(b"L") or _text(header[:100])
+        if has_prefix and not names.get(b"L"):
+            path = _text(header[345:500]) + b"/" + path
+        link = names.get(b"K") or _text(header[157:257])
         mode, uid, gid = self.memos.owners[header[100:124]]
         mtime_ns = self.memos.times[header[136:148]]
         xattrs: tuple[tuple[bytes, bytes], ...] = ()
         if pax:
-            path = path if pax.path is None else pax.path
-            link = link if pax.link is None else pax.link
+            path, link = pax.path or path, pax.link or link
             size = size if pax.size is None else pax.size
             uid = uid if pax.uid is None else pax.uid
             gid = gid if pax.gid is None else pax.gid
             mtime_ns = mtime_ns if pax.mtime_ns is None else pax.mtime_ns
             xattrs = tuple(sorted(pax.xattrs.items()))
+        kind = _type_of(flag, magic, path)
+        self._note_difference(header, flag, kind, size, offset)
         return Member(
             self._checked_path(path),
             kind,
-            _checked_mode(mode, kind),
+            mode,
             uid,
             gid,
-            self._check_size(size),
+            self._check_size(size) if kind is EntryType.FILE else 0,
             mtime_ns,
-            _checked_device(header, kind, magic),
+            _device(header) if kind in _DEVICES and magic in (_USTAR, _GNU) else 0,
             self._checked_link(link, kind),
             xattrs,
         )
+
+    def _note_difference(self, header: bytes, flag: bytes, kind: EntryType, size: int, offset: int) -> None:
+        """Remember if composefs-rs 0.9.0 takes this member for another one, and does not refuse it."""
+        reason = ""
+        if kind is not _TYPES[flag]:
+            reason = "an old directory, marked by a slash behind its name, is a file to composefs-rs 0.9.0"
+        elif size and kind is not EntryType.FILE:
+            reason = f"composefs-rs 0.9.0 passes over {size} bytes behind a member that has no data"
+        elif header[257:263] == _USTAR and header[263:265] != USTAR_MAGIC[6:] and header[345] and not self.pending:
+            reason = f"composefs-rs 0.9.0 ignores a name's prefix in a header of version {header[263:265]!r}"
+        if reason and not self.difference:
+            self.difference = f"{reason} (tar offset {offset})"
 
     def _check_size(self, size: int) -> int:
         if size > self._max_size:
@@ -348,17 +371,9 @@ def _reason(error: ValueError) -> str:
     return "a PAX key is not UTF-8" if isinstance(error, UnicodeError) else str(error)
 
 
-def _checked_mode(mode: int, kind: EntryType) -> int:
-    # Old writers stored st_mode whole. A hard link's header tells of the file it is linked to, whatever that is.
-    extra = mode & ~0o7777
-    if extra and extra != kind and not (kind is EntryType.HARDLINK and extra in _TYPES.values()):
-        raise ValueError(f"mode {mode:o} has bits beyond 7777 that contradict its type")
-    return mode & 0o7777
-
-
-def _checked_device(header: bytes, kind: EntryType, magic: bytes) -> int:
-    if kind not in _DEVICES:
-        return 0
-    if magic not in (USTAR_MAGIC, _GNU):
-        raise ValueError("a device without numbers")
-    return _device(header)
+def _type_of(flag: bytes, magic: bytes, path: bytes) -> EntryType:
+    """What *flag* means; before there was one for directories, they had a slash behind their names."""
+    kind = _TYPES[flag]
+    if kind is EntryType.FILE and path.endswith(b"/") and (flag == b"\0" or magic not in (_USTAR, _GNU)):
+        return EntryType.DIRECTORY
+    return kind

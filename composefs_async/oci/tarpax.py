@@ -16,12 +16,12 @@ _XATTR_NAME_MAX = 255  # linux/limits.h
 _XATTR_VALUE_MAX = 65535  # what an EROFS image can hold in e_value_size (fs/erofs/erofs_fs.h)
 
 _UNSIGNED = re.compile(rb"\+?[0-9]{1,20}")
-_SECONDS = re.compile(rb"[+-]?[0-9]{1,20}")
+_SIGNED = re.compile(rb"[+-]?[0-9]{1,20}")
 _NANOSECONDS = re.compile(rb"\+?[0-9]+")
 
 
 class PaxRecords:
-    """One extended header's *data*, of which the last of equal records counts.
+    """One extended header's *data*, of which the last of equal records counts; an empty one leaves the header's value.
 
     Raises:
         ValueError: a record is malformed, or belongs to a sparse member.
@@ -43,17 +43,17 @@ class PaxRecords:
         if key.startswith(b"SCHILY.xattr."):
             self.xattrs[_xattr_name(key[13:], value)] = value
         elif key == b"mtime":
-            self.mtimes.append(value)
+            self.mtimes = [*self.mtimes, value] if value else []
         elif key == b"path":
-            self.path = value
+            self.path = value or None
         elif key == b"linkpath":
-            self.link = value
+            self.link = value or None
         elif key == b"size":
-            self.size = _unsigned64(value)
+            self.size = _unsigned64(value) if value else None
         elif key == b"uid":
-            self.uid = _unsigned64(value) & 0xFFFFFFFF
+            self.uid = _owner(value) if value else None
         elif key == b"gid":
-            self.gid = _unsigned64(value) & 0xFFFFFFFF
+            self.gid = _owner(value) if value else None
         elif key.startswith(b"GNU.sparse."):
             raise ValueError("sparse members are not supported")
         elif not key.isascii():
@@ -70,6 +70,13 @@ def _unsigned64(value: bytes) -> int:
     if not _UNSIGNED.fullmatch(value) or (found := int(value)) >> 64:
         raise ValueError(f"{value!r} is not a number of 64 bits")
     return found
+
+
+def _owner(value: bytes) -> int:
+    """As a number of 32 bits, so that -1 is 4294967295, which Linux takes for "no owner"."""
+    if not _SIGNED.fullmatch(value) or not -(1 << 63) <= (found := int(value)) < 1 << 64:
+        raise ValueError(f"{value!r} is not a number of 64 bits")
+    return found & 0xFFFFFFFF
 
 
 def _records(data: bytes) -> list[tuple[bytes, bytes]]:
@@ -108,7 +115,7 @@ def _mtime_ns(first: bytes, last: bytes) -> int:
     one and a half seconds before 1970.
     """
     whole = last.partition(b".")[0]
-    if not _SECONDS.fullmatch(whole) or not -(1 << 63) <= (seconds := int(whole)) < 1 << 64:
+    if not _SIGNED.fullmatch(whole) or not -(1 << 63) <= (seconds := int(whole)) < 1 << 64:
         raise ValueError(f"{last!r} is not a time")
     digits = first.partition(b".")[2][:9]
     fraction = int(digits) * 10 ** (9 - len(digits)) if _NANOSECONDS.fullmatch(digits) else 0

@@ -32,7 +32,7 @@ from zlib_ng import zlib_ng
 
 from .. import _native
 from ..errors import TarError
-from .tarheader import BLOCK, INLINE_MAX, MAX_FILE_SIZE, EntryType, HeaderParser
+from .tarheader import BLOCK, GNU_MAGIC, INLINE_MAX, MAX_FILE_SIZE, USTAR_MAGIC, EntryType, HeaderParser
 
 __all__ = [
     "EXTERNAL",
@@ -65,8 +65,9 @@ NATIVE: Final = _native.BACKEND == "native"
 if NATIVE:
     from .._native import _core
 
-# First byte of the name, 24 bytes of mode, uid and gid, size, mtime, checksum, type, first byte of the link.
-_unpack = struct.Struct("B99x24s12s12s8sBB").unpack_from
+# First byte of the name, 24 bytes of mode, uid and gid, size, mtime, checksum, type, first byte of the link, magic.
+_unpack = struct.Struct("B99x24s12s12s8sBB99x8s").unpack_from
+_MAGICS = (USTAR_MAGIC, GNU_MAGIC)
 _ZEROS = bytes(BLOCK)
 _FILE, _HARDLINK, _SYMLINK, _DIRECTORY = b"0125"
 
@@ -130,6 +131,11 @@ class TarSplitter:
         self._collected = bytearray()
         self._tail = bytearray()
         self._finished = False
+
+    @property
+    def difference(self) -> str:
+        """Where and why composefs-rs 0.9.0 reads another member than this; empty if it does not so far."""
+        return self._parser.difference
 
     @property
     def offset(self) -> int:
@@ -223,13 +229,13 @@ class TarSplitter:
         inline, last = self._inline, end - BLOCK
         try:
             while at <= last:
-                name, owner, size_field, mtime, checksum, kind, link = unpack(view, at)
+                name, owner, size_field, mtime, checksum, kind, link, magic = unpack(view, at)
                 half, content = at + 256, at + BLOCK
                 # The byte sum: see tarheader.
                 low, high = adler32(view[at:half]), adler32(view[half:content])
-                if (low & 0xFFFF) + (high & 0xFFFF) - 2 != sums[checksum] or owners[owner][0] > 0o7777 or not name:
+                if (low & 0xFFFF) + (high & 0xFFFF) - 2 != sums[checksum] or magic not in _MAGICS or not name:
                     break
-                size, _ = sizes[size_field], times[mtime]
+                size, _, _ = sizes[size_field], times[mtime], owners[owner]
                 if kind == _FILE and size > INLINE_MAX:
                     stop = content + size
                     if stop > end or size > limit:

@@ -151,7 +151,7 @@ def test_sparse_members_of_gnu_tar_are_refused(gnu_tar, tmp_path, options):
     with (tmp_path / "file").open("wb") as file:
         file.seek(10 << 20)
         file.write(b"end")
-    with pytest.raises(TarError, match="sparse members are not supported"):
+    with pytest.raises(TarError, match="sparse members"):
         entries(gnu_tar(*options, "--sparse", "-C", str(tmp_path), "file"))
 
 

@@ -66,7 +66,6 @@ def test_it_goes_on_where_it_was(core: ModuleType) -> None:
     ("field", "value"),
     [
         (0, b"\0"),  # no name
-        (100, b"0010644\0"),  # bits beyond the permissions
         (100, b"   644 \0"),
         (108, b"\x80\0\0\0\0\0\0\1"),  # base 256
         (116, b"0000000x"),
@@ -77,6 +76,9 @@ def test_it_goes_on_where_it_was(core: ModuleType) -> None:
         (156, b"x"),
         (156, b"3"),
         (156, b"\0"),
+        (257, bytes(8)),  # an archive of before 1988
+        (263, b"\0\0"),  # a version that nobody has
+        (257, b"ustar 00"),
     ],
 )
 def test_what_needs_a_second_look_is_left(core: ModuleType, field: int, value: bytes) -> None:

@@ -99,8 +99,8 @@ def test_source_of_the_target_follows_its_priority(tar):
         assert [entry.link for entry in read(archive)] == [target]
 
 
-def test_long_names_pass_in_either_magic(tar):
-    for magic in (b"ustar\x0000", OLD_GNU):
+def test_long_names_pass_in_any_magic(tar):
+    for magic in (b"ustar\x0000", OLD_GNU, b"ustar\0 1", b"ustar 00", b""):
         archive = tar.member(b"l", b"n" * 5000, b"L", magic=magic) + tar.header(b"x", magic=b"")
         assert [entry.path for entry in read(archive)] == [b"n" * 5000]
 
@@ -195,12 +195,6 @@ def test_zeros_behind_the_records_of_a_pax_header_are_ignored(tar):
     assert [entry.path for entry in read(archive)] == [b"pax"]
 
 
-def test_data_behind_other_types_is_passed_over(tar):
-    archive = tar.member(b"d", b"x" * 2000, b"5") + tar.header(b"a") + tar.end
-    pieces = [archive[at : at + 300] for at in range(0, len(archive), 300)]
-    assert [(entry.path, entry.content) for entry in read(*pieces)] == [(b"d", None), (b"a", b"")]
-
-
 @pytest.mark.parametrize("trailer", [b"", bytes(10), bytes(512), bytes(1024), bytes(1024) + b"junk", bytes(10_240)])
 @pytest.mark.parametrize("size", [0, 64, 65])
 def test_trailer_and_final_padding_may_be_missing(tar, size, trailer):
@@ -288,11 +282,11 @@ def test_content_in_the_wrong_place_is_refused(tar):
         ([OBJECT], nowhere, 0),
         ([file, OBJECT, OBJECT], nowhere, 577),
         ([tar.header(kind=b"5", size=600), OBJECT], nowhere, 512),
+        ([tar.header(kind=b"1", link=b"a", size=600), OBJECT], nowhere, 512),
         ([file[:100], OBJECT], nowhere, 0),
         ([tar.header(kind=b"x", size=20), OBJECT], nowhere, 512),
         ([file], missing, 512),
         ([small + bytes(63)], missing, 512),
-        ([tar.header(kind=b"5", size=600) + bytes(512)], missing, 1024),
         ([tar.header() + b"x" * 100], "inside a header", 512),
         ([tar.pax((b"path", b"a"))], "after an extension header", 1024),
         ([tar.pax((b"path", b"a")) + tar.end], "after an extension header", 1536),
