@@ -74,9 +74,10 @@ class ImportStats:
 class Lease:
     """Keeps what an import that was interrupted, or runs, has stored and not yet named."""
 
-    manifest_digest: str
+    manifest_digest: str | None
+    """None for a lease that was begun by `Repository.lease`."""
     reference: str
-    """Where the image comes from."""
+    """Where the image comes from; for the others the name of the lease."""
     started: int
     """Objects that were stored since then are kept; in nanoseconds since 1970, by the clock of the file system."""
     expires: float

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import re
 import subprocess
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,28 @@ def test_a_layer_is_imported_from_aiofiles(tmp_path: Path) -> None:
     layer, diff_id = blobs("one")
     assert run(example("import_aiofiles"), layer, diff_id, tmp_path / "r").startswith("1 objects stored")
     assert run(example("import_aiofiles"), layer, diff_id, tmp_path / "r").startswith("0 objects stored")
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
+def test_an_image_is_brought_by_a_service(tmp_path: Path, loop: str) -> None:
+    pytest.importorskip(loop)
+    handler = partial(Quiet, directory=LAYOUTS / "basic")
+    digest = json.loads((LAYOUTS / "basic/index.json").read_text())["manifests"][0]["digest"]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        try:
+            place = f"http://127.0.0.1:{server.server_port}"
+            command = [example("import_service"), place, digest, tmp_path / "r", "app", loop]
+            done = subprocess.run([sys.executable, "-W", "error", *command], capture_output=True, text=True, check=True)
+        finally:
+            server.shutdown()
+    assert f"tagged app: {digest}" in done.stdout
+    assert "/usr/share/sizes/070000" in run(example("layer_entries"), tmp_path / "r", "app")
 
 
 def test_a_directory_is_stored_on_uvloop(tmp_path: Path) -> None:

@@ -8,17 +8,24 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from .._sys import files
-from ..digest import Algorithm
+from ..digest import Algorithm, ObjectId
 from ..errors import ReadOnlyRepositoryError, RepositoryInUseError
 from .metadata import Metadata
 from .syncing import SyncGroup
 
-__all__ = ["RepoState"]
+__all__ = ["OpenLease", "RepoState"]
 
 DIRECTORY_MODE = 0o755
 FILE_MODE = 0o644
+
+
+class OpenLease(Protocol):
+    """Keeps layers that no image names; see `composefs_async._upkeep.leases`."""
+
+    def finished(self, diff_id: str, stream_id: ObjectId, /) -> None: ...
 
 
 class RepoState:
@@ -33,6 +40,8 @@ class RepoState:
         """Every object must be protected by fs-verity, and is measured when it is opened."""
         self.verity_works: bool | None = True if secure else None
         """Whether this file system does fs-verity; None until it has been tried."""
+        self.leases: list[OpenLease] = []
+        """What keeps layers that are imported by this handle until an image names them."""
         self.syncs: SyncGroup = SyncGroup(fd)
         self._objects_fd: int | None = None
         self._mutex = threading.Lock()

@@ -1,6 +1,7 @@
 """Leases: what an interrupted import has stored, and not yet named, stays for the next try.
 
-Owns the files ``.composefs-async/leases/DIGEST.json``, one for each manifest whose import has begun and not ended.
+Owns the files ``.composefs-async/leases/DIGEST.json``, one for each manifest whose import has begun and not ended, and
+``name-….json``, one for each lease that somebody else named.
 Does not own importing (`composefs_async.oci`), nor deleting (`collect`), which keeps every object that was stored
 since the start of a lease, and everything that its finished layers need.
 
@@ -10,6 +11,7 @@ tells, its layers are not believed.  A file that cannot be understood is no leas
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -19,12 +21,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .._repo.state import RepoState
-from ..digest import ObjectId, check_content_digest
-from ..errors import ComposefsError, FormatError
+from ..digest import ObjectId, check_content_digest, sha256_content_digest
+from ..errors import ComposefsError, FormatError, InvalidNameError
 from ..results import Lease
 from . import graph, private
 
-__all__ = ["DURATION", "LeaseHolder", "all_leases", "begin", "drop", "expire"]
+__all__ = ["DURATION", "LeaseHolder", "all_leases", "begin", "begin_named", "drop", "expire"]
 
 DURATION = 24 * 3600.0
 """Seconds that a lease holds after the last step of its import, unless told otherwise."""
@@ -32,6 +34,8 @@ DURATION = 24 * 3600.0
 _DIRECTORY = "leases"
 _LIMIT = 16 << 20
 _SUFFIX = ".json"
+_NAMED = "name-"
+_NAME_LIMIT = 1024  # bytes of the name of a lease
 _VERSION = 1
 
 
@@ -39,8 +43,10 @@ _VERSION = 1
 class _Record:
     """What a file says."""
 
-    manifest_digest: str
+    key: str
+    """The digest of a manifest, or `_NAMED` and the digits of a name's."""
     reference: str
+    """Where the image comes from, or the name."""
     started: int
     """In nanoseconds, by the clock of the file system."""
     expires: float
@@ -59,7 +65,7 @@ class _Record:
         layers = {diff_id: stream_id.hex() for diff_id, stream_id in self.layers.items()}
         values = {
             "version": _VERSION,
-            "manifest": self.manifest_digest,
+            "manifest": self.key,
             "reference": self.reference,
             "started": self.started,
             "expires": self.expires,
@@ -69,14 +75,14 @@ class _Record:
         return json.dumps(values, indent=1).encode()
 
     @classmethod
-    def decode(cls, content: bytes, digest: str) -> _Record | None:
+    def decode(cls, content: bytes, key: str) -> _Record | None:
         try:
             values: dict[str, Any] = json.loads(content)
-            if values["version"] != _VERSION or values["manifest"] != digest:
+            if values["version"] != _VERSION or values["manifest"] != key:
                 return None
             layers = {str(diff_id): ObjectId.from_hex(text) for diff_id, text in values["layers"].items()}
             started, expires = int(values["started"]), float(values["expires"])
-            return cls(digest, str(values["reference"]), started, expires, str(values["boot"]), layers)
+            return cls(key, str(values["reference"]), started, expires, str(values["boot"]), layers)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, FormatError):
             return None
 
@@ -102,7 +108,23 @@ class LeaseHolder:
 
     def end(self) -> None:
         """The image has its names, which keep it from now on."""
-        private.remove(self._state, _file(self._record.manifest_digest))
+        private.remove(self._state, _file(self._record.key))
+
+    @property
+    def lease(self) -> Lease:
+        """What it keeps at the moment."""
+        return _lease(self._record)
+
+
+def begin_named(state: RepoState, name: str, duration: float | None = None) -> LeaseHolder:
+    """The same for whatever somebody imports under a name of his own; whoever uses the name next goes on with it.
+
+    Raises:
+        InvalidNameError: the name is empty or longer than 1024 bytes.
+        ReadOnlyRepositoryError
+    """
+    state.require_writable()
+    return _begin(state, _named(name), name, duration)
 
 
 def begin(state: RepoState, manifest_digest: str, reference: str, duration: float | None = None) -> LeaseHolder:
@@ -111,13 +133,17 @@ def begin(state: RepoState, manifest_digest: str, reference: str, duration: floa
     Args:
         duration: in seconds after the last step of the import; 24 hours if not given.
     """
+    return _begin(state, check_content_digest(manifest_digest), reference, duration)
+
+
+def _begin(state: RepoState, key: str, reference: str, duration: float | None) -> LeaseHolder:
     duration = DURATION if duration is None else duration
-    old = _read(state, check_content_digest(manifest_digest))
+    old = _read(state, key)
     boot = _boot_id()
     started, layers = private.timestamp(state), {}
     if old is not None and not old.expired:
         started, layers = min(old.started, started), old.believed
-    record = _Record(manifest_digest, reference, started, time.time() + duration, boot, layers)
+    record = _Record(key, reference, started, time.time() + duration, boot, layers)
     _write(state, record)
     return LeaseHolder(state, record, duration)
 
@@ -137,32 +163,50 @@ def _is_whole(state: RepoState, stream_id: ObjectId) -> bool:
 
 def all_leases(state: RepoState) -> list[Lease]:
     """Those that hold now, sorted by digest."""
-    return [
-        Lease(record.manifest_digest, record.reference, record.started, record.expires, record.believed)
-        for record in _records(state)
-        if not record.expired
-    ]
+    return [_lease(record) for record in _records(state) if not record.expired]
 
 
-def drop(state: RepoState, manifest_digest: str) -> bool:
-    """End the lease of a manifest, so that the next gc removes what it kept; False if there is none."""
+def _lease(record: _Record) -> Lease:
+    digest = None if record.key.startswith(_NAMED) else record.key
+    return Lease(digest, record.reference, record.started, record.expires, record.believed)
+
+
+def drop(state: RepoState, name: str) -> bool:
+    """End the lease of a manifest, by its digest, or of a name, so that the next gc removes what it kept.
+
+    Returns:
+        False if there is none.
+    """
     with state.shared():
         state.require_writable()
-        return private.remove(state, _file(check_content_digest(manifest_digest)))
+        removed = [private.remove(state, _file(key)) for key in _keys(name)]
+        return any(removed)
+
+
+def _keys(name: str) -> list[str]:
+    with contextlib.suppress(FormatError):
+        return [check_content_digest(name), _named(name)]
+    return [_named(name)]
+
+
+def _named(name: str) -> str:
+    if not name or len(name.encode(errors="surrogatepass")) > _NAME_LIMIT:
+        raise InvalidNameError(name[:_NAME_LIMIT], f"the name of a lease has 1 to {_NAME_LIMIT} bytes")
+    return _NAMED + sha256_content_digest(name.encode(errors="surrogatepass")).partition(":")[2]
 
 
 def expire(state: RepoState) -> None:
     """Remove the files of leases that hold no more."""
     for record in _records(state):
         if record.expired:
-            private.remove(state, _file(record.manifest_digest))
+            private.remove(state, _file(record.key))
 
 
 # -- files -------------------------------------------------------------------------------------
 
 
-def _file(manifest_digest: str) -> str:
-    return f"{_DIRECTORY}/{manifest_digest}{_SUFFIX}"
+def _file(key: str) -> str:
+    return f"{_DIRECTORY}/{key}{_SUFFIX}"
 
 
 def _records(state: RepoState) -> Iterator[_Record]:
@@ -172,13 +216,13 @@ def _records(state: RepoState) -> Iterator[_Record]:
             yield record
 
 
-def _read(state: RepoState, manifest_digest: str) -> _Record | None:
-    content = private.read(state, _file(manifest_digest), _LIMIT)
-    return _Record.decode(content, manifest_digest) if content is not None else None
+def _read(state: RepoState, key: str) -> _Record | None:
+    content = private.read(state, _file(key), _LIMIT)
+    return _Record.decode(content, key) if content is not None else None
 
 
 def _write(state: RepoState, record: _Record) -> None:
-    private.write(state, _file(record.manifest_digest), record.encode())
+    private.write(state, _file(record.key), record.encode())
 
 
 def _boot_id() -> str:

@@ -163,7 +163,7 @@ def _standard_input() -> ByteSource:
     if stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode):
         return _Pipe(fd)
     rest = status.st_size - os.lseek(fd, 0, os.SEEK_CUR) if stat.S_ISREG(status.st_mode) else 0
-    return oci.LocalBlob(fd, max(rest, 0), "standard input")
+    return oci.BlockingBlob(lambda view: os.readv(fd, [view]), max(rest, 0))
 
 
 async def _replaced_input() -> AsyncIterator[bytes]:

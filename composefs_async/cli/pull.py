@@ -31,17 +31,17 @@ class PlatformType(click.ParamType[Any]):
 
 
 class ImageReference(click.ParamType[str]):
-    """``oci:DIR[:TAG]``, ``oci:DIR:@INDEX`` or ``oci:DIR@DIGEST``."""
+    """A reference to an image outside the repository, of any transport."""
 
     name = "image"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from ..errors import OciError
-        from ..oci.sources.layout import locate
+        from ..errors import InvalidNameError
+        from ..oci.sources.opening import check_reference
 
         try:
-            locate(str(value))
-        except OciError as error:
+            check_reference(str(value))
+        except InvalidNameError as error:
             self.fail(str(error), param, ctx)
         return str(value)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .context import ContentDigest, Settings, as_json, print_json
+from .context import Settings, as_json, print_json
 from .output import printable
 from .progress import progress_option, showing
 
@@ -99,7 +99,8 @@ def leases(ctx: click.Context, json_output: bool) -> None:
         return
     for lease in found:
         until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(lease.expires))
-        click.echo(printable(f"{lease.manifest_digest}  until {until}  {len(lease.layers)} layers  {lease.reference}"))
+        name = lease.manifest_digest or "(named)"
+        click.echo(printable(f"{name}  until {until}  {len(lease.layers)} layers  {lease.reference}"))
 
 
 def _lease_json(lease: Lease) -> dict[str, Any]:
@@ -114,14 +115,14 @@ def _lease_json(lease: Lease) -> dict[str, Any]:
 
 
 @leases.command
-@click.argument("digests", nargs=-1, required=True, type=ContentDigest(), metavar="DIGEST...")
+@click.argument("leases", nargs=-1, required=True, metavar="DIGEST_OR_NAME...")
 @click.pass_obj
-def drop(settings: Settings, digests: tuple[str, ...]) -> None:
-    """End the leases of these manifests, so that gc removes what they keep."""
+def drop(settings: Settings, leases: tuple[str, ...]) -> None:
+    """End the leases of these manifests, or of these names, so that gc removes what they keep."""
     from ..errors import NotFoundError
 
     with settings.open() as repo:
-        missing = [digest for digest in digests if not repo.drop_lease(digest)]
+        missing = [lease for lease in leases if not repo.drop_lease(lease)]
     if missing:
         raise NotFoundError(f"lease of {missing[0]}")
 

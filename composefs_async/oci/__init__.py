@@ -1,6 +1,7 @@
 """OCI images and layers in a composefs repository.
 
-`import_layer` takes one layer from any source of bytes, `pull` a whole image.  What is there then: `catalogue` lists,
+`import_layer` takes one layer from any source of bytes, `pull` a whole image from a reference or any `ImageSource`,
+`add_image` makes an image of layers that are there.  What is there then: `catalogue` lists,
 opens, tags and untags images, `stored_layers` looks into layers, `ensure_images` makes EROFS images that are missing,
 `check` and `repair` look after all of it.  `layout_writer` writes image directories, `ProgressStream` makes an async
 iterator of what happens.
@@ -17,6 +18,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .documents import Descriptor, ImageConfig, ImageLayer, Manifest
+    from .image_add import add_image
     from .image_pull import PullResult, pull
     from .image_repair import repair
     from .images import ensure_images, ensure_images_async, image_tree, image_tree_async
@@ -24,41 +27,62 @@ if TYPE_CHECKING:
     from .limits import Limits
     from .platforms import Platform
     from .progress_stream import ProgressStream
-    from .sources.base import LocalBlob, StreamedBlob
+    from .sources.base import Blob, BlockingBlob, ImageSource, LocalBlob, ResolvedImage, StreamedBlob
+    from .sources.opening import open_source
     from .unpack import ByteSource
 
 __all__ = [
+    "Blob",
+    "BlockingBlob",
     "ByteSource",
+    "Descriptor",
+    "ImageConfig",
+    "ImageLayer",
+    "ImageSource",
     "LayerResult",
     "Limits",
     "LocalBlob",
+    "Manifest",
     "Platform",
     "ProgressStream",
     "PullResult",
+    "ResolvedImage",
     "StreamedBlob",
+    "add_image",
     "ensure_images",
     "ensure_images_async",
     "image_tree",
     "image_tree_async",
     "import_layer",
+    "open_source",
     "pull",
     "repair",
 ]
 
 _HOMES = {
+    "Blob": ".sources.base",
+    "BlockingBlob": ".sources.base",
     "ByteSource": ".unpack",
+    "Descriptor": ".documents",
+    "ImageConfig": ".documents",
+    "ImageLayer": ".documents",
+    "ImageSource": ".sources.base",
     "LayerResult": ".layers",
     "Limits": ".limits",
     "LocalBlob": ".sources.base",
+    "Manifest": ".documents",
     "Platform": ".platforms",
     "ProgressStream": ".progress_stream",
     "PullResult": ".image_pull",
+    "ResolvedImage": ".sources.base",
     "StreamedBlob": ".sources.base",
+    "add_image": ".image_add",
     "ensure_images": ".images",
     "ensure_images_async": ".images",
     "image_tree": ".images",
     "image_tree_async": ".images",
     "import_layer": ".layers",
+    "open_source": ".sources.opening",
     "pull": ".image_pull",
     "repair": ".image_repair",
 }

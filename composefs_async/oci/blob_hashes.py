@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .. import _native
 from .._repo.batch import Buffer
 from ..errors import DigestMismatchError
 from .documents import content_hasher
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 if _native.BACKEND == "native":
     from .._native import _core
@@ -21,17 +26,18 @@ class BlobHashes:
     """Natively two SHA-256 streams take three quarters of the time that they take one after the other.
 
     Args:
-        digest: of the unpacked bytes.
-        packed_digest: of the bytes as shipped, if somebody wants to know.
+        digest: of the unpacked bytes; None computes the sha256 one, see `digests`.
+        packed_digest: of the bytes as shipped, if it is to be compared.
+        pack: compute the sha256 digest of the bytes as shipped, although it is not known.
 
     Raises:
         OciError: a digest is malformed, or of an algorithm that cannot be verified.
     """
 
-    def __init__(self, digest: str, packed_digest: str | None = None) -> None:
+    def __init__(self, digest: str | None, packed_digest: str | None = None, *, pack: bool = False) -> None:
         self._digest, self._packed_digest = digest, packed_digest
-        self._content = content_hasher(f"layer {digest}", digest)
-        self._packed = content_hasher(f"layer {packed_digest}", packed_digest) if packed_digest else None
+        self._content = _hasher(digest)
+        self._packed = _hasher(packed_digest) if packed_digest or pack else None
         self._pair = _pair() if self._packed and self._content.name == self._packed.name == "sha256" else None
 
     def update(self, content: Buffer, packed: Sequence[Buffer]) -> None:
@@ -54,13 +60,23 @@ class BlobHashes:
         packed, content = self._found()
         if self._packed_digest:
             _compare("layer blob", self._packed_digest, packed)
-        _compare("unpacked layer", self._digest, content)
+        if self._digest:
+            _compare("unpacked layer", self._digest, content)
+
+    def digests(self) -> tuple[str | None, str]:
+        """Of the bytes as shipped, if they were to be hashed, and of the unpacked bytes, as content digests."""
+        packed, content = self._found()
+        return f"{self._packed.name}:{packed}" if self._packed else None, f"{self._content.name}:{content}"
 
     def _found(self) -> tuple[str, str]:
         if self._pair is not None:
             packed, content = _core.sha256_pair_digests(self._pair)
             return packed.hex(), content.hex()
         return self._packed.hexdigest() if self._packed else "", self._content.hexdigest()
+
+
+def _hasher(digest: str | None) -> _Hash:
+    return content_hasher(f"layer {digest}", digest) if digest else hashlib.sha256()
 
 
 def _pair() -> bytearray | None:

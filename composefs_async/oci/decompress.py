@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from zlib_ng.zlib_ng import _Decompress
 
 __all__ = [
+    "HEAD_SIZE",
     "MAX_RATIO",
     "MAX_SIZE",
     "RATIO_FROM",
@@ -53,6 +54,10 @@ _WINDOW_LOG_MAX = 27  # 128 MiB: what zstd(1) accepts without --long or --memory
 _OUTPUT = 512 << 10
 # A member's end costs a copy of the input behind it: begin small, for archives of many small members.
 _FIRST_SLICE, _SLICE = 4 << 10, 512 << 10
+_USTAR = 257  # where a tar header has its magic (POSIX, pax)
+HEAD_SIZE = 512
+"""Bytes that `detect` looks at."""
+_UNSUPPORTED = ((b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"))
 _GZIP = 16 + 15  # wbits of zlib: gzip header and trailer with CRC, any window
 _ZLIB_ERROR = cast("type[Exception]", zlib_ng.error)  # declared as an instance there
 
@@ -71,13 +76,23 @@ def for_media_type(media_type: str) -> Compression | None:
     return None if name is None else Compression(name)
 
 
-def detect(head: bytes) -> Compression:
-    """The compression whose magic number *head*, the first four bytes or more, begins with."""
+def detect(head: bytes | memoryview) -> Compression:
+    """How a blob is packed, by its first bytes: give `HEAD_SIZE` of them, or all.  Media types are not to be believed.
+
+    Raises:
+        CompressionError: it is packed in a way that is not supported.
+    """
+    head = bytes(head[:HEAD_SIZE])
+    if head[_USTAR : _USTAR + 5] == b"ustar":  # a tar, whatever the name of its first member begins with
+        return Compression.NONE
     if head.startswith(b"\x1f\x8b"):
         return Compression.GZIP
     # RFC 8878: a frame, or a skippable frame
     if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
         return Compression.ZSTD
+    for magic, name in _UNSUPPORTED:
+        if head.startswith(magic):
+            raise CompressionError(f"it is packed with {name}, which is not supported", 0)
     return Compression.NONE
 
 

@@ -38,7 +38,7 @@ from .limits import Limits
 from .names import check_tag, image_ref
 from .platforms import Platform
 from .sources.base import ImageSource, ResolvedImage
-from .sources.layout import OciLayoutSource, locate
+from .sources.opening import open_source
 from .unpack import Unpacker, byte_source
 
 __all__ = ["PullResult", "pull"]
@@ -67,7 +67,7 @@ class PullResult:
 
 async def pull(
     repo: Repository,
-    reference: str,
+    source: str | ImageSource,
     *,
     tag: str | None = None,
     platform: Platform | None = None,
@@ -75,10 +75,7 @@ async def pull(
     progress: ProgressCallback | None = None,
     limits: Limits | None = None,
 ) -> PullResult:
-    """Import the image *reference* and tag it.  Durable on return.
-
-    References are ``oci:DIR[:TAG]``, ``oci:DIR:@INDEX`` (an entry of index.json, from 0) and ``oci:DIR@DIGEST``; the
-    directory ends at the first colon that an image directory stands before.
+    """Import an image from wherever it is, and tag it.  Durable on return.
 
     All digests are verified: of index, manifest and config before a layer is read, of each layer packed and
     unpacked before anything has a name.  Layers that are there are not read again.  When this raises or is
@@ -86,7 +83,10 @@ async def pull(
     some names of layers, config and manifest, each complete, and no tag.
 
     Args:
-        tag: the image's name in the repository; *reference* if not given.
+        source: a reference, or any object of the form of `ImageSource`, which stays open.  References are
+            ``oci:DIR[:TAG]``, ``oci:DIR:@INDEX`` (an entry of index.json, from 0) and ``oci:DIR@DIGEST``; the
+            directory ends at the first colon that an image directory stands before.
+        tag: the image's name in the repository; the reference if not given.
         platform: to take from an image of several; this machine's if not given.
         make_images: build the EROFS images that the repository wants, unless they are there.  Without them the
             image cannot be mounted, but an image that EROFS cannot hold can be kept.
@@ -95,17 +95,18 @@ async def pull(
         limits: on what the image may make us do; raise them only for a source that is trusted.
 
     Raises:
-        ImageNotFoundError: the image directory has no such image, or none for the platform.
-        OciError, TransportError, DigestMismatchError, TarError, CompressionError, InvalidNameError
+        InvalidNameError: the reference is not spelled right, or the tag cannot be a name.
+        ImageNotFoundError: the source has no such image, or none for the platform.
+        OciError, TransportError, DigestMismatchError, TarError, CompressionError
         ErofsError: no EROFS image can hold the tree: it has a name of more than 255 bytes, for example.
         ReadOnlyRepositoryError
     """
-    tag = check_tag(reference if tag is None else tag)
-    place = await hop(locate, reference)
-    async with ImportRun.begin(repo, progress, limits) as run:
-        source = OciLayoutSource(place.directory, document_limit=run.limits.document_size)
-        image = await source.resolve(tag=place.tag, digest=place.digest, platform=platform, position=place.position)
-        return await _Pull(run, source, image).run(tag, make_images)
+    if tag is not None or isinstance(source, str):
+        tag = check_tag(tag if tag is not None else str(source))
+    opening = open_source(source, limits) if isinstance(source, str) else nullcontext(source)
+    async with ImportRun.begin(repo, progress, limits) as run, opening as opened:
+        image = await opened.resolve(platform=platform)
+        return await _Pull(run, opened, image).run(tag or check_tag(image.reference), make_images)
 
 
 @dataclass(frozen=True, slots=True)

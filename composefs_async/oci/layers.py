@@ -25,7 +25,7 @@ from .flights import Holder, fly, holding
 from .growing import Follower
 from .limits import Limits
 from .names import layer_stream
-from .sources.base import LocalBlob, StreamedBlob
+from .sources.base import BlockingBlob, LocalBlob, StreamedBlob
 from .tarheader import INLINE_MAX
 from .tarsplit import PIECE, TarSplitter
 from .unpack import ByteSource, Unpacker, opened_source
@@ -81,6 +81,11 @@ class ImportRun:
         status = await hop(os.fstat, self.state.fd)
         return await fly((status.st_dev, status.st_ino, kind, name), work, self.holder)
 
+    async def lease(self, diff_id: str, stream_id: ObjectId) -> None:
+        """Let the leases that the handle has open keep a layer, whether it was there or has just come."""
+        for lease in tuple(self.state.leases):
+            await hop(lease.finished, diff_id, stream_id)
+
 
 def _ignore(event: object) -> None:
     pass
@@ -88,7 +93,7 @@ def _ignore(event: object) -> None:
 
 async def import_layer(
     repo: Repository,
-    diff_id: str,
+    diff_id: str | None,
     source: ByteSource,
     *,
     reference: str | None = None,
@@ -98,50 +103,58 @@ async def import_layer(
 ) -> LayerResult:
     """Store a tar layer and publish it as ``oci-layer-<diff_id>``.  Durable on return.
 
-    The tar may be packed with gzip or zstd; its unpacked bytes must have the digest *diff_id*.  Nothing is
-    published otherwise.  A layer that is there is not read.
+    The next garbage collection removes it, unless an image names it by then (`add_image`, `pull`), it has a
+    *reference*, or it was imported inside ``async with repo.lease(name)``, which keeps it meanwhile.
+
+    The tar may be packed with gzip or zstd, which its first bytes tell; its unpacked bytes must have the digest
+    *diff_id*.  Nothing is published otherwise.  A layer that is there is not read.
 
     Args:
+        diff_id: None computes the sha256 digest of the unpacked bytes; it is in the result.
         source: any async iterable of bytes, an object with an async ``read`` or ``receive`` (files of AnyIO and
-            aiofiles, byte streams), or a `LocalBlob`, which is read fastest.  Stays open.
+            aiofiles, byte streams), a `LocalBlob`, which is read fastest, or a `BlockingBlob`.  Stays open.
         reference: a name to publish besides, below ``refs/``.
-        media_type: of the layer; without it the first bytes tell how it is packed.
+        media_type: must be one of a layer, if it is given.
 
     Raises:
         DigestMismatchError, TarError, CompressionError, OciError, InvalidNameError
     """
-    content_hasher("layer", diff_id)
-    name = layer_stream(diff_id)
+    if diff_id is not None:
+        content_hasher("layer", diff_id)
     if reference is not None:
         check_reference(reference)
     async with ImportRun.begin(repo, progress, limits) as run:
-        found = await find_layer(run.state, diff_id)
-        if found is not None:
-            if reference is not None:
-                await repo.name_stream_async(name, reference)
-            return skipped(run, diff_id, found)
-        size = source.size if isinstance(source, LocalBlob | StreamedBlob) else 0
-        run.report(LayerStarted(diff_id, diff_id, size))
-        async with opened_source(source) as chunks:
-            unpacker = Unpacker(run.state, chunks, diff_id, media_type=media_type, limits=run.limits)
-            result = await store_layer(run, diff_id, unpacker, size)
-        await repo.register_stream_async(result.stream_id, name, reference)
+        found = await find_layer(run.state, diff_id) if diff_id is not None else None
+        if diff_id is None or found is None:
+            size = 0 if not isinstance(source, LocalBlob | StreamedBlob | BlockingBlob) else source.size
+            run.report(LayerStarted(diff_id or "", diff_id or "", size))
+            async with opened_source(source) as chunks:
+                unpacker = Unpacker(run.state, chunks, diff_id, media_type=media_type, limits=run.limits)
+                result = await store_layer(run, diff_id, unpacker, size)
+        else:
+            result = skipped(run, diff_id, found)
+        await run.lease(result.diff_id, result.stream_id)
+        if found is None:
+            await repo.register_stream_async(result.stream_id, layer_stream(result.diff_id), reference)
+        elif reference is not None:
+            await repo.name_stream_async(layer_stream(result.diff_id), reference)
         return result
 
 
 async def store_layer(
-    run: ImportRun, diff_id: str, unpacker: Unpacker, total: int, follower: Follower | None = None
+    run: ImportRun, diff_id: str | None, unpacker: Unpacker, total: int, follower: Follower | None = None
 ) -> LayerResult:
     """Store a tar layer without publishing it; the same layer wanted twice at once is read once.
 
     Args:
+        diff_id: None if it is to be computed; the layer's events have an empty one, but for the last.
         total: packed size in bytes, for progress; 0 if it is not known.
         follower: sees the layer, if it is read here.
     """
 
     def observe(packed: int, stats: ImportStats) -> None:
-        run.report(BytesRead(diff_id, packed, total))
-        run.report(ObjectsStored(diff_id, stats.objects_stored + stats.objects_replaced, stats.objects_present))
+        run.report(BytesRead(diff_id or "", packed, total))
+        run.report(ObjectsStored(diff_id or "", stats.objects_stored + stats.objects_replaced, stats.objects_present))
 
     async def work() -> tuple[StoredObject, ImportStats]:
         carriers = min(int(resources(run.state).write_semaphore.total_tokens), _MAX_CARRIERS)
@@ -149,10 +162,13 @@ async def store_layer(
         # The splitter does not compare what it carries whole with the limit.
         splitter = TarSplitter(carry_limit=min(PIECE, max(limit, INLINE_MAX)), max_file_size=limit)
         conveyor = Conveyor(run.state, unpacker, splitter, observe, carriers=carriers, follower=follower)
-        with inputs_named(f"layer {diff_id}"):
+        with inputs_named(f"layer {diff_id}" if diff_id else "layer"):
             return await conveyor.run()
 
-    return await _once(run, "layer", diff_id, work)
+    if diff_id is not None:
+        return await _once(run, "layer", diff_id, work)
+    stored, stats = await work()
+    return _done(run, unpacker.digests[1], stored.id, stats)
 
 
 async def store_blob(run: ImportRun, descriptor: Descriptor, unpacker: Unpacker) -> LayerResult:
@@ -189,6 +205,10 @@ async def _once(
     (stream_id, stats), ran_here = await run.once(kind, name, unless_published)
     if not ran_here or stats is None:
         return skipped(run, name, stream_id)
+    return _done(run, name, stream_id, stats)
+
+
+def _done(run: ImportRun, name: str, stream_id: ObjectId, stats: ImportStats) -> LayerResult:
     stats += ImportStats(layers_imported=1)
     run.report(LayerDone(name, stats))
     return LayerResult(name, stream_id, False, stats)

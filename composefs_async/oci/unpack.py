@@ -1,7 +1,7 @@
 """From whatever delivers a layer's bytes to unpacked bytes in a buffer, hashed on both sides.
 
-Local files are read in the worker thread that unpacks them; everything else is awaited on the event loop,
-gathered, and then unpacked in a worker thread.
+Local files, and what a function brings, are read in the worker thread that unpacks them; everything else is awaited on
+the event loop, gathered, and then unpacked in a worker thread.  How a layer is packed is told by its first bytes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .._repo.batch import Buffer
 from .._repo.state import RepoState
 from ..errors import CompressionError, OciError
 from .blob_hashes import BlobHashes
-from .decompress import Compression, Decompressor, decompressor, detect, for_media_type
+from .decompress import HEAD_SIZE, Compression, Decompressor, decompressor, detect, for_media_type
 from .limits import Limits
-from .sources.base import LocalBlob, StreamedBlob
+from .sources.base import BlockingBlob, LocalBlob, StreamedBlob
 
 __all__ = ["ByteSource", "Unpacker", "byte_source", "opened_source"]
 
@@ -43,12 +43,13 @@ class Receivable(Protocol):
     async def receive(self, max_bytes: int = ..., /) -> bytes: ...
 
 
-ByteSource: TypeAlias = AsyncIterable[bytes] | Readable | Receivable | LocalBlob | StreamedBlob
+ByteSource: TypeAlias = AsyncIterable[bytes] | Readable | Receivable | LocalBlob | StreamedBlob | BlockingBlob
+Delivery: TypeAlias = LocalBlob | BlockingBlob | AsyncIterator[bytes]
 
 
-def byte_source(source: ByteSource) -> LocalBlob | AsyncIterator[bytes]:
+def byte_source(source: ByteSource) -> Delivery:
     """One form for all of them.  Files are read in blocks, although iterating over them gives lines."""
-    if isinstance(source, LocalBlob):
+    if isinstance(source, LocalBlob | BlockingBlob):
         return source
     if isinstance(source, StreamedBlob):
         return source.chunks
@@ -79,7 +80,7 @@ class _Pieces:
 
 
 @asynccontextmanager
-async def opened_source(source: ByteSource) -> AsyncIterator[LocalBlob | AsyncIterator[bytes]]:
+async def opened_source(source: ByteSource) -> AsyncIterator[Delivery]:
     """The same for the time of a block, which closes what iterating over *source* has made, but not *source*."""
     chunks = byte_source(source)
     try:
@@ -89,35 +90,80 @@ async def opened_source(source: ByteSource) -> AsyncIterator[LocalBlob | AsyncIt
             await chunks.aclose()
 
 
+class _LocalReader:
+    """Reads a blob in the calling thread, one call at a time."""
+
+    def __init__(self, blob: LocalBlob | BlockingBlob) -> None:
+        self._blob, self._at, self._head = blob, 0, b""
+
+    def peek(self) -> bytes:
+        """The first bytes, which will be read once more."""
+        buffer, filled = bytearray(HEAD_SIZE), 0
+        while filled < HEAD_SIZE and (size := self._take(memoryview(buffer)[filled:])):
+            filled += size
+        self._head = bytes(buffer[:filled])
+        return self._head
+
+    def readinto(self, view: memoryview) -> int:
+        if not self._head:
+            return self._take(view)
+        size = min(len(self._head), len(view))
+        view[:size], self._head = self._head[:size], self._head[size:]
+        return size
+
+    def read(self) -> Buffer:
+        if self._head:
+            head, self._head = self._head, b""
+            return head
+        if isinstance(self._blob, LocalBlob):
+            data = os.pread(self._blob.fd, self._room(_READ_SIZE), self._blob.offset + self._at)
+            self._at += len(data)
+            return data
+        buffer = bytearray(_READ_SIZE)
+        return memoryview(buffer)[: self._blob.readinto(memoryview(buffer))]
+
+    def _take(self, view: memoryview) -> int:
+        if isinstance(self._blob, BlockingBlob):
+            return self._blob.readinto(view)
+        size = os.preadv(self._blob.fd, [view[: self._room(len(view))]], self._blob.offset + self._at)
+        self._at += size
+        return size
+
+    def _room(self, size: int) -> int:
+        return min(size, self._blob.size - self._at)
+
+
 class Unpacker:
     """Unpacks one layer, piece by piece, and knows in the end whether it was the right one.
 
     Args:
         source: as `byte_source` gives it; stays open.
-        digest: of the unpacked bytes.
-        media_type: tells how they are packed; without it the first bytes do.
+        digest: of the unpacked bytes; None if it is to be computed, see `digests`.
+        media_type: must be that of a layer; how it is packed is told by the first bytes.
         packed_digest: of the bytes as shipped, if that is known.
         raw: take the bytes as they are, whatever they look like.
+        pack: compute the digest of the bytes as shipped, too.
     """
 
     def __init__(
         self,
         state: RepoState,
-        source: LocalBlob | AsyncIterator[bytes],
-        digest: str,
+        source: Delivery,
+        digest: str | None,
         *,
         media_type: str | None = None,
         packed_digest: str | None = None,
         raw: bool = False,
+        pack: bool = False,
         limits: Limits | None = None,
     ) -> None:
         self._state, self._source, self._limits = state, source, limits or Limits()
-        self._compression = Compression.NONE if raw else for_media_type(media_type) if media_type else None
-        if media_type and not raw and self._compression is None:
+        if media_type and not raw and for_media_type(media_type) is None:
             raise OciError(f"layer {digest}", f"it is no tar layer but {media_type}")
-        # A layer that is not packed has both digests from the same bytes: hash them once.
-        same = packed_digest == digest and self._compression is Compression.NONE
-        self._hashes = BlobHashes(digest, None if same else packed_digest)
+        self._compression = Compression.NONE if raw else None
+        self._digest, self._same = digest, pack or packed_digest == digest
+        self._hashes = BlobHashes(digest, packed_digest, pack=pack)
+        self._reader = _LocalReader(source) if isinstance(source, LocalBlob | BlockingBlob) else None
         self._decompressor: Decompressor | None = None
         self._exhausted = False
         self.ended: bool = False
@@ -131,7 +177,7 @@ class Unpacker:
         Returns:
             How many bytes, and the packed pieces that were read for them, to be given to `hash`.
         """
-        if isinstance(self._source, LocalBlob):
+        if isinstance(self._source, LocalBlob | BlockingBlob):
             return await write_hop(self._state, self.fill_here, view)
         packed: list[Buffer] = []
         filled = 0
@@ -156,48 +202,59 @@ class Unpacker:
             size += len(piece)
         return b"".join(pieces)
 
-    def _take(self, data: bytes) -> bytes:
+    def _take(self, data: Buffer) -> Buffer:
         """Note that *data* has been read."""
         self.bytes_read += len(data)
         self._exhausted = not data
         if self._decompressor is None:
-            self._compression = self._compression or detect(data[:4])
             self._decompressor = decompressor(
-                self._compression, max_size=self._limits.max_layer_size, max_ratio=self._limits.max_ratio
+                self._detected(data), max_size=self._limits.max_layer_size, max_ratio=self._limits.max_ratio
             )
         return data
+
+    def _detected(self, head: Buffer) -> Compression:
+        """How the source is packed, by its first bytes unless that is known."""
+        if self._compression is None:
+            self._compression = detect(memoryview(head))
+            if self._compression is Compression.NONE and self._same:
+                # What is not packed has both digests from the same bytes: hash them once.
+                self._hashes = BlobHashes(self._digest)
+        return self._compression
 
     # -- in worker threads ---------------------------------------------------------------------
 
     @property
     def local(self) -> bool:
-        """The source is a file, so that `fill_here` may be called."""
-        return isinstance(self._source, LocalBlob)
+        """The source is read in the calling thread, so that `fill_here` may be called."""
+        return self._reader is not None
 
     def fill_here(self, view: memoryview) -> tuple[int, Sequence[Buffer]]:
         """What `fill` does, in the calling thread."""
-        assert isinstance(self._source, LocalBlob)
+        assert self._reader is not None
         packed: list[Buffer] = []
         try:
-            if self._compression is Compression.NONE and self._decompressor is None:
-                return self._read_plain(self._source.fd, view), packed
-            return self._unpack_local(self._source.fd, view, packed), packed
+            if self._compression is None:
+                self._detected(self._reader.peek())
+            if self._compression is Compression.NONE:
+                return self._read_plain(self._reader, view), packed
+            return self._unpack_local(self._reader, view, packed), packed
         except OSError as error:
-            error.filename = self._source.path
+            if isinstance(self._source, LocalBlob):
+                error.filename = self._source.path
             raise
 
-    def _unpack_local(self, fd: int, view: memoryview, packed: list[Buffer]) -> int:
+    def _unpack_local(self, reader: _LocalReader, view: memoryview, packed: list[Buffer]) -> int:
         filled = 0
         while True:
             if self._decompressor is not None:
                 filled += self._unpack(packed[-1] if packed else b"", view[filled:])
                 if self._is_enough(filled, view, packed):
                     return filled
-            packed.append(self._take(os.read(fd, _READ_SIZE)))
+            packed.append(self._take(reader.read()))
 
-    def _read_plain(self, fd: int, view: memoryview) -> int:
+    def _read_plain(self, reader: _LocalReader, view: memoryview) -> int:
         filled = 0
-        while filled < len(view) and (size := os.readv(fd, [view[filled:]])):
+        while filled < len(view) and (size := reader.readinto(view[filled:])):
             filled += size
         self.ended = filled < len(view)
         self.bytes_read += filled
@@ -225,3 +282,9 @@ class Unpacker:
             DigestMismatchError
         """
         self._hashes.verify()
+
+    @property
+    def digests(self) -> tuple[str, str]:
+        """Of the bytes as shipped, if that was asked for and is another one, and of the unpacked bytes; at the end."""
+        packed, content = self._hashes.digests()
+        return packed or content, content

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from .. import _upkeep
@@ -73,12 +74,44 @@ class UpkeepOperations(OpenRepository):
     async def leases_async(self) -> list[Lease]:
         return await hop(self.leases)
 
-    def drop_lease(self, manifest_digest: str) -> bool:
-        """End a lease, so that the next gc removes what it kept; False if there is none."""
-        return _upkeep.leases.drop(self._state, manifest_digest)
+    @asynccontextmanager
+    async def lease(self, name: str, *, duration: float | None = None) -> AsyncGenerator[Lease]:
+        """Keep what this handle imports in the block from garbage collection, until an image names it.
 
-    async def drop_lease_async(self, manifest_digest: str) -> bool:
-        return await hop(self.drop_lease, manifest_digest)
+        It holds for objects that are stored since the block began, and for layers that `oci.import_layer` stores or
+        finds there.  Nothing is durable by it.  The block's end ends the lease; if it ends by an error or a
+        cancellation, or the process dies, the lease stays for *duration*, and whoever uses its name next goes on with
+        it.  Blocks of several names may overlap; one name is for one block at a time.
+
+        Args:
+            name: 1 to 1024 bytes; any, such as the image's that is being put together.
+            duration: seconds that it holds after the last layer if it is not ended; 24 hours if not given.
+
+        Returns:
+            What an earlier block of that name has left; its ``layers`` need not be imported again.
+
+        Raises:
+            InvalidNameError, ReadOnlyRepositoryError
+        """
+        holder = await hop(_upkeep.leases.begin_named, self._state, name, duration)
+        self._state.leases.append(holder)
+        try:
+            yield holder.lease
+        finally:
+            self._state.leases.remove(holder)
+        await hop(holder.end)
+
+    def drop_lease(self, name: str) -> bool:
+        """End the lease of a manifest, by its digest, or of a name, so that the next gc removes what it kept.
+
+        Returns:
+            False if there is none.
+        """
+        return _upkeep.leases.drop(self._state, name)
+
+    async def drop_lease_async(self, name: str) -> bool:
+        """End a lease in a worker thread; see `drop_lease`."""
+        return await hop(self.drop_lease, name)
 
     # -- checking ------------------------------------------------------------------------------
 

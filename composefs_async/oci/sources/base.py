@@ -6,7 +6,7 @@ are *not* verified: the importer hashes them while it reads them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
@@ -14,19 +14,35 @@ from typing import Protocol, TypeAlias
 from ..documents import Descriptor, ImageConfig, ImageLayer, Manifest
 from ..platforms import Platform
 
-__all__ = ["Blob", "ImageSource", "LocalBlob", "ResolvedImage", "StreamedBlob"]
+__all__ = ["Blob", "BlockingBlob", "ImageSource", "LocalBlob", "ResolvedImage", "StreamedBlob"]
 
 
 @dataclass(frozen=True, slots=True)
 class LocalBlob:
-    """A blob in a regular file, which worker threads can read themselves."""
+    """A blob in a regular file, or in a part of one, which worker threads can read themselves.
+
+    It is read by pread(2): the position of the descriptor is neither used nor changed, and several may share it.
+    """
 
     fd: int
-    """Open for reading at offset 0; valid inside the context manager, which closes it."""
+    """Open for reading; valid inside the context manager, which closes it."""
     size: int
     """In bytes; as the descriptor says."""
     path: str
     """For messages."""
+    offset: int = 0
+    """Where the blob begins in the file, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockingBlob:
+    """A blob that a function brings, called in worker threads, one call at a time."""
+
+    readinto: Callable[[memoryview], int]
+    """Put the next bytes at the front of the buffer and return how many; 0 at the end only.  Valid inside the context
+    manager."""
+    size: int
+    """In bytes; 0 if it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +55,7 @@ class StreamedBlob:
     """In bytes; as the descriptor says."""
 
 
-Blob: TypeAlias = LocalBlob | StreamedBlob
+Blob: TypeAlias = LocalBlob | StreamedBlob | BlockingBlob
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +71,33 @@ class ResolvedImage:
     """The bytes of the config blob, whatever it is."""
     layers: tuple[ImageLayer, ...]
     """Lowest first, and checked to fit the config."""
+    manifest_made: bool = False
+    """The source has no manifest (a docker-archive, say), and this one was made of what it has."""
 
 
 class ImageSource(Protocol):
-    """A place that images come from: a directory, a registry."""
+    """A place that images come from: a directory, an archive, a registry.  `pull` takes any object that has this form.
+
+    An implementation
+
+    * finds one image by `resolve`, and *verifies* its documents: manifest and config have been compared with their
+      digests when it returns (`verify_content`, `parse_manifest`, `parse_config` and `image_layers` in
+      `composefs_async.oci.documents` do that).  It is called once for an import, before any blob is opened.
+    * opens blobs by `open_blob`, any number at once, each perhaps more than once.  The importer verifies their content,
+      packed and unpacked; the source only compares the size, if it knows one.  What the media type says about
+      compression is not believed: the first bytes tell.
+    * does its blocking work in worker threads, runs on asyncio and trio if it uses AnyIO, can be cancelled at every
+      await, and raises the errors that are named below (`OSError` for a disk that fails).
+
+    Who makes a source closes it.  `pull` opens no more blobs once it has returned or raised.
+    """
 
     async def resolve(
         self, *, tag: str | None = None, digest: str | None = None, platform: Platform | None = None
     ) -> ResolvedImage:
         """Find one image and read its documents.  Checks all there is to check before a layer is read.
+
+        Without *tag* and *digest* it is the image that the source was made for, or the only one that it has.
 
         Args:
             tag: its name in the source.
@@ -80,7 +114,9 @@ class ImageSource(Protocol):
         ...
 
     def open_blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[Blob]:
-        """Open a blob of a resolved image; its size has been compared, its digest not.
+        """Open a blob of a resolved image, valid in the block; its size has been compared, its digest not.
+
+        A `LocalBlob` is read fastest; a `BlockingBlob` is read in worker threads, a `StreamedBlob` on the event loop.
 
         Raises:
             OciError: it has another size.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..._aio.hops import hop, opening_hop
-from ...errors import ImageNotFoundError, OciError, TransportError
+from ...errors import ImageNotFoundError, InvalidNameError, OciError, TransportError
 from ..documents import (
     INDEX_TYPES,
     MANIFEST_TYPES,
@@ -35,6 +35,7 @@ from ..documents import (
     verify_content,
 )
 from ..jsondoc import DOCUMENT_LIMIT, brief, parse_json
+from ..limits import Limits
 from ..names import LayoutReference, parse_layout_reference
 from ..platforms import Candidate, Platform, choose
 from .base import Blob, LocalBlob, ResolvedImage
@@ -42,7 +43,7 @@ from .base import Blob, LocalBlob, ResolvedImage
 if TYPE_CHECKING:
     from os import PathLike
 
-__all__ = ["OciLayoutSource", "locate"]
+__all__ = ["OciLayoutSource", "check_reference", "locate", "open_reference"]
 
 _MAX_DEPTH = 4  # of indexes; index.json is the first
 _READ_BUDGET = 4 * DOCUMENT_LIMIT  # bytes of documents that one resolve may read together
@@ -79,11 +80,23 @@ class OciLayoutSource:
     Nothing is kept open between calls.  Files are read in worker threads.
 
     Args:
+        tag: of the image that is meant where `resolve` is not told.
+        digest: the same, by the digest of its manifest or of an index.
+        position: the same, by its place in index.json, from 0.
         document_limit: on the size of each manifest, index and config, in bytes.
     """
 
-    def __init__(self, directory: str | PathLike[str], *, document_limit: int = DOCUMENT_LIMIT) -> None:
+    def __init__(
+        self,
+        directory: str | PathLike[str],
+        *,
+        tag: str | None = None,
+        digest: str | None = None,
+        position: int | None = None,
+        document_limit: int = DOCUMENT_LIMIT,
+    ) -> None:
         self._directory = Path(directory)
+        self._default = tag, digest, position
         self._limit = document_limit
 
     async def resolve(
@@ -96,9 +109,11 @@ class OciLayoutSource:
     ) -> ResolvedImage:
         """Find one image and read its documents, like `ImageSource.resolve`.
 
-        Of tag, digest and *position*, the index of an entry of index.json, at most one can be given; without them
-        all entries count.
+        Of tag, digest and *position*, the index of an entry of index.json, at most one can be given.  Without them it
+        is the image that the source was made for, or else all entries count.
         """
+        if [tag, digest, position].count(None) == 3:
+            tag, digest, position = self._default
         reference = LayoutReference(str(self._directory), tag, digest, position)
         if [tag, digest, position].count(None) < 2:
             raise OciError(str(reference), "give a tag or a digest, not both")
@@ -114,6 +129,36 @@ class OciLayoutSource:
         path = _blob_path(self._directory, descriptor.digest)
         with await opening_hop(lambda late: late.close(), _open_sized, path, descriptor) as file:
             yield LocalBlob(file.fileno(), descriptor.size, str(path))
+
+
+def check_reference(reference: str) -> None:
+    """Check the spelling of ``oci:DIR[:TAG]``, ``oci:DIR:@INDEX`` or ``oci:DIR@DIGEST``.  Blocks.
+
+    Raises:
+        InvalidNameError: *reference* is not spelled so.
+    """
+    _located(reference)
+
+
+@asynccontextmanager
+async def open_reference(reference: str, limits: Limits) -> AsyncIterator[OciLayoutSource]:
+    """The image directory, and the image in it, that *reference* means.
+
+    Raises:
+        InvalidNameError: as `check_reference`.
+    """
+    place = await hop(_located, reference)
+    named = {"tag": place.tag, "digest": place.digest}
+    yield OciLayoutSource(
+        place.directory, **named, position=place.position, document_limit=limits.document_size
+    )
+
+
+def _located(reference: str) -> LayoutReference:
+    try:
+        return locate(reference)
+    except OciError as error:
+        raise InvalidNameError(reference, error.reason) from None
 
 
 @dataclass(slots=True)
