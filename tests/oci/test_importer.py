@@ -261,9 +261,8 @@ async def test_foreign_source_is_not_believed(repo: Repository) -> None:
 
 @pytest.mark.parametrize("reference", ["nonsense", "ftp:somewhere", "oci:", "oci:dir:", ""])
 async def test_reference_that_is_none(repo: Repository, reference: str) -> None:
-    with repo:
-        with pytest.raises(InvalidNameError):
-            await pull(repo, reference)
+    with repo, pytest.raises(InvalidNameError):
+        await pull(repo, reference)
 
 
 async def test_source_knows_the_image_of_its_reference(tmp_path: Path) -> None:

@@ -149,9 +149,7 @@ async def open_reference(reference: str, limits: Limits) -> AsyncIterator[OciLay
     """
     place = await hop(_located, reference)
     named = {"tag": place.tag, "digest": place.digest}
-    yield OciLayoutSource(
-        place.directory, **named, position=place.position, document_limit=limits.document_size
-    )
+    yield OciLayoutSource(place.directory, **named, position=place.position, document_limit=limits.document_size)
 
 
 def _located(reference: str) -> LayoutReference:
