@@ -6,7 +6,8 @@ Owns the walk, metadata, extended attributes and hard links.  Does not own looki
 
 Names that change their meaning while they are read are never followed out of the directory: every entry is opened
 without following links, and everything is asked of that descriptor.  One descriptor is open for the directory that
-is read, however deep it lies, and one for each of a bounded number of directories whose files are being looked at.
+is read, however deep it lies, and one for each of a bounded number of directories whose files are being looked at;
+when the process has too many, the scan waits for these and goes on.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def scan_and_store(state: RepoState, path: Path, options: ScanOptions | None = N
 
 def _scan(path: Path, contents: Contents, look: Look, options: ScanOptions) -> Directory:
     with Workers(options.threads) as workers, Batches(contents, workers) as batches:
-        scan = _Scan(options, batches)
+        scan = _Scan(options, batches, workers)
         with Names(workers, look, INLINE_MAX, options.read_xattrs, scan.take) as names:
             return scan.run(os.fspath(path), names)
 
@@ -112,8 +113,9 @@ class _Frame:
 
 
 class _Scan:
-    def __init__(self, options: ScanOptions, batches: Batches) -> None:
+    def __init__(self, options: ScanOptions, batches: Batches, workers: Workers) -> None:
         self._options = options
+        self._opening = workers.opening
         self._batches = batches
         self._linked: dict[tuple[int, int], Inode] = {}
         self._xattr_sets: dict[Xattrs, Xattrs] = {}
@@ -140,7 +142,7 @@ class _Scan:
     def _enter(self, parent: _Frame, name: str) -> _Frame:
         """Read the directory *name*; the result is where to go on: there if it has directories, else *parent*."""
         with _named(partial(parent.path, name)):
-            fd = os.open(name, _OPEN_DIRECTORY, dir_fd=self._fd)
+            fd = self._opening(lambda: os.open(name, _OPEN_DIRECTORY, dir_fd=self._fd))
         frame = parent
         try:
             found = self._open(fd, name, parent)
@@ -153,7 +155,9 @@ class _Scan:
 
     def _leave(self, parent: _Frame) -> _Frame:
         """Go up by one directory, if what is there still is the *parent* that we came from."""
-        fd = os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        with _named(parent.path):
+            fd = self._opening(lambda: os.open("..", flags, dir_fd=self._fd))
         os.close(self._fd)
         self._fd = fd
         status = os.fstat(fd)
@@ -168,7 +172,7 @@ class _Scan:
         frame = _Frame(name, parent, directory, (status.st_dev, status.st_ino))
         with _named(frame.path):
             directory.xattrs = self._xattrs(fd)
-            entries = os.scandir(fd)
+            entries = os.scandir(fd)  # with a copy of the descriptor, which `opening` has left room for
         regular: list[str] = []
         with entries:
             for entry in entries:
@@ -243,7 +247,7 @@ class _Scan:
     def _leaf(self, directory: int, frame: _Frame, name: str, regular: bool) -> None:
         fd = -1
         try:
-            fd = os.open(name, _OPEN_FILE if regular else _OPEN_OTHER, dir_fd=directory)
+            fd = self._opening(lambda: os.open(name, _OPEN_FILE if regular else _OPEN_OTHER, dir_fd=directory))
             status = os.fstat(fd)
             mode = status.st_mode
             if stat.S_ISREG(mode) is not regular or stat.S_ISDIR(mode):

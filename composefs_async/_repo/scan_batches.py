@@ -9,18 +9,25 @@ another thread waits for the lock ten times longer than it takes.
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
+import sys
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
-from typing import Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 from . import batch
 
 __all__ = ["Batched", "Workers"]
 
 _MAX_RUNNING: Final = 8
+_SHARE: Final = 4
+"""One part in so many of the descriptors that the process may have is the most that batches of one kind hold."""
+_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE)
 
 B = TypeVar("B")
 R = TypeVar("R")
@@ -36,6 +43,40 @@ class Workers(ThreadPoolExecutor):
         super().__init__(threads, "composefs-scan")
         self.limit: int = min(threads + 1, _MAX_RUNNING)
         """How many batches of a kind may be under way."""
+        self.users: list[Batched[Any, Any]] = []
+        """All that give work to these threads."""
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._allowed = sys.maxsize if allowed == resource.RLIM_INFINITY else allowed
+        # A thread opens a file and makes another; the walk opens a directory, a copy of it and a file.
+        self._last = self._allowed - 2 * threads - 4
+
+    def share(self, maximum: int) -> int:
+        """Return how many descriptors one batch may hold open: *maximum*, or fewer where the process may have few."""
+        return max(1, min(maximum, self._allowed // _SHARE // (self.limit + 1)))
+
+    def opening(self, call: Callable[[], int]) -> int:
+        """Call what opens a descriptor; when hardly any is left, finish batches, which closes theirs, and go on.
+
+        Raises:
+            OSError: there are too many although no batch is open, or anything else that *call* raises.
+        """
+        try:
+            fd = call()
+        except OSError as error:
+            if error.errno not in _EXHAUSTED or not self.drain():
+                raise
+            return call()
+        if fd >= self._last:  # the lowest that was free
+            try:
+                self.drain()
+            except BaseException:
+                os.close(fd)
+                raise
+        return fd
+
+    def drain(self) -> bool:
+        """Finish all batches but those of whom is being answered; False if there were none."""
+        return sum(user.drain() for user in self.users) > 0
 
 
 class Batched(ABC, Generic[B, R]):
@@ -47,7 +88,9 @@ class Batched(ABC, Generic[B, R]):
     def __init__(self, workers: Workers) -> None:
         """*workers* must be left later."""
         self.workers = workers
+        workers.users.append(self)
         self._running: deque[tuple[B, Future[R]]] = deque()
+        self._is_answering = False
 
     @abstractmethod
     def take_batch(self) -> B:
@@ -73,12 +116,34 @@ class Batched(ABC, Generic[B, R]):
         if len(self._running) > self.workers.limit:
             self._finish()
 
+    def drain(self) -> bool:
+        """Finish all batches, and what has been collected; False if there was nothing, or one is being answered."""
+        if self._is_answering:
+            return False
+        self.begin()
+        found = bool(self._running)
+        while self._running:
+            self._finish()
+        return found
+
     def _finish(self) -> None:
         collected, future = self._running.popleft()
+        self._is_answering = True
         try:
-            self.answer(collected, future.result())
+            self.answer(collected, self._result(collected, future))
         finally:
+            self._is_answering = False
             self.close(collected)
+
+    def _result(self, collected: B, future: Future[R]) -> R:
+        try:
+            return future.result()
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+        self.workers.drain()
+        wait([future for _, future in self._running])
+        return self.submit(collected).result()  # once more, alone
 
     def __enter__(self) -> Self:
         return self
@@ -88,9 +153,7 @@ class Batched(ABC, Generic[B, R]):
     ) -> None:
         try:
             if error is None:
-                self.begin()
-                while self._running:
-                    self._finish()
+                self.drain()
         finally:
             for _, future in self._running:
                 future.cancel()

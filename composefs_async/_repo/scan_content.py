@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _MAX_FILES: Final = 32
-"""In a batch; with the limit of running batches this bounds the descriptors that are open."""
+"""In a batch, or fewer (`Workers.share`); with the limit of running batches this bounds the open descriptors."""
 _MAX_BYTES: Final = 8 << 20
 _READ_SIZE: Final = 1 << 20
 
@@ -90,6 +90,7 @@ class Batches(Batched[list[OpenFile], list[ObjectId]]):
         self._contents = contents
         self._files: list[OpenFile] = []
         self._size = 0
+        self._max_files = workers.share(_MAX_FILES)
 
     def add(self, file: OpenFile) -> None:
         """Take over *file*; its inode has a digest after the block."""
@@ -98,7 +99,7 @@ class Batches(Batched[list[OpenFile], list[ObjectId]]):
         if size <= self._contents.read_max:
             file.content = _read(file)
         self._size += size
-        if len(self._files) >= _MAX_FILES or self._size >= _MAX_BYTES:
+        if len(self._files) >= self._max_files or self._size >= _MAX_BYTES:
             self.begin()
 
     def take_batch(self) -> list[OpenFile]:
@@ -155,6 +156,7 @@ def _digest_python(files: Sequence[OpenFile], algorithm: Algorithm) -> list[Obje
 
 def store_contents(state: RepoState) -> Contents:
     """Store the files as objects.  Not durable before a flush of the file system."""
+    _ = state.objects_fd  # opened now, not when there may be too many
 
     def store(files: Sequence[OpenFile]) -> list[ObjectId]:
         read = [file for file in files if file.content is not None]

@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from io import BytesIO
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -25,7 +26,7 @@ __all__ = ["CHANGED", "RECORD", "Answers", "Group", "Look", "Names", "digest_nam
 _MAX_NAMES: Final = 512
 """In a batch: a few milliseconds for files of common sizes."""
 _MAX_DIRECTORIES: Final = 32
-"""In a batch; with the limit of running batches this bounds the descriptors that are open."""
+"""In a batch, or fewer (`Workers.share`); with the limit of running batches this bounds the open descriptors."""
 
 RECORD: Final = struct.Struct("=QQqqIIIIIII4x")
 """``struct scanned``: device, inode number, size, seconds and nanoseconds of the mtime, mode, links, uid, gid, bytes of
@@ -122,14 +123,15 @@ class Names(Batched[list[Group[P]], Found], Generic[P]):
         self._take = take
         self._groups: list[Group[P]] = []
         self._count = 0
+        self._max_directories = workers.share(_MAX_DIRECTORIES)
 
     def add(self, place: P, fd: int, names: Sequence[bytes]) -> None:
         """Look at the *names* in the directory *fd*, which stays the caller's."""
         for start in range(0, len(names), _MAX_NAMES):
-            group = Group(place, os.dup(fd), names[start : start + _MAX_NAMES])
+            group = Group(place, self.workers.opening(partial(os.dup, fd)), names[start : start + _MAX_NAMES])
             self._groups.append(group)
             self._count += len(group.names)
-            if self._count >= _MAX_NAMES or len(self._groups) >= _MAX_DIRECTORIES:
+            if self._count >= _MAX_NAMES or len(self._groups) >= self._max_directories:
                 self.begin()
 
     def take_batch(self) -> list[Group[P]]:

@@ -58,6 +58,15 @@ class LazyGroup(click.Group):
         except NoSuchCommand as error:  # which knows no names to suggest
             raise NoSuchCommand(error.command_name, possibilities=self._commands_in, ctx=ctx) from None
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.strerror and not error.filename:  # the least that must be said is what was being done
+                group = ctx.command_path.removeprefix(_NAME).strip()
+                error.filename = f"{group} {ctx.invoked_subcommand}".strip()
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in self._commands_in.items()])

@@ -81,7 +81,16 @@ class Settings:
         uvloop = importlib.util.find_spec("uvloop") is not None
         if self.loop == "uvloop" and not uvloop:
             raise click.UsageError("--loop uvloop: uvloop is not installed; install composefs-async[uvloop]")
-        return anyio.run(main, backend_options={"use_uvloop": uvloop and self.loop != "asyncio"})
+        try:
+            return anyio.run(main, backend_options={"use_uvloop": uvloop and self.loop != "asyncio"})
+        except RuntimeError as error:
+            # A loop that could not begin cannot be closed either.
+            cause = error.__context__
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__context__
+            if cause is None:
+                raise
+            raise cause from None
 
 
 class ContentDigest(click.ParamType[str]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 
 from ..errors import (
     ComposefsError,
@@ -72,7 +73,10 @@ def describe(error: BaseException) -> str:
     """What to tell people, in a sentence."""
     if isinstance(error, OSError) and not isinstance(error, ComposefsError) and error.strerror:
         what = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
-        return f"{what}: {error.strerror}" if what else error.strerror
+        reason = error.strerror
+        if error.errno == errno.EMFILE:
+            reason += f" (the limit is {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}; ulimit -n raises it)"
+        return f"{what}: {reason}" if what else reason
     if isinstance(error, ComposefsError):
         return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -204,7 +205,7 @@ ERRORS: list[tuple[BaseException, int, str]] = [
     (errors.AuthenticationError("refused"), 9, "refused"),
     (errors.MountError(errno.EPERM, "/x", "said"), 10, "mounting /x: Operation not permitted (said)"),
     (OSError(errno.ENOSPC, "No space left on device", "/r/objects"), 1, "/r/objects: No space left on device"),
-    (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device"),
+    (OSError(errno.ENOSPC, "No space left on device"), 1, "oci images: No space left on device"),
     (PermissionError(errno.EACCES, "Permission denied", b"/\xff"), 1, "/\N{REPLACEMENT CHARACTER}: Permission denied"),
     (OSError("just words"), 1, "OSError: just words"),
     (KeyError("x"), 1, "KeyError: 'x'"),
@@ -254,6 +255,25 @@ def test_every_error_of_the_package_has_a_code_of_its_own_kind(name: str) -> Non
     if name in ("ComposefsError", "FormatError", "MountError"):
         return
     assert exit_codes.exit_code(kind.__new__(kind)) != 1
+
+
+@pytest.mark.parametrize(("command", "what"), [(["gc"], "gc"), (["oci", "images"], "oci images")])
+def test_error_without_a_path_names_the_command(
+    command: list[str], what: str, cli: Any, failing: Callable[[BaseException], None]
+) -> None:
+    failing(OSError(errno.EIO, "Input/output error"))
+    cli(*command).failed(1, f"composefs-async: {what}: Input/output error")
+
+
+@pytest.mark.parametrize("limit", [9, 11, 13, 14, 15, 16])
+def test_few_descriptors_are_told_with_what_was_attempted(limit: int, empty: Path, program: Callable[..., Any]) -> None:
+    source = f"oci:{Path(__file__).parent.parent}/vectors/layouts/basic:latest"
+    command = ["--repo", empty, "oci", "pull", source, "x", "--platform=linux/amd64", "--progress=none"]
+    done = program(*command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)))
+    ours = [line for line in done.err.splitlines() if line.startswith("composefs-async: ")]
+    reason = rf"Too many open files( \(\w+\))? \(the limit is {limit}; ulimit -n raises it\)"
+    assert len(ours) == (done.code != 0)
+    assert all(re.fullmatch(rf"composefs-async: (oci pull|/\S+): {reason}", line) for line in ours), ours
 
 
 def test_broken_pipe_is_quiet(cli: Any, failing: Callable[[BaseException], None]) -> None:
