@@ -19,6 +19,7 @@ bottom to the top; imports only go down, which a test enforces:
 `_aio`                the only place that knows there is an event loop: thread hops, coalescing, handles
 `repository`          `Repository`: each operation as ``x()`` and ``x_async()``, a few lines each
 `oci`                 layers, images, tags; sources of images; parsers that know no I/O
+`boot`                bootable images: SELinux labels, kernel arguments, boot entries
 `cli`                 the command line; uses what is public
 ====================  =======================================================================================
 

@@ -25,6 +25,8 @@
     │   ├── DumpfileError                at a line
     │   ├── TarError                     at a byte offset
     │   ├── CompressionError             at a byte offset of the packed input
+    │   ├── PolicyError                  an SELinux policy, at a line
+    │   ├── BootError                    a kernel, boot entry or kernel argument
     │   └── OciError
     ├── InvalidNameError (ValueError)    a name that would leave its directory
     ├── TransportError                   content could not be fetched
@@ -47,6 +49,7 @@ from typing import Self
 __all__ = [
     "AlgorithmMismatchError",
     "AuthenticationError",
+    "BootError",
     "ComposefsError",
     "CompressionError",
     "DigestMismatchError",
@@ -61,6 +64,7 @@ __all__ = [
     "NotFoundError",
     "ObjectNotFoundError",
     "OciError",
+    "PolicyError",
     "ProxyError",
     "ReachUnknownError",
     "ReadOnlyRepositoryError",
@@ -295,6 +299,25 @@ class DumpfileError(FormatError):
 
 class OciError(FormatError):
     """*what* (an index, manifest, config, layer, image directory or reference) is not valid OCI."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
+        self.reason = reason
+        super().__init__(f"{what}: {reason}")
+
+
+class PolicyError(FormatError):
+    """The SELinux policy file *name* cannot be used; *line* counts from 1, and is None where no line is to blame."""
+
+    def __init__(self, name: str, reason: str, line: int | None = None) -> None:
+        self.name = name
+        self.reason = reason
+        self.line = line
+        super().__init__(f"{name}{'' if line is None else f', line {line}'}: {reason}")
+
+
+class BootError(FormatError):
+    """*what*, a tree, kernel, boot entry or kernel argument, cannot be booted from, or not as asked."""
 
     def __init__(self, what: str, reason: str) -> None:
         self.what = what

@@ -28,6 +28,7 @@ LAYERS = [
     ["_aio"],
     ["repository"],
     ["oci"],
+    ["boot"],
     ["cli", "__init__", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
