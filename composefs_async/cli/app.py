@@ -120,6 +120,13 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 @click.option(
     "--hash", "algorithm", type=click.Choice([known.value for known in Algorithm]), help="Refuse any other algorithm."
 )
+@click.option(
+    "--erofs-version",
+    type=click.IntRange(0, 2),
+    help="Make images in this layout, not in those that the repository wants.",
+)
+@click.option("--no-repo", is_flag=True, help="Open no repository, for commands that can do without one.")
+@click.option("--no-upgrade", is_flag=True, hidden=True, help="Accepted for cfsctl; nothing is upgraded implicitly.")
 @click.option("--insecure", is_flag=True, hidden=True, help="Tolerate objects that fs-verity does not protect.")
 @click.option("--require-verity", is_flag=True, help="Refuse a repository that is insecure.")
 @click.option(
@@ -143,6 +150,9 @@ def app(
     insecure: bool,
     require_verity: bool,
     loop: str,
+    erofs_version: int | None,
+    no_repo: bool,
+    no_upgrade: bool,
 ) -> None:
     """composefs repositories: content-addressed files, OCI layers, EROFS images.
 
@@ -150,11 +160,13 @@ def app(
     """
     if (repo is not None) + user + system > 1:
         raise click.UsageError("--repo, --user and --system exclude each other")
+    if no_repo and (repo is not None or user or system):
+        raise click.UsageError("--no-repo excludes --repo, --user and --system")
     if repo == "":
         raise click.UsageError("--repo is empty")
     place = "user" if user else "system" if system else None
     wanted = Algorithm(algorithm) if algorithm else None
-    ctx.obj = Settings(repo, place, wanted, insecure, require_verity, loop)
+    ctx.obj = Settings(repo, place, wanted, insecure, require_verity, loop, erofs_version, no_repo)
 
 
 @click.command(

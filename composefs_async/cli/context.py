@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..digest import Algorithm, check_content_digest
+from ..digest import Algorithm, ObjectId, check_content_digest
 from ..errors import FormatError, RepositoryNotFoundError
 from .output import print_bytes
 
 if TYPE_CHECKING:
     from ..repository import Repository
 
-__all__ = ["ContentDigest", "Settings", "as_json", "print_json"]
+__all__ = ["ContentDigest", "ObjectIdType", "Settings", "as_json", "print_json"]
 
 T = TypeVar("T")
 
@@ -35,6 +35,10 @@ class Settings:
     insecure: bool
     require_verity: bool
     loop: str
+    version: int | None = None
+    """Of the layout of images, in place of those that the repository wants."""
+    no_repo: bool = False
+    """No repository may be opened; only commands that can do without one work."""
 
     @property
     def chosen(self) -> bool:
@@ -54,6 +58,8 @@ class Settings:
         """The chosen repository; the caller closes it."""
         from ..repository import Repository
 
+        if self.no_repo:
+            raise click.UsageError("this command needs a repository, so that --no-repo cannot be used with it")
         try:
             repository = Repository.open_path(self.path(), algorithm=self.algorithm)
         except RepositoryNotFoundError as error:
@@ -65,6 +71,8 @@ class Settings:
                 repository.require_verity()
             if self.insecure:
                 repository.set_insecure()
+            if self.version is not None:
+                repository.set_erofs_version(self.version)
         except BaseException:
             repository.close()
             raise
@@ -101,6 +109,18 @@ class ContentDigest(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
             return check_content_digest(str(value))
+        except FormatError as error:
+            self.fail(str(error), param, ctx)
+
+
+class ObjectIdType(click.ParamType[ObjectId]):
+    """An argument that is the id of an object or image."""
+
+    name = "digest"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ObjectId:
+        try:
+            return value if isinstance(value, ObjectId) else ObjectId.from_hex(str(value))
         except FormatError as error:
             self.fail(str(error), param, ctx)
 

@@ -14,7 +14,7 @@ import click
 from ..digest import Algorithm, ObjectId
 from ..errors import NotFoundError
 from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
-from .context import Settings, as_json, print_json
+from .context import ObjectIdType, Settings, as_json, print_json
 from .image_files import repository_image, take, take_both
 from .output import print_bytes, printable
 from .progress import size_text
@@ -271,25 +271,13 @@ def _json_value(name: str, value: Value) -> object:
     return value
 
 
-class _ObjectIdType(click.ParamType[ObjectId]):
-    name = "digest"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ObjectId:
-        from ..errors import FormatError
-
-        try:
-            return value if isinstance(value, ObjectId) else ObjectId.from_hex(str(value))
-        except FormatError as error:
-            self.fail(str(error), param, ctx)
-
-
 @click.command(
     help="Say why the image of the tree IMAGE is not that of OTHER, or has not the digest it should have.  "
     "Exit code 1 if no reason is found." + _SOURCES
 )
 @click.argument("image")
 @click.argument("other", required=False)
-@click.option("--expected-digest", type=_ObjectIdType(), help="What the id of the image should be.")
+@click.option("--expected-digest", type=ObjectIdType(), help="What the id of the image should be.")
 @as_json
 @click.pass_obj
 def explain(

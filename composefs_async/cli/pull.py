@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .context import Settings, as_json, print_json
+from .context import ObjectIdType, Settings, as_json, print_json
 from .output import printable
 from .progress import progress_option, showing, size_text
 
 if TYPE_CHECKING:
+    from ..digest import ObjectId
+    from ..oci.image_pull import PullResult
     from ..oci.limits import Limits
+    from ..repository import Repository
     from ..results import ImportStats
 
 __all__ = ["limit_options", "limits_of", "pull", "stats_text"]
@@ -100,6 +103,12 @@ def stats_text(stats: ImportStats) -> str:
     show_default=True,
     help="Build the EROFS image that can be mounted; without it the layers are kept as they are.",
 )
+@click.option("--bootable", is_flag=True, help="Make the image that a machine boots, too.")
+@click.option(
+    "--expected-digest",
+    type=ObjectIdType(),
+    help="With --bootable: try everything that programs do differently until the image has this digest.",
+)
 @limit_options
 @progress_option
 @as_json
@@ -107,10 +116,13 @@ def stats_text(stats: ImportStats) -> str:
 def pull(
     settings: Settings,
     /,
+    *,
     image: str,
     name: str | None,
     platform: Any,
     make_images: bool,
+    bootable: bool,
+    expected_digest: ObjectId | None,
     progress: str,
     json_output: bool,
     **limits: Any,
@@ -118,18 +130,24 @@ def pull(
     """Import IMAGE (oci:DIR[:TAG], oci:DIR:@INDEX or oci:DIR@DIGEST) and tag it as NAME, or as IMAGE."""
     from .. import oci
 
+    if expected_digest is not None and not bootable:
+        raise click.UsageError("--expected-digest needs --bootable")
     with settings.open() as repo, showing(progress) as show:
         options = {"tag": name, "platform": platform, "make_images": make_images}
         work = partial(oci.pull, repo, image, **options, progress=show, limits=limits_of(**limits))
         result = settings.run(work)
+        boot, choices, manifest_id = None, "", result.manifest_id
+        if bootable:
+            boot, choices, manifest_id = _boot_image(repo, result, expected_digest)
     if json_output:
         print_json(
             {
                 "manifest": result.manifest_digest,
                 "config": result.config_digest,
-                "verity": result.manifest_id.hex(),
+                "verity": manifest_id.hex(),
                 "tagged": result.tag,
                 "image": result.image_id.hex() if result.image_id else None,
+                **({"bootImage": boot.hex()} if boot else {}),
                 "layers": [{"diffId": layer.diff_id, "verity": layer.stream_id.hex()} for layer in result.layers],
                 "stats": {key: getattr(result.stats, key) for key in result.stats.__dataclass_fields__},
             }
@@ -137,6 +155,25 @@ def pull(
         return
     click.echo(f"manifest {result.manifest_digest}")
     click.echo(f"config   {result.config_digest}")
-    click.echo(f"verity   {result.manifest_id.hex()}")
+    click.echo(f"verity   {manifest_id.hex()}")
     click.echo(f"tagged   {printable(result.tag)}")
     click.echo(f"objects  {stats_text(result.stats)}")
+    if boot is not None:
+        click.echo(f"Boot image: {boot.hex()}{choices}")
+
+
+def _boot_image(
+    repo: Repository, result: PullResult, expected: ObjectId | None
+) -> tuple[ObjectId | None, str, ObjectId]:
+    """The bootable image, made if it is not there, how it was found if it was *expected*, and the manifest's stream."""
+    from ..boot.images import ensure_boot_image, find_boot_image
+    from ..oci.catalogue import open_image
+
+    name, choices = f"@{result.manifest_digest}", ""
+    if expected is None:
+        image = ensure_boot_image(repo, name)
+        expected = image.boot_image(repo.metadata.formats.default)
+    else:
+        choices = f" ({find_boot_image(repo, name, expected).text})"
+        image = open_image(repo, name)
+    return expected, choices, image.manifest_id or result.manifest_id

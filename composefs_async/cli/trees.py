@@ -1,4 +1,4 @@
-"""Commands on directories: ``create-image``, ``compute-id``, ``create-dumpfile``."""
+"""Commands on directories: ``create-image``, ``compute-id``, ``create-dumpfile``, which make bootable trees, too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from .output import print_bytes
 if TYPE_CHECKING:
     from ..tree import Directory
 
-__all__ = ["compute_id", "create_dumpfile", "create_image", "image_format", "version_option", "xattrs_option"]
+__all__ = [
+    "bootable_option",
+    "compute_id",
+    "create_dumpfile",
+    "create_image",
+    "image_format",
+    "version_option",
+    "xattrs_option",
+]
 
 _DEFAULT_VERSION: Final = 1
 
@@ -41,6 +49,15 @@ def version_option(function: Any) -> Any:
     )(function)
 
 
+def bootable_option(function: Any) -> Any:
+    """The option ``--bootable`` of a command."""
+    return click.option(
+        "--bootable",
+        is_flag=True,
+        help="The tree as a machine boots it: labels of its SELinux policy, /boot and /sysroot emptied.",
+    )(function)
+
+
 def _as_is_option(function: Any) -> Any:
     return click.option(
         "--no-propagate-usr-to-root",
@@ -53,10 +70,11 @@ def _as_is_option(function: Any) -> Any:
 @click.command
 @click.argument("path", type=click.Path(exists=True, file_okay=False))
 @click.argument("name", required=False)
+@bootable_option
 @_as_is_option
 @xattrs_option
 @click.pass_obj
-def create_image(settings: Settings, path: str, name: str | None, as_is: bool, xattrs: str) -> None:
+def create_image(settings: Settings, path: str, name: str | None, bootable: bool, as_is: bool, xattrs: str) -> None:
     """Store the files of the directory PATH and an image of it, called NAME; print the id of the image.
 
     The image is that of an operating system: its root gets the metadata of /usr, and /run is emptied.
@@ -66,7 +84,7 @@ def create_image(settings: Settings, path: str, name: str | None, as_is: bool, x
     with settings.open() as repo:
         if name is not None:
             repo.has_image(f"refs/{name}")  # What can be no name is refused before the work.
-        tree = _prepared(repo.scan_directory(path), as_is, xattrs)
+        tree = _prepared(repo.scan_directory(path), path, bootable, as_is, xattrs)
         default, *others = repo.metadata.formats
         image_id = repo.write_image(build_image(tree, repo.algorithm, default), name)
         for version in others:
@@ -76,11 +94,12 @@ def create_image(settings: Settings, path: str, name: str | None, as_is: bool, x
 
 @click.command
 @click.argument("path", type=click.Path(exists=True, file_okay=False))
+@bootable_option
 @_as_is_option
 @xattrs_option
 @version_option
 @click.pass_obj
-def compute_id(settings: Settings, path: str, as_is: bool, xattrs: str, version: int | None) -> None:
+def compute_id(settings: Settings, path: str, bootable: bool, as_is: bool, xattrs: str, version: int | None) -> None:
     """Print the id that create-image would give the directory PATH, without storing anything.
 
     It works without a repository, which otherwise says by which algorithm and in which layout.
@@ -89,26 +108,28 @@ def compute_id(settings: Settings, path: str, as_is: bool, xattrs: str, version:
     from ..erofs.writer import build_image
 
     algorithm, version = image_format(settings, version)
-    tree = _prepared(_scanned(path, algorithm), as_is, xattrs)
+    tree = _prepared(_scanned(path, algorithm), path, bootable, as_is, xattrs)
     click.echo(fsverity.digest(build_image(tree, algorithm, version), algorithm).hex())
 
 
 @click.command
 @click.argument("path", type=click.Path(exists=True, file_okay=False))
+@bootable_option
 @_as_is_option
 @xattrs_option
 @click.pass_obj
-def create_dumpfile(settings: Settings, path: str, as_is: bool, xattrs: str) -> None:
+def create_dumpfile(settings: Settings, path: str, bootable: bool, as_is: bool, xattrs: str) -> None:
     """Print the tree that create-image would make an image of, as a dump file."""
     from ..tree.dumpwriter import write_dump
 
     algorithm, _ = image_format(settings, None)
-    print_bytes(write_dump(_prepared(_scanned(path, algorithm), as_is, xattrs)))
+    print_bytes(write_dump(_prepared(_scanned(path, algorithm), path, bootable, as_is, xattrs)))
 
 
 def image_format(settings: Settings, version: int | None) -> tuple[Algorithm, int]:
     """Algorithm and layout for an image that is not stored: of the repository if there is one."""
-    if settings.algorithm is None or settings.chosen:
+    version = settings.version if version is None else version
+    if not settings.no_repo and (settings.algorithm is None or settings.chosen):
         try:
             with settings.open() as repo:
                 return repo.algorithm, repo.metadata.formats.default if version is None else version
@@ -124,7 +145,12 @@ def _scanned(path: str, algorithm: Algorithm) -> Directory:
     return scan_directory(path, algorithm)
 
 
-def _prepared(tree: Directory, as_is: bool, xattrs: str) -> Directory:
+def _prepared(tree: Directory, path: str, bootable: bool, as_is: bool, xattrs: str) -> Directory:
     if not as_is:
         transform_for_oci(tree, XattrFilter(xattrs))
+    if bootable:
+        from ..boot.reading import directory_reader
+        from ..boot.transform import transform_for_boot
+
+        transform_for_boot(tree, directory_reader(path))
     return tree

@@ -10,7 +10,7 @@ share one, so where both are wanted the first is made.  Images that other tools 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -196,7 +196,12 @@ def _make(state: RepoState, tree: Directory, version: int) -> MadeImage:
 
 
 def publish(
-    state: RepoState, documents: Documents, found: Mapping[str, ObjectId], tag: str | None = None
+    state: RepoState,
+    documents: Documents,
+    found: Mapping[str, ObjectId],
+    tag: str | None = None,
+    *,
+    forget: Collection[str] = (),
 ) -> tuple[ObjectId, ObjectId]:
     """Store config and manifest, and publish them with the layers and the images *found*.  Durable.
 
@@ -206,12 +211,13 @@ def publish(
     Args:
         found: images by the name of their reference.
         tag: to name the manifest with; takes the place of a reference of January 2026.
+        forget: names of references to images that are not kept, unless they are *found*.
 
     Returns:
         The ids of the two streams, of the config first.
     """
     config_name, manifest_name = config_stream(documents.config_digest), manifest_stream(documents.manifest_digest)
-    config_id = _document(state, config_name, OCI_CONFIG, documents.config_raw, documents.layers, found)
+    config_id = _document(state, config_name, OCI_CONFIG, documents.config_raw, documents.layers, found, forget)
     refs = [(config_ref(documents.config_digest), config_id), *documents.layers]
     manifest_id = _document(state, manifest_name, OCI_MANIFEST, documents.manifest_raw, refs, {})
     links = [images.image_link(image_id) for image_id in dict.fromkeys(found.values())]
@@ -234,6 +240,7 @@ def _document(
     payload: bytes,
     refs: Sequence[tuple[str, ObjectId]],
     found: Mapping[str, ObjectId],
+    forget: Collection[str] = (),
 ) -> ObjectId:
     """Store the stream of a config or manifest, unless an equal one has that name; publishes nothing.
 
@@ -244,7 +251,8 @@ def _document(
     present = streams.has_stream(state, name)
     known = _contents(state, present) if present is not None else None
     present_refs, present_objects = known or ({}, [])
-    wanted = [*refs, *_image_refs({**present_refs, **found})]
+    kept = {key: present_refs[key] for key in present_refs if key not in forget}
+    wanted = [*refs, *_image_refs({**kept, **found})]
     if present is not None and known is not None and present_refs == dict(wanted) and present_objects == [stored.id]:
         return present
     writer = SplitstreamWriter(state.algorithm, content_type)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -299,6 +300,17 @@ class OpenRepository(AsyncContextManagerMixin):
         """Tolerate objects without fs-verity from now on, in this handle only."""
         self._state.secure = False
         self._state.verity_works = None
+
+    def set_erofs_version(self, version: int) -> None:
+        """Make images in layout *version* (0, 1 or 2) alone from now on, in this handle only.
+
+        Raises:
+            ValueError: there is no such layout.
+        """
+        metadata = self._state.metadata
+        # What says that the layout is 1 goes; features that forbid writing stay.
+        flags = metadata.unknown_read_only
+        self._state.metadata = replace(metadata, erofs_formats=ErofsFormats(version), read_only_compatible=flags)
 
     def require_verity(self) -> None:
         """Refuse to go on with an insecure repository.

@@ -1,0 +1,165 @@
+"""``--bootable``, and the global options of cfsctl before a command."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from .conftest import Cli
+
+
+def _boot_fixtures() -> Any:
+    """The makers of B1 and B2."""
+    place = Path(__file__).parent.parent / "boot" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("composefs_async_boot_fixtures", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules.get(spec.name)
+    if module is None:
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+boot = _boot_fixtures()
+
+B1_IDS = {
+    ("sha256", 1): "8931c60a67cd196968759bede6c2ad1392710963e6f851380dcd4e515e860cc2",
+    ("sha256", 2): "6841157858477e129c5b697c1b1bc34b174aa4dc368495cde670b8e0eb49ba37",
+    ("sha512", 1): "4943f61396f23c1e2abdf44507e54da0246f6a2a8260c3a79560cba5152092504"
+    "dee51b927a5fa6cffd4291393ac91c1db7b3d501aff5944af8d783937f59a92",
+    ("sha512", 2): "cafffb5f7a9703e582a0d3a4a7f79b0f8d1dc5a99785519b7c9bb92599935b46e"
+    "629c370ed0f2b43c06a3ae723e8c4d0fc56b69119527c859689a78de4c36403",
+}
+B2_ID = "51d3acb688cac5c07d246ba4b557217df434490a646eca9a6bf8289dc41eab02"
+
+
+@pytest.fixture
+def b1(tmp_path: Path) -> str:
+    reference: str = boot.write_layout(tmp_path / "b1", boot.layer_of(dict(boot.B1_FILES)))
+    return reference
+
+
+@pytest.fixture
+def b2(tmp_path: Path) -> Path:
+    made: Path = boot.make_b2(tmp_path / "b2")
+    return made
+
+
+def repository(tmp_path: Path, algorithm: str, version: int) -> Path:
+    from composefs_async import Algorithm, Repository
+
+    path = tmp_path / f"{algorithm}-{version}"
+    Repository.init(path, algorithm=Algorithm(algorithm), erofs_version=version, insecure=True)[0].close()
+    return path
+
+
+def test_options_of_cfsctl_stand_before_the_command(cli: Cli, b2: Path, empty: Path) -> None:
+    options = ("--no-repo", "--no-upgrade", "--hash", "sha256", "--erofs-version", "2")
+    assert cli(*options, "compute-id", "--bootable", b2).good().text == f"{B2_ID}\n"
+    dump = cli(*options, "create-dumpfile", "--bootable", b2).good().out
+    assert dump == (boot.VECTORS / "b2.dump").read_bytes()
+    cli("--no-repo", "gc").failed(2, "--no-repo")
+    cli("--no-repo", "--repo", empty, "compute-id", b2).failed(2, "--no-repo")
+
+
+def test_the_version_before_the_command_counts_for_all_images(cli: Cli, b2: Path, empty: Path) -> None:
+    expected = cli("--no-repo", "--erofs-version", "2", "compute-id", "--bootable", b2).good().text.strip()
+    on = cli.on(empty)
+    assert on("--erofs-version", "2", "create-image", "--bootable", b2, "name").good().text == f"sha512:{expected}\n"
+    assert on("--erofs-version", "2", "compute-id", "--bootable", b2).good().text.strip() == expected
+    assert on("compute-id", "--bootable", "--erofs-version", "2", b2).good().text.strip() == expected
+    on("fsck").good()
+
+
+def test_a_symbolic_link_in_the_place_of_the_config_is_refused_everywhere(
+    cli: Cli, b2: Path, empty: Path, tmp_path: Path
+) -> None:
+    config = b2 / "etc/selinux/config"
+    config.rename(tmp_path / "config")
+    config.symlink_to(tmp_path / "config")
+    on, words = cli.on(empty), ("/etc/selinux/config", "symbolic link, which is not followed")
+    cli("--no-repo", "compute-id", "--bootable", b2).failed(5, *words)
+    on("create-image", "--bootable", b2, "name").failed(5, *words)
+    files = {name: content for name, content in boot.B1_FILES.items() if name != "boot/grub.cfg"}
+    layer = boot.layer_of({**files, "etc/selinux/config": "/etc/hostname"})
+    reference = boot.write_layout(tmp_path / "linked", layer)
+    on("oci", "pull", reference, "linked").good()
+    for command in (("dump",), ("compute-id",)):
+        on("oci", *command, "--bootable", "linked").failed(5, *words)
+    run = on("oci", "pull", "--bootable", "--progress", "none", reference, "linked")
+    assert (run.code, words[1] in run.err) == (5, True)
+
+
+@pytest.mark.parametrize(("algorithm", "version"), B1_IDS)
+def test_b1_has_the_digests_of_cfsctl(cli: Cli, tmp_path: Path, b1: str, algorithm: str, version: int) -> None:
+    on = cli.on(repository(tmp_path, algorithm, version))
+    expected = B1_IDS[algorithm, version]
+    printed = on("oci", "pull", "--bootable", b1, "demo").good().text.splitlines()
+    assert printed[-1] == f"Boot image: {expected}"
+    # What is printed is the manifest's stream as it stays.
+    assert on("oci", "pull", "--bootable", b1, "demo").good().text.splitlines()[2] == printed[2]
+    assert on("oci", "compute-id", "--bootable", "demo").good().text.strip() == expected
+    assert on("oci", "inspect", "demo").good().json["composefs_boot_erofs"] == expected
+    assert on("oci", "pull", "--bootable", "--json", b1, "demo").good().json["bootImage"] == expected
+    other = 3 - version
+    computed = on("--erofs-version", other, "oci", "compute-id", "--bootable", "demo").good().text.strip()
+    assert computed == B1_IDS[algorithm, other]
+    assert on("gc").good().code == 0
+    on("oci", "fsck").good()
+    assert on("oci", "inspect", "demo").good().json["composefs_boot_erofs"] == expected
+
+
+def test_a_dump_of_a_bootable_image(cli: Cli, tmp_path: Path, b1: str) -> None:
+    on = cli.on(repository(tmp_path, "sha256", 1))
+    on("oci", "pull", b1, "demo").good()
+    lines = on("oci", "dump", "--bootable", "demo").good().text.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith(("/boot", "/sysroot"))] == ["/boot", "/sysroot"]
+    assert lines[1].split()[:8] == ["/boot", "0", "40755", "2", "0", "0", "0", "1700000000.0"]
+
+
+@pytest.mark.parametrize(
+    ("expected", "text"),
+    [
+        (B1_IDS["sha256", 1], "allowlist-only, format-version=V1"),
+        (B1_IDS["sha256", 2], "allowlist-only, format-version=V2"),
+    ],
+)
+def test_an_expected_digest_is_found_and_kept(cli: Cli, tmp_path: Path, b1: str, expected: str, text: str) -> None:
+    on = cli.on(repository(tmp_path, "sha256", 1))
+    run = on("oci", "pull", "--bootable", "--expected-digest", expected, b1, "demo").good()
+    assert run.text.splitlines()[-1] == f"Boot image: {expected} (xattr-mode={text})"
+    on("gc").good()
+    on("image-objects", expected).good()
+    again = on("oci", "pull", "--bootable", "--expected-digest", expected, b1, "demo").good()
+    assert again.text.splitlines()[-1] == run.text.splitlines()[-1]
+
+
+def test_an_expected_digest_that_nothing_has(cli: Cli, tmp_path: Path, b1: str) -> None:
+    on = cli.on(repository(tmp_path, "sha256", 1))
+    wrong = "0" * 64
+    run = on("oci", "pull", "--progress", "none", "--bootable", "--expected-digest", wrong, b1, "demo")
+    assert (run.code, wrong in run.err, "were tried" in run.err) == (5, True, True)
+    on("oci", "pull", "--expected-digest", wrong, b1, "demo").failed(2, "needs --bootable")
+    run = on("oci", "pull", "--progress", "none", "--bootable", "--expected-digest", "0" * 128, b1, "demo")
+    assert (run.code, "sha512" in run.err) == (6, True)
+
+
+def test_mounting_a_bootable_image_that_was_never_made(cli: Cli, tmp_path: Path, b1: str) -> None:
+    on = cli.on(repository(tmp_path, "sha256", 1))
+    on("oci", "pull", b1, "demo").good()
+    on("oci", "mount", "--bootable", "demo", tmp_path).failed(3, "bootable", "pull --bootable")
+
+
+@pytest.mark.parametrize("missing", ["boot", "sysroot"])
+def test_an_image_without_a_directory_that_booting_needs(cli: Cli, tmp_path: Path, missing: str) -> None:
+    on = cli.on(repository(tmp_path, "sha256", 1))
+    files = {name: content for name, content in boot.B1_FILES.items() if not name.startswith("boot/")}
+    layer = boot.layer_of(files, tuple(name for name in ("boot", "sysroot", "run") if name != missing))
+    run = on("oci", "pull", "--progress", "none", "--bootable", boot.write_layout(tmp_path / "layout", layer), "demo")
+    assert (run.code, f"/{missing}: there is no such directory" in run.err) == (5, True)
