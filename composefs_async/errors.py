@@ -184,15 +184,15 @@ class VerityNotSupportedError(IntegrityError):
 
 
 class ReachUnknownError(IntegrityError):
-    """What names keep cannot be told, because *what*, which they lead to, cannot be understood."""
+    """What names keep cannot be told: *what*, which they lead to or should be in, cannot be understood."""
 
-    def __init__(self, what: str, reason: str) -> None:
+    def __init__(self, what: str, reason: str, remedy: str = "") -> None:
         self.what = what
         self.reason = reason
-        super().__init__(
-            f"nothing is deleted, as names lead to {what}, which cannot be understood: {reason}; "
-            "repair it with fsck --repair, or remove the names that lead to it"
-        )
+        self.remedy = remedy
+        names = "names may be in" if remedy else "names lead to"
+        remedy = remedy or "repair it with fsck --repair, or remove the names that lead to it"
+        super().__init__(f"nothing is deleted, as {names} {what}, which cannot be understood: {reason}; {remedy}")
 
 
 # -- things that are not there -----------------------------------------------------------------

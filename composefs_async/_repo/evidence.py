@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .._sys import files, verity
+from .._sys import beneath, verity
 from ..digest import Algorithm, ObjectId
 from ..errors import (
     AlgorithmMismatchError,
@@ -60,14 +60,18 @@ def count_objects(fd: int) -> ObjectNames:
 
 
 def _objects(fd: int) -> Iterator[ObjectId]:
-    with contextlib.suppress(FileNotFoundError), files.opened("objects", os.O_RDONLY, dir_fd=fd) as objects:
+    with contextlib.suppress(FileNotFoundError), beneath.opened_trusted("objects", dir_fd=fd) as objects:
         for shard in sorted(name for name in os.listdir(objects) if len(name) == 2):
-            with contextlib.suppress(NotADirectoryError):
-                with files.opened(shard, os.O_RDONLY | os.O_DIRECTORY, dir_fd=objects) as directory:
+            try:
+                with beneath.opened_beneath(shard, os.O_RDONLY | os.O_DIRECTORY, dir_fd=objects) as directory:
                     names = os.listdir(directory)
-                for name in names:
-                    with contextlib.suppress(FormatError):
-                        yield ObjectId.from_path(f"{shard}/{name}")
+            except OSError as error:
+                if not beneath.is_in_the_way(error):
+                    raise
+                continue
+            for name in names:
+                with contextlib.suppress(FormatError):
+                    yield ObjectId.from_path(f"{shard}/{name}")
 
 
 def first_unprotected(fd: int, algorithm: Algorithm) -> ObjectId | None:
@@ -79,7 +83,10 @@ def _is_protected(fd: int, object_id: ObjectId, algorithm: Algorithm) -> bool:
     path = f"objects/{object_id.path}"
     try:
         # Not to wait for the other end of a FIFO, nor to measure what is elsewhere.
-        with files.opened(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=fd) as file:
+        with (
+            beneath.opened_trusted("objects", flags=os.O_PATH, dir_fd=fd) as objects,
+            beneath.opened_beneath(object_id.path, os.O_RDONLY | os.O_NONBLOCK, dir_fd=objects) as file,
+        ):
             verity.measure(file, algorithm, path)
     except (VerityMissingError, VerityNotSupportedError, AlgorithmMismatchError):
         return False
@@ -93,8 +100,7 @@ def _is_protected(fd: int, object_id: ObjectId, algorithm: Algorithm) -> bool:
 def has_names(fd: int) -> bool:
     """Whether there is anything below ``streams/`` or ``images/``."""
     for category in ("streams", "images"):
-        flags = os.O_RDONLY | os.O_DIRECTORY
-        with contextlib.suppress(FileNotFoundError), files.opened(category, flags, dir_fd=fd) as directory:
+        with contextlib.suppress(FileNotFoundError), beneath.opened_trusted(category, dir_fd=fd) as directory:
             if os.listdir(directory):
                 return True
     return False

@@ -6,10 +6,12 @@ Owns how the file comes and stays; what it says is `metadata`'s, who may write i
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 
 from .._sys import files, verity
+from .._sys.beneath import opened_beneath
 from ..digest import Algorithm
 from ..errors import AlgorithmMismatchError, ComposefsError, MetadataError, VerityMissingError, VerityNotSupportedError
 from .metadata import MAX_SIZE, Metadata
@@ -33,11 +35,17 @@ def read(fd: int, path: str) -> tuple[Metadata, Algorithm | None]:
         AlgorithmMismatchError: it is guarded by another algorithm than the one it names.
     """
     what = f"{path}/{NAME}"
-    with files.naming(path), files.opened(NAME, os.O_RDONLY | os.O_NONBLOCK, dir_fd=fd) as file:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise MetadataError(what, "it is no regular file")
-        content = os.read(file, MAX_SIZE + 1)
-        guard = _guard(file, what)
+    try:
+        with files.naming(path), opened_beneath(NAME, os.O_RDONLY | os.O_NONBLOCK, dir_fd=fd) as file:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise MetadataError(what, "it is no regular file")
+            content = os.read(file, MAX_SIZE + 1)
+            guard = _guard(file, what)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        os.stat(NAME, dir_fd=fd)  # a link that leads nowhere is none
+        raise MetadataError(what, "it is a symbolic link") from None
     metadata = Metadata.decode(content, what)
     if guard is not None and guard is not metadata.algorithm:
         raise AlgorithmMismatchError(f"the fs-verity protection of {what}", metadata.algorithm.value, guard.value)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .._sys import files
+from .._sys.beneath import opened_trusted
 from ..digest import ObjectId, check_content_digest
 from ..errors import AlgorithmMismatchError, FormatError, InvalidNameError
 from .state import DIRECTORY_MODE, RepoState
@@ -149,13 +150,16 @@ def _is_real_directory(state: RepoState, path: str) -> bool:
 
 def target_of(state: RepoState, path: str) -> str | None:
     """What the link at *path* points at; None if there is no link."""
+    directory, _, name = path.rpartition("/")
     try:
-        return os.readlink(path, dir_fd=state.fd)
+        with opened_trusted(directory, flags=os.O_PATH, dir_fd=state.fd) as fd:
+            return os.readlink(name, dir_fd=fd)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         if error.errno == errno.EINVAL:  # not a symbolic link
             return None
+        error.filename = path
         files.place(error, state.path)
         raise
 
@@ -224,7 +228,7 @@ def references(state: RepoState, category: Category, below: str = "") -> Iterato
 
 def _listing(state: RepoState, directory: str) -> list[str]:
     try:
-        with files.naming(state.path), files.opened(directory, os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.fd) as fd:
+        with files.naming(state.path), opened_trusted(directory, dir_fd=state.fd) as fd:
             return os.listdir(fd)
     except (FileNotFoundError, NotADirectoryError):
         return []

@@ -7,6 +7,7 @@ replaced atomically.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from contextlib import AbstractContextManager
 
 from .. import fsverity
 from .._sys import files, verity
+from .._sys.beneath import open_beneath, opened_beneath
 from ..digest import ObjectId
 from ..errors import (
     AlgorithmMismatchError,
@@ -53,11 +55,13 @@ def _objects_path(state: RepoState) -> str:
 
 
 def has_object(state: RepoState, object_id: ObjectId) -> bool:
-    """Whether something stands at the object's path; that it cannot be reached is an error."""
+    """Whether something stands at the object's path, other than a link; that it cannot be reached is an error."""
     with object_errors(state):
         try:
-            os.stat(object_id.path, dir_fd=state.objects_fd)
-        except FileNotFoundError:
+            os.close(open_beneath(object_id.path, os.O_PATH, dir_fd=state.objects_fd))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP):
+                raise
             return False
     return True
 
@@ -182,10 +186,12 @@ def open_object(state: RepoState, object_id: ObjectId) -> int:
     object_id.require(state.algorithm)
     try:
         # What stands there may be anything, and opening a pipe would wait.
-        fd = os.open(object_id.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=state.objects_fd)
+        fd = open_beneath(object_id.path, os.O_RDONLY | os.O_NONBLOCK, dir_fd=state.objects_fd)
     except FileNotFoundError:
         raise ObjectNotFoundError(object_id.hex()) from None
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise IntegrityError(f"object {object_id.hex()} is, or is in, a symbolic link") from None
         files.place(error, _objects_path(state))
         raise
     try:
@@ -243,17 +249,18 @@ def _digest_file(fd: int, state: RepoState) -> ObjectId:
 def _is_intact(state: RepoState, object_id: ObjectId, size: int) -> bool:
     """Whether the object is in place: of the right size, and in a secure repository measured."""
     try:
-        status = os.stat(object_id.path, dir_fd=state.objects_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    if not stat.S_ISREG(status.st_mode) or status.st_size != size:
-        return False
-    if not state.secure:
-        return True
-    try:
-        with files.opened(object_id.path, os.O_RDONLY, dir_fd=state.objects_fd) as fd:
-            check_measure(state, fd, object_id)
+        with opened_beneath(object_id.path, os.O_PATH, dir_fd=state.objects_fd) as fd:
+            status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+            return False
+        if state.secure:
+            with opened_beneath(object_id.path, os.O_RDONLY | os.O_NONBLOCK, dir_fd=state.objects_fd) as fd:
+                check_measure(state, fd, object_id)
     except (IntegrityError, AlgorithmMismatchError):
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
         return False
     return True
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from .._sys import files
+from .._sys.beneath import open_trusted
 from ..digest import Algorithm, ObjectId
 from ..errors import ReadOnlyRepositoryError, RepositoryInUseError
 from .metadata import Metadata
@@ -80,13 +81,12 @@ class RepoState:
             return self._objects_fd
 
     def _open_objects(self) -> int:
-        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         with files.naming(self.path):
             try:
-                return os.open("objects", flags, dir_fd=self.fd)
+                return open_trusted("objects", flags=os.O_PATH, dir_fd=self.fd)
             except FileNotFoundError:
                 files.make_directory("objects", DIRECTORY_MODE, dir_fd=self.fd)
-                return os.open("objects", flags, dir_fd=self.fd)
+                return open_trusted("objects", flags=os.O_PATH, dir_fd=self.fd)
 
     def require_writable(self) -> None:
         """Refuse before anything is read or written in vain.

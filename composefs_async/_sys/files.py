@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
+from .beneath import open_beneath, opened_beneath, opened_parent
+
 __all__ = [
     "LOCK_POLL",
     "SYMLINK_PREFIX",
@@ -143,7 +145,7 @@ class Tmpfile:
         """Make one in *directory*, below *dir_fd*; its link must be on the same file system."""
         if not _tmpfile_refused or os.stat(directory, dir_fd=dir_fd).st_dev not in _tmpfile_refused:
             try:
-                return cls(os.open(directory, _TMPFILE_FLAGS, mode, dir_fd=dir_fd), None)
+                return cls(open_beneath(directory, _TMPFILE_FLAGS, mode, dir_fd=dir_fd), None)
             except OSError as error:
                 if error.errno not in _REFUSED:
                     raise
@@ -156,7 +158,7 @@ class Tmpfile:
         for _ in range(_ATTEMPTS):
             path = f"{directory}/{TMPFILE_PREFIX}{secrets.token_hex(6)}"
             with contextlib.suppress(FileExistsError):
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=dir_fd)
+                fd = open_beneath(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode, dir_fd=dir_fd)
                 return cls(fd, os.readlink(f"/proc/self/fd/{fd}"))
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
 
@@ -178,28 +180,33 @@ class Tmpfile:
         Raises:
             FileExistsError: *path* exists; the file is as before.
         """
+        with opened_parent(path, dir_fd=dir_fd) as (fd, name):
+            self._link(name, fd)
+
+    def _link(self, name: str, dir_fd: int) -> None:
         if self._path is None:
-            if not (Tmpfile._by_descriptor and _link_descriptor(self.fd, path, dir_fd)):
-                os.link(f"/proc/self/fd/{self.fd}", path, dst_dir_fd=dir_fd, follow_symlinks=True)
+            if not (Tmpfile._by_descriptor and _link_descriptor(self.fd, name, dir_fd)):
+                os.link(f"/proc/self/fd/{self.fd}", name, dst_dir_fd=dir_fd, follow_symlinks=True)
                 Tmpfile._by_descriptor = False
         else:
-            os.link(self._path, path, dst_dir_fd=dir_fd)
+            os.link(self._path, name, dst_dir_fd=dir_fd)
             os.unlink(self._path)
             self._path = None
 
     def replace(self, path: str, *, dir_fd: int) -> None:
         """Put the file in the place of what stands at *path*, atomically."""
-        if self._path is None:
-            beside = f"{os.path.dirname(path) or '.'}/{TMPFILE_PREFIX}{secrets.token_hex(6)}"
-            self.link(beside, dir_fd=dir_fd)
-            try:
-                os.rename(beside, path, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
-            except BaseException:
-                os.unlink(beside, dir_fd=dir_fd)
-                raise
-        else:
-            os.rename(self._path, path, dst_dir_fd=dir_fd)
-            self._path = None
+        with opened_parent(path, dir_fd=dir_fd) as (fd, name):
+            if self._path is None:
+                beside = f"{TMPFILE_PREFIX}{secrets.token_hex(6)}"
+                self._link(beside, fd)
+                try:
+                    os.rename(beside, name, src_dir_fd=fd, dst_dir_fd=fd)
+                except BaseException:
+                    os.unlink(beside, dir_fd=fd)
+                    raise
+            else:
+                os.rename(self._path, name, dst_dir_fd=fd)
+                self._path = None
 
     def discard(self) -> None:
         """Close the descriptor, and remove the file if it has not got its name."""
@@ -261,7 +268,7 @@ def syncfs(fd: int) -> None:
 
 def fsync_directory(path: str, *, dir_fd: int) -> None:
     """Make the names in a directory durable."""
-    with opened(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=dir_fd) as fd:
+    with opened_beneath(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=dir_fd) as fd:
         os.fsync(fd)
 
 

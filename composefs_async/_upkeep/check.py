@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 
 from .._repo.metadata import Metadata
 from .._repo.state import RepoState
-from .._sys import files
+from .._sys.beneath import opened_beneath
 from ..errors import RepositoryError
 from ..findings import KINDS, Finding
 from ..progress import ProgressCallback
@@ -92,7 +92,7 @@ def _check(run: Run, scrub: Scrub) -> FsckResult:
 def _check_metadata(run: Run) -> bool:
     """Read meta.json again: it may have changed since the repository was opened."""
     try:
-        with files.opened("meta.json", os.O_RDONLY | os.O_NONBLOCK, dir_fd=run.state.fd) as fd:
+        with opened_beneath("meta.json", os.O_RDONLY | os.O_NONBLOCK, dir_fd=run.state.fd) as fd:
             raw = os.read(fd, 1 << 20)
     except FileNotFoundError:
         return False

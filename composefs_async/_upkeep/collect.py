@@ -109,6 +109,7 @@ class _Collection:
         """Find what is needed, and what is not."""
         state, live = self._state, IdSet(self._width)
         self._roots = graph.roots(state, self._additional)
+        self._roots.require_all()
         self._leases = leases.all_leases(state)
         with ReachCache.open(state) as cache:
             for number, ids in enumerate(self._follow(cache), 1):
@@ -246,6 +247,7 @@ class _Collection:
         roots, held = graph.roots(self._state, self._additional, self._roots), leases.all_leases(self._state)
         if roots is self._roots and held == self._leases:
             return
+        roots.require_all()
         self._roots, self._leases = roots, held
         for ids in self._follow(None):
             self._late.update(shards.pieces(ids, self._width))

@@ -11,15 +11,16 @@ import contextlib
 import enum
 import errno
 import os
+import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from .._repo import objects
 from .._repo.names import Category
 from .._repo.state import RepoState
-from .._sys import files
+from .._sys.beneath import IN_THE_WAY, opened_beneath
 from ..digest import Algorithm, ObjectId, check_content_digest
 from ..erofs.format import EROFS_MAGIC, SUPERBLOCK_OFFSET
 from ..errors import (
@@ -105,6 +106,8 @@ class Roots:
     """First-level names of which nobody can say what they led to, that lead nowhere, and that no reference means."""
     notes: tuple[Finding, ...]
     """Names that lead nowhere, and what is no link."""
+    hidden: tuple[tuple[str, str], ...]
+    """Where names may be that cannot be seen, by its path, and why."""
     entries: dict[str, str | None] = field(repr=False)
     """What was found: paths and the targets of links."""
 
@@ -112,6 +115,15 @@ class Roots:
     def names(self) -> set[tuple[Category, str]]:
         """First-level names that are roots and are there."""
         return {(each.category, each.name) for each in self.references if each.object_id} | set(self.additional)
+
+    def require_all(self) -> None:
+        """Refuse to go on if there may be references that were not seen.
+
+        Raises:
+            ReachUnknownError: something stands in the way of a name.
+        """
+        for path, reason in self.hidden:
+            raise ReachUnknownError(path, reason, "put in its place what belongs there")
 
     @property
     def ids(self) -> dict[ObjectId, str]:
@@ -194,7 +206,8 @@ def _kind_of(content: bytes) -> Kind:
 def roots(state: RepoState, additional: Iterable[str] = (), known: Roots | None = None) -> Roots:
     """The names there are, and those that keep something: references, and *additional* first-level names.
 
-    Names that lead nowhere, and what is no link, become notes.  A directory that cannot be read is an error.
+    Names that lead nowhere, and what is no link, become notes.  A directory that cannot be read is an error.  Whoever
+    deletes what nothing leads to calls `Roots.require_all` first.
 
     Args:
         additional: matched exactly with the names of both categories; others are ignored, as cfsctl does.
@@ -222,7 +235,38 @@ def roots(state: RepoState, additional: Iterable[str] = (), known: Roots | None 
     wanted = set(additional)
     extra = tuple((category, name) for category in CATEGORIES for name in sorted(wanted & links[category].keys()))
     unmeant = tuple(each for each in lost if each not in meant)
-    return Roots(links, tuple(references), extra, unmeant, tuple(notes), entries)
+    hidden = tuple(_hidden(state, entries, references, wanted))
+    return Roots(links, tuple(references), extra, unmeant, tuple(notes), hidden, entries)
+
+
+def _hidden(
+    state: RepoState, entries: Mapping[str, str | None], references: Iterable[Reference], wanted: Iterable[str]
+) -> Iterator[tuple[str, str]]:
+    """Where something stands in the way of names, and why that is so."""
+    for path, target in sorted(entries.items()):
+        is_refs = path.count("/") == 1 and path.endswith("/refs")
+        if target is None and (path in CATEGORIES or is_refs or "/refs/" in path):
+            yield path, "it is no directory"
+        elif target is not None and (is_refs or path in CATEGORIES):
+            yield path, "it is a symbolic link, where a directory should be"
+    for category in CATEGORIES:
+        for name in {*wanted, *(each.name for each in references if each.category == category)}:
+            if entries.get(path := f"{category}/{name}", "") is None:
+                yield path, "it is no symbolic link"
+    for each in references:
+        if _may_hide_names(state, each, entries[each.path] or ""):
+            yield each.path, "it is a symbolic link that leads, or led, to something else than a name"
+
+
+def _may_hide_names(state: RepoState, reference: Reference, target: str) -> bool:
+    """Whether a link below ``refs/`` is one to a directory, with references of its own, or to one that is away."""
+    climb, name = os.path.split(target)
+    if climb == "/".join([".."] * (reference.path.count("/") - 1)):
+        return False
+    try:
+        return stat.S_ISDIR(os.stat(reference.path, dir_fd=state.fd).st_mode)
+    except OSError:
+        return reference.object_id is None and not (name and set(climb.split("/")) <= {".."})
 
 
 def _first_level_first(entry: tuple[str, str | None]) -> tuple[bool, str]:
@@ -274,8 +318,7 @@ def _read_links(state: RepoState) -> dict[str, str | None]:
         if directory.count("/") > _MAX_DEPTH:
             raise ReachUnknownError(directory, f"its directories are more than {_MAX_DEPTH} deep")
         try:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-            with files.opened(directory, flags, dir_fd=state.fd) as fd:
+            with opened_beneath(directory, os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.fd) as fd:
                 for name in os.listdir(fd):
                     path = f"{directory}/{name}"
                     with contextlib.suppress(FileNotFoundError):  # removed meanwhile
@@ -285,7 +328,7 @@ def _read_links(state: RepoState) -> dict[str, str | None]:
         except FileNotFoundError:
             pass
         except OSError as error:
-            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            if error.errno not in IN_THE_WAY:
                 raise
             entries[directory] = None
         else:

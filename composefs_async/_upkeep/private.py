@@ -7,11 +7,13 @@ it can be deleted at any time: that costs time, or the leases of imports that we
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 
 from .._repo.state import DIRECTORY_MODE, FILE_MODE, RepoState
 from .._sys import files
+from .._sys.beneath import IN_THE_WAY, make_directories, opened_beneath, opened_parent
 
 __all__ = ["DIRECTORY", "listing", "read", "remove", "timestamp", "write"]
 
@@ -23,10 +25,12 @@ _ATTEMPTS = 8
 def read(state: RepoState, name: str, limit: int) -> bytes | None:
     """The content of a file; None if it is not there, is no regular file, or is longer than *limit* bytes."""
     try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-        with files.naming(state.path), files.opened(f"{DIRECTORY}/{name}", flags, dir_fd=state.fd) as fd:
+        flags = os.O_RDONLY | os.O_NONBLOCK
+        with files.naming(state.path), opened_beneath(f"{DIRECTORY}/{name}", flags, dir_fd=state.fd) as fd:
             content = os.read(fd, limit + 1)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except OSError as error:
+        if error.errno not in (*IN_THE_WAY, errno.ENOENT, errno.EISDIR):
+            raise
         return None
     return content if len(content) <= limit else None
 
@@ -70,8 +74,8 @@ def _tmpfile(state: RepoState, directory: str) -> Iterator[files.Tmpfile]:
 
 
 def _make_directories(state: RepoState, directory: str) -> None:
-    for each in (DIRECTORY, directory):
-        files.make_directory(each, DIRECTORY_MODE, dir_fd=state.fd)
+    with contextlib.suppress(FileNotFoundError):  # `remove` has taken one away
+        make_directories(directory, DIRECTORY_MODE, dir_fd=state.fd)
 
 
 def timestamp(state: RepoState) -> int:
@@ -84,12 +88,16 @@ def remove(state: RepoState, name: str) -> bool:
     """Remove a file, and the directories that are empty then; False if it was not there."""
     path = f"{DIRECTORY}/{name}"
     try:
-        os.unlink(path, dir_fd=state.fd)
-    except (FileNotFoundError, NotADirectoryError):
+        with opened_parent(path, dir_fd=state.fd) as (fd, last):
+            os.unlink(last, dir_fd=fd)
+    except OSError as error:
+        if error.errno not in (*IN_THE_WAY, errno.ENOENT):
+            raise
         return False
     with contextlib.suppress(OSError):
         while path := os.path.dirname(path):
-            os.rmdir(path, dir_fd=state.fd)
+            with opened_parent(path, dir_fd=state.fd) as (fd, last):
+                os.rmdir(last, dir_fd=fd)
     return True
 
 
@@ -97,7 +105,9 @@ def listing(state: RepoState, directory: str) -> list[str]:
     """Sorted names of what is in a directory below, without those that begin with a dot."""
     try:
         flags = os.O_RDONLY | os.O_DIRECTORY
-        with files.naming(state.path), files.opened(f"{DIRECTORY}/{directory}", flags, dir_fd=state.fd) as fd:
+        with files.naming(state.path), opened_beneath(f"{DIRECTORY}/{directory}", flags, dir_fd=state.fd) as fd:
             return sorted(name for name in os.listdir(fd) if not name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+        if error.errno not in (*IN_THE_WAY, errno.ENOENT):
+            raise
         return []

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from typing import Self
 
 from .._repo.state import RepoState
-from .._sys import files
+from .._sys.beneath import opened_beneath
 from ..digest import ObjectId
 from . import private
 from .graph import Kind, Node
@@ -47,8 +47,8 @@ class ReachCache:
     def open(cls, state: RepoState) -> Self:
         """That of a repository; an empty one if there is none, or none that can be read."""
         try:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-            with files.opened(f"{private.DIRECTORY}/{NAME}", flags, dir_fd=state.fd) as fd:
+            flags = os.O_RDONLY | os.O_NONBLOCK
+            with opened_beneath(f"{private.DIRECTORY}/{NAME}", flags, dir_fd=state.fd) as fd:
                 # The file is never changed in place, so the map stays what was opened.
                 return cls(mmap.mmap(fd, 0, prot=mmap.PROT_READ))
         except (OSError, ValueError):

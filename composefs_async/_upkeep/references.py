@@ -14,6 +14,7 @@ from .._repo import images, names, streams
 from .._repo.names import Category, Link
 from .._repo.state import RepoState
 from .._sys import files
+from .._sys.beneath import opened_beneath
 from ..errors import ImageNotFoundError, InvalidNameError, StreamNotFoundError
 from ..reports import NamedReference
 from . import graph
@@ -117,8 +118,8 @@ def _subject(reference: NamedReference) -> str | None:
 
 def _remove_empty_subjects(state: RepoState, pruned: Collection[str]) -> None:
     """Directories of subjects that had referrers, and of those that are gone, as an interruption leaves them."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-    with contextlib.suppress(OSError), files.opened(f"streams/refs/{_REFERRERS}", flags, dir_fd=state.fd) as fd:
+    flags = os.O_RDONLY | os.O_DIRECTORY
+    with contextlib.suppress(OSError), opened_beneath(f"streams/refs/{_REFERRERS}", flags, dir_fd=state.fd) as fd:
         for subject in os.listdir(fd):
             if subject in pruned or not _has_manifest(state, subject):
                 with contextlib.suppress(OSError):  # it is not empty, or somebody else was faster

@@ -12,6 +12,7 @@ what is removed is moved to the quarantine, last, when nothing needs it.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
@@ -180,8 +181,24 @@ class Repair:
     def _clear_places(self) -> None:
         """Move away what stands where a link or a directory should be: files, and links that can lead to no object."""
         for finding in self.before.findings:
-            if finding.kind in _IN_THE_WAY or (finding.kind in _ODD and self._leads_to_none(finding.path)):
-                self._put_aside(finding.path)
+            path, kind = finding.path, finding.kind
+            in_the_way = kind in _IN_THE_WAY and not self._is_linked_directory(path)
+            if in_the_way or (kind in _ODD and self._leads_to_none(path)):
+                self._put_aside(path)
+
+    def _is_linked_directory(self, path: str) -> bool:
+        """Whether it is a link in the place of a directory of names, which may be there on purpose."""
+        if not (path in graph.CATEGORIES or "/refs" in path):
+            return False
+        try:
+            return stat.S_ISLNK(os.stat(path, dir_fd=self.state.fd, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            return False
+
+    def _is_hidden(self, path: str) -> bool:
+        """Whether *path* is where names cannot be seen, nor be made."""
+        hidden = (place for place, _ in self.damage.roots.hidden if place not in self.covered)
+        return any(path == place or path.startswith(f"{place}/") for place in hidden)
 
     def _leads_to_none(self, path: str) -> bool:
         """Whether it is a link of the first level whose target is no place of an object; not once it is put aside."""
@@ -195,7 +212,8 @@ class Repair:
         return names.target_of(self.state, path) is None or (self.dry_run and path in self.covered)
 
     def _wanted_links(self) -> list[Link]:
-        return [*self._missing_links(), *self._wrong_references()]
+        wanted = [*self._missing_links(), *self._wrong_references()]
+        return [link for link in wanted if not self._is_hidden(link.path)]
 
     def _missing_links(self) -> list[Link]:
         """Links of the first level that are not as they should be, to objects that are there and not corrupt."""
@@ -287,7 +305,8 @@ class Repair:
         needed = self.damage.wanted if self.dry_run else self.damage.needed
         lost = [each for each in self.damage.roots.references if each.object_id is None]
         names_of = {f"{each.category}/{each.name}" for each in lost}
-        if not needed.keys().isdisjoint(self.damage.unreadable) or not self.covered.issuperset(names_of):
+        hidden = {path for path, _ in self.damage.roots.hidden} - self.covered
+        if hidden or not needed.keys().isdisjoint(self.damage.unreadable) or not self.covered.issuperset(names_of):
             return  # it cannot be told what is needed
         for finding in self.before.errors:
             path = finding.path

@@ -19,6 +19,7 @@ from functools import partial
 
 from .._repo.state import RepoState
 from .._sys import files
+from .._sys.beneath import IN_THE_WAY, opened_trusted
 from ..digest import ObjectId
 from ..findings import Finding
 from . import private, shards
@@ -137,7 +138,9 @@ def leftovers(state: RepoState) -> list[str]:
 
 def _listing(state: RepoState, directory: str) -> list[str]:
     try:
-        with files.opened(directory, os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.fd) as fd:
+        with opened_trusted(directory, dir_fd=state.fd) as fd:
             return os.listdir(fd)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+        if error.errno not in (*IN_THE_WAY, errno.ENOENT):
+            raise
         return []

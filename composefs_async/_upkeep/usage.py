@@ -10,12 +10,14 @@ at each file, how much is in it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .._repo.state import RepoState
+from .._sys.beneath import IN_THE_WAY, open_beneath
 from ..digest import ObjectId
 from ..errors import ReachUnknownError
 from ..reports import NameUsage, Space, Usage
@@ -47,6 +49,7 @@ def usage(state: RepoState) -> Usage:
     """
     with state.shared():
         roots, held = graph.roots(state), leases.all_leases(state)
+        roots.require_all()
         owners = _Owners(state, roots, [stream_id for lease in held for stream_id in lease.layers.values()])
         since = min((lease.started for lease in held), default=None)
         old, young, leftovers = _measure(state, owners, since)
@@ -247,8 +250,14 @@ def _shards(state: RepoState) -> list[str]:
 def _listing(state: RepoState, directory: str) -> Iterator[Iterator[os.DirEntry[str]]]:
     """What is in *directory*, nothing if it is none."""
     try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=state.fd)
-    except (FileNotFoundError, NotADirectoryError):
+        top, _, below = directory.partition("/")
+        if top == "objects":
+            fd = open_beneath(below or ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.objects_fd)
+        else:
+            fd = open_beneath(directory, os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.fd)
+    except OSError as error:
+        if error.errno not in (*IN_THE_WAY, errno.ENOENT):
+            raise
         yield iter(())
         return
     try:

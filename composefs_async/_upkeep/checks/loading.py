@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from ... import _native, fsverity
 from ..._repo.state import RepoState
-from ..._sys import files, verity
+from ..._sys import verity
+from ..._sys.beneath import opened_beneath
 from ...digest import ObjectId
 from ...errors import AlgorithmMismatchError, VerityMissingError, VerityNotSupportedError
 
@@ -100,7 +101,7 @@ def load_one(
     """
     step = "open"
     try:
-        with files.opened(object_id.path, _FLAGS, dir_fd=state.objects_fd) as fd:
+        with opened_beneath(object_id.path, _FLAGS, dir_fd=state.objects_fd) as fd:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode) or status.st_size > most:
                 failures.append(Failure(index, 0, "large" if stat.S_ISREG(status.st_mode) else "type"))
@@ -143,7 +144,7 @@ def load_large(state: RepoState, object_id: ObjectId, take: Callable[[memoryview
     hasher, step = fsverity.Hasher(state.algorithm), "open"
     room = memoryview(bytearray(BUFFER_SIZE))
     try:
-        with files.opened(object_id.path, _FLAGS, dir_fd=state.objects_fd) as fd:
+        with opened_beneath(object_id.path, _FLAGS, dir_fd=state.objects_fd) as fd:
             if state.secure and (failure := _measure(state, fd, object_id, 0)):
                 return failure
             step = "read"

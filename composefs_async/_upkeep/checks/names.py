@@ -14,6 +14,7 @@ from ..._repo import names
 from ..._repo.names import Category
 from ..._repo.state import RepoState
 from ..._sys import files
+from ..._sys.beneath import open_beneath, opened_beneath
 from ...digest import ObjectId
 from ...errors import FormatError
 from .run import Run, file_type, os_text, raise_ours
@@ -28,7 +29,7 @@ _MAX_DEPTH = 256
 def listing(run: Run, category: Category) -> list[str]:
     """Sorted names of the first level, ``refs`` excepted."""
     try:
-        with files.opened(category, os.O_RDONLY | os.O_DIRECTORY, dir_fd=run.state.fd) as fd:
+        with opened_beneath(category, os.O_RDONLY | os.O_DIRECTORY, dir_fd=run.state.fd) as fd:
             return sorted(name for name in os.listdir(fd) if name != "refs")
     except FileNotFoundError:
         return []
@@ -80,14 +81,24 @@ def open_entry(run: Run, category: Category, name: str) -> tuple[int, str] | Non
         return None
     _check_target(run, path, target)
     try:
-        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=state.fd), target
+        return _open_target(state, category, target), target
     except OSError as error:
         raise_ours(error, path)
-        if category == "images":
-            run.found("image-open-failed", path, detail=os_text(error))
-        else:
-            run.found("stream-open-failed", path, detail=f"Opening stream '{name}'", cause=os_text(error))
-        return None
+        cause = os_text(error)
+    if category == "images":
+        run.found("image-open-failed", path, detail=cause)
+    else:
+        run.found("stream-open-failed", path, detail=f"Opening stream '{name}'", cause=cause)
+    return None
+
+
+def _open_target(state: RepoState, category: Category, target: str) -> int:
+    """Open an object, or whatever else is in the repository: what is outside may be anybody's, or a device."""
+    flags = os.O_RDONLY | os.O_NONBLOCK
+    try:
+        return open_beneath(ObjectId.from_path(target).path, flags, dir_fd=state.objects_fd)
+    except FormatError:
+        return open_beneath(os.path.normpath(f"{category}/{target}"), flags, dir_fd=state.fd)
 
 
 def _check_target(run: Run, path: str, target: str) -> None:
@@ -111,7 +122,7 @@ def check_references(run: Run, category: Category) -> None:
     while pending:
         directory, depth = pending.pop()
         try:
-            with files.opened(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=run.state.fd) as fd:
+            with opened_beneath(directory, os.O_RDONLY | os.O_DIRECTORY, dir_fd=run.state.fd) as fd:
                 entries = sorted(os.listdir(fd))
         except OSError as error:
             raise_ours(error, directory)

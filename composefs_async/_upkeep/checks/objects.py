@@ -11,6 +11,7 @@ import re
 import stat
 
 from ..._sys import files
+from ..._sys.beneath import opened_beneath, opened_trusted
 from ...digest import ObjectId
 from ..shards import NEVER, compare
 from .loading import Failure, load, load_large
@@ -61,7 +62,7 @@ def object_not_found(run: Run, kind: str, path: str, object_id: ObjectId, name: 
     """
     wanted, detail = {"path": path, "object_id": object_id.hex()}, _NO_FILE
     try:
-        with files.opened(object_id.path, _FLAGS, dir_fd=run.state.objects_fd) as fd:
+        with opened_beneath(object_id.path, _FLAGS, dir_fd=run.state.objects_fd) as fd:
             if stat.S_ISREG(os.fstat(fd).st_mode):
                 return  # it has come meanwhile
     except (FileNotFoundError, NotADirectoryError):
@@ -76,7 +77,7 @@ def object_not_found(run: Run, kind: str, path: str, object_id: ObjectId, name: 
 def check_top(run: Run) -> list[int]:
     """The directories of objects that are there; says what else is."""
     try:
-        with files.opened("objects", os.O_RDONLY | os.O_DIRECTORY, dir_fd=run.state.fd) as fd:
+        with opened_trusted("objects", dir_fd=run.state.fd) as fd:
             names = sorted(os.listdir(fd))
             modes = {name: os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode for name in names}
     except FileNotFoundError:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ..._repo.names import target_of
 from ..._repo.streams import FileSource
+from ..._sys.beneath import open_beneath
 from ...digest import ObjectId, check_content_digest
 from ...errors import AlgorithmMismatchError, FormatError, SplitstreamError
 from ...findings import Finding
@@ -28,7 +29,7 @@ __all__ = ["Needed", "StreamCheck"]
 
 _DIGEST = re.compile(r"(?:.*-)?((sha256|sha384|sha512):[0-9a-f]+)", re.DOTALL)
 _IMAGE_REFS = "composefs.image"
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK
 
 Found = Callable[[Finding], object]
 
@@ -122,9 +123,13 @@ class StreamCheck:
         """Check a stream by what refers to it.  Safe for use from several threads."""
         name, wrong = _stream_name(needed.name).removeprefix("streams/"), list[Finding]()
         try:
-            source = FileSource(os.open(needed.object_id.path, _FLAGS, dir_fd=self._run.state.objects_fd))
+            source = FileSource(open_beneath(needed.object_id.path, _FLAGS, dir_fd=self._run.state.objects_fd))
         except FileNotFoundError:
             return  # a finding of what needs it
+        except OSError as error:
+            raise_ours(error, f"objects/{needed.object_id.path}")
+            self._found_needed(needed, os_text(error))
+            return
         try:
             reader = SplitstreamReader(source, self._run.state.algorithm)
             self._check_named_refs(needed.path, reader)

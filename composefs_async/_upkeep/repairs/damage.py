@@ -9,7 +9,6 @@ be what another says.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -53,8 +52,11 @@ class Lack:
 
 
 def is_there(state: RepoState, object_id: ObjectId) -> bool:
-    """Whether anything stands at the path of an object."""
-    return os.access(object_id.path, os.F_OK, dir_fd=state.objects_fd)
+    """Whether anything stands at the path of an object, other than a link."""
+    try:
+        return objects.has_object(state, object_id)
+    except OSError:
+        return False
 
 
 class Damage:

@@ -5,6 +5,7 @@ A name like ``oci-manifest-sha256:…`` says what the content of the stream hash
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -12,7 +13,7 @@ from contextlib import suppress
 
 from ..._repo import streams
 from ..._repo.state import RepoState
-from ..._sys import files
+from ..._sys.beneath import IN_THE_WAY, opened_beneath
 from ...digest import ObjectId
 from ...errors import ComposefsError
 from ...splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
@@ -66,9 +67,9 @@ def _names_of(
 def _unnamed_streams(state: RepoState, damage: Damage) -> Iterator[ObjectId]:
     """Objects that begin like a stream, have no name, and are not known to be corrupt."""
     named = set(damage.roots.links["streams"].values())
-    for shard in _listing(state, "objects"):
+    for shard in _listing(state, "."):
         if _SHARD.fullmatch(shard):
-            for name in _listing(state, f"objects/{shard}"):
+            for name in _listing(state, shard):
                 with suppress(ComposefsError):
                     object_id = ObjectId.from_path(f"{shard}/{name}").require(state.algorithm)
                     if (
@@ -81,15 +82,17 @@ def _unnamed_streams(state: RepoState, damage: Damage) -> Iterator[ObjectId]:
 
 def _listing(state: RepoState, directory: str) -> list[str]:
     try:
-        with files.opened(directory, os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.fd) as fd:
+        with opened_beneath(directory, os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.objects_fd) as fd:
             return sorted(os.listdir(fd))
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+        if error.errno not in (*IN_THE_WAY, errno.ENOENT):
+            raise
         return []
 
 
 def _begins_like_one(state: RepoState, object_id: ObjectId) -> bool:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-    with suppress(OSError), files.opened(object_id.path, flags, dir_fd=state.objects_fd) as fd:
+    flags = os.O_RDONLY | os.O_NONBLOCK
+    with suppress(OSError), opened_beneath(object_id.path, flags, dir_fd=state.objects_fd) as fd:
         start = os.pread(fd, HEADER_SIZE, 0)
         return start.startswith(MAGIC) or start[18 : 18 + len(MAGIC)] == MAGIC
     return False

@@ -9,13 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 
 from ... import fsverity
 from ..._repo import batch, objects
 from ..._repo.state import DIRECTORY_MODE, RepoState
 from ..._sys import files
+from ..._sys.beneath import make_directories, opened_parent
 from ...digest import Algorithm, ObjectId
 
 __all__ = ["QUARANTINE", "Quarantine", "digest_descriptors", "replace"]
@@ -45,44 +46,49 @@ class Quarantine:
             return
         place = self._place(path)
         try:
-            os.link(path, place, src_dir_fd=self._state.fd, dst_dir_fd=self._state.fd, follow_symlinks=False)
+            self._with_both(os.link, path, place, follow_symlinks=False)
         except (FileNotFoundError, FileExistsError):  # nothing there; kept already
             return
         except OSError as error:
             if error.errno not in _UNLINKABLE:
                 raise
-            os.rename(path, place, src_dir_fd=self._state.fd, dst_dir_fd=self._state.fd)
+            self._with_both(os.rename, path, place)
 
     def take(self, path: str) -> None:
-        """Move what stands at *path* here; a crash leaves it in one place."""
-        os.rename(path, self._place(path), src_dir_fd=self._state.fd, dst_dir_fd=self._state.fd)
+        """Move what stands at *path* here; a crash leaves it in one place.
+
+        Raises:
+            OSError: ELOOP, *path* is below a link and may be outside of the repository.
+        """
+        self._with_both(os.rename, path, self._place(path))
+
+    def _with_both(self, move: Callable[..., None], path: str, place: str, **options: bool) -> None:
+        """Link or rename, from a directory below ``objects/`` or the repository to one below the latter."""
+        state = self._state
+        source, below = (state.objects_fd, path[8:]) if path.startswith("objects/") else (state.fd, path)
+        with opened_parent(below, dir_fd=source) as (old, name), opened_parent(place, dir_fd=state.fd) as (new, last):
+            move(name, last, src_dir_fd=old, dst_dir_fd=new, **options)
 
     def _place(self, path: str) -> str:
         if not self.path:
             self.path = self._make()
         place = f"{self.path}/{path}"
-        directory = os.path.dirname(place)
-        if not os.access(directory, os.F_OK, dir_fd=self._state.fd):
-            _make_directories(self._state, directory)
+        make_directories(os.path.dirname(place), DIRECTORY_MODE, dir_fd=self._state.fd)
         return place
 
     def _make(self) -> str:
         """A new one: repairs can be at work at the same time."""
-        _make_directories(self._state, QUARANTINE)
+        make_directories(QUARANTINE, DIRECTORY_MODE, dir_fd=self._state.fd)
         now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         for number in count(1):
             path = f"{QUARANTINE}/{now}" + (f"-{number}" if number > 1 else "")
             try:
-                os.mkdir(path, DIRECTORY_MODE, dir_fd=self._state.fd)
+                with opened_parent(path, dir_fd=self._state.fd) as (fd, name):
+                    os.mkdir(name, DIRECTORY_MODE, dir_fd=fd)
             except FileExistsError:
                 continue
             return path
         raise AssertionError
-
-
-def _make_directories(state: RepoState, path: str) -> None:
-    for end in (at for at, char in enumerate(f"{path}/") if char == "/"):
-        files.make_directory(path[:end], DIRECTORY_MODE, dir_fd=state.fd)
 
 
 # -- replacing ---------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from ..._repo import names, opening
 from ..._repo.state import RepoState
+from ..._sys.beneath import open_beneath
 from ...digest import Algorithm, ObjectId
 from ...errors import AlgorithmMismatchError
 from .replacing import digest_descriptors
@@ -135,7 +136,11 @@ class DirectorySource:
 
 def _open_regular(path: str, dir_fd: int | None = None) -> int:
     """Open a file for reading; never waits, as opening a pipe would."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    flags = os.O_RDONLY | os.O_NONBLOCK
+    if dir_fd is None:
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+    else:
+        fd = open_beneath(path, flags, dir_fd=dir_fd)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(f"{path} is not a regular file")
