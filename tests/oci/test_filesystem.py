@@ -5,6 +5,8 @@ from __future__ import annotations
 import stat
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from composefs_async.digest import ObjectId
 from composefs_async.errors import OciError
@@ -135,6 +137,96 @@ TREES: dict[str, tuple[list[list[str]], list[str]]] = {
     "link to a symlink": ([["l a x", "h b a"]], ["l a x", "h b a"]),
     "link over the directory it leads into": ([["d a", "f a/b 1", "h a a/b"]], ["f a 1"]),
     "target changed later": ([["f a 1", "h b a"], ["f a 2"]], ["f a 2", "f b 1"]),
+    # -- paths through something that is no directory
+    "whiteout below a symlink of its layer": (
+        [["d b", "f b/x 1"], ["l a b", "f a/.wh.x"]],
+        ["l a b", "d b", "f b/x 1"],
+    ),
+    "whiteout below a symlink that was followed": (
+        [["d b", "f b/x 1"], ["l a b", "f a/y 2", "f a/.wh.x", "f a/.wh..wh..opq"]],
+        ["l a b", "d b", "f b/x 1", "f b/y 2"],
+    ),
+    "whiteout below a lower symlink": ([["d b", "f b/x 1", "l a b"], ["f a/.wh.x"]], ["l a b", "d b", "f b/x 1"]),
+    "whiteout below a file": ([["f a 1"], ["f a/.wh.x", "f a/.wh..wh..opq", "f a/b/.wh.c"]], ["f a 1"]),
+    "opaque below a symlink": ([["d b", "f b/x 1"], ["l a b", "f a/.wh..wh..opq"]], ["l a b", "d b", "f b/x 1"]),
+    "below a lower file": ([["f a 1"], ["f a/b/c 2"]], ["d a", "d a/b", "f a/b/c 2"]),
+    "below a lower symlink": (
+        [["d usr", "d usr/lib", "f usr/lib/f 1", "l lib usr/lib"], ["f lib/g 2"]],
+        ["d lib", "f lib/g 2", "d usr", "d usr/lib", "f usr/lib/f 1"],
+    ),
+    "below a lower file twice": ([["f a 1"], ["f a/b 2", "f a/c 3"]], ["d a", "f a/b 2", "f a/c 3"]),
+    "below a symlink of its layer": (
+        [["d usr", "d usr/lib", "l lib usr/lib", "f lib/f 1", "d lib/d", "f lib/d/g 2"]],
+        ["l lib usr/lib", "d usr", "d usr/lib", "d usr/lib/d", "f usr/lib/d/g 2", "f usr/lib/f 1"],
+    ),
+    "below a symlink that a higher layer lists again": (
+        [["d b", "l a b"], ["l a b", "f a/f 1"]],
+        ["l a b", "d b", "f b/f 1"],
+    ),
+    "below an absolute symlink": ([["d a", "l a/l /b", "f a/l/f 1"]], ["d a", "l a/l /b", "d b", "f b/f 1"]),
+    "below a symlink with dots": (
+        [["d a", "d a/b", "l a/b/l ../../../.././c/../d/", "f a/b/l/f 1"]],
+        ["d a", "d a/b", "l a/b/l ../../../.././c/../d/", "d c", "d d", "f d/f 1"],
+    ),
+    "below a symlink to the root": ([["l a /", "f a/f 1", "l b ..", "f b/g 2"]], ["l a /", "l b ..", "f f 1", "f g 2"]),
+    "below a symlink to nothing": ([["l a b/c", "f a/f 1"]], ["l a b/c", "d b", "d b/c", "f b/c/f 1"]),
+    "below links to links": (
+        [["l a b", "l b c", "d c", "l c/d /e", "f a/d/f 1"]],
+        ["l a b", "l b c", "d c", "l c/d /e", "d e", "f e/f 1"],
+    ),
+    "40 links": (
+        [[*(f"l {n:02} {n + 1:02}" for n in range(39)), "l 39 .", "f 00/f 1"]],
+        [*(f"l {n:02} {n + 1:02}" for n in range(39)), "l 39 .", "f f 1"],
+    ),
+    "a hard link to a symlink is one": ([["d b", "l a b", "h c a", "f c/f 1"]], ["l a b", "d b", "f b/f 1", "h c a"]),
+    "a symlink that leads elsewhere meanwhile": (
+        [["l a b", "f a/f 1", "l a c", "f a/f 2", "d a", "f a/f 3"]],
+        ["d a", "f a/f 3", "d b", "f b/f 1", "d c", "f c/f 2"],
+    ),
+    "a link on the way that leads elsewhere meanwhile": (
+        [["l a b", "l b c", "f a/f 1", "h b a", "l b d", "f a/f 2"]],
+        ["l a b", "l b d", "d c", "f c/f 1", "d d", "f d/f 2"],
+    ),
+    "a symlink to a lower file": ([["f b 1"], ["l a b", "f a/f 2"]], ["l a b", "d b", "f b/f 2"]),
+    "hard link through a symlink": (
+        [["d usr", "d usr/lib", "l lib usr/lib", "f lib/f 1", "h usr/g lib/f"]],
+        ["l lib usr/lib", "d usr", "f usr/g 1", "d usr/lib", "h usr/lib/f usr/g"],
+    ),
+    "hard link through a lower symlink": (
+        [["d b", "f b/f 1", "l a b"], ["h c a/f"]],
+        ["l a b", "d b", "f b/f 1", "h c b/f"],
+    ),
+    "what came through a symlink is of its layer": (
+        [["d b", "f b/f 1"], ["l a b", "f a/f 2", "f b/.wh.f", "f b/.wh..wh..opq"]],
+        ["l a b", "d b", "f b/f 2"],
+    ),
+    # -- two dots
+    "two dots inside": ([["d a", "f a/../b 1"]], ["d a", "f b 1"]),
+    "two dots beyond the root": ([["f ../../b 1", "f /../a/../../c 2"]], ["f b 1", "f c 2"]),
+    "two dots do not follow links": ([["d b", "d b/c", "l a b/c", "f a/../f 1"]], ["l a b/c", "d b", "d b/c", "f f 1"]),
+    "two dots through nothing": ([["f no/where/../../b 1"]], ["f b 1"]),
+    "two dots at the end": ([["d a/b/..", "f c/d/.. 1"]], ["d a", "f c 1"]),
+    "two dots in a whiteout": ([["f b 1", "d a", "f a/f 1"], ["f a/../.wh.b", "f x/../a/.wh.f"]], ["d a"]),
+    "two dots in a target": ([["d a", "f b 1", "h c a/../b", "h d ../../b"]], ["d a", "f b 1", "h c b", "h d b"]),
+    # -- what AUFS left
+    "links into plnk": (
+        [["f .wh..wh.aufs", "d .wh..wh.plnk", "f .wh..wh.plnk/1.2 x", "h a .wh..wh.plnk/1.2", "h b .wh..wh.plnk/1.2"]],
+        ["f a x", "h b a"],
+    ),
+    "plnk that is not listed, and links among it": (
+        [["f .wh..wh.plnk/1.2 x", "h .wh..wh.plnk/3.4 ./.wh..wh.plnk/1.2", "h a /.wh..wh.plnk/3.4"]],
+        ["f a x"],
+    ),
+    "plnk that links to the tree": ([["f a x", "h .wh..wh.plnk/1.2 a", "h b .wh..wh.plnk/1.2"]], ["f a x", "h b a"]),
+    "reserved names anywhere": (
+        [["d a", "f a/.wh..wh.x 1", "d a/.wh..wh.y", "f a/.wh..wh.y/z/.wh..wh.orph/q 2", "h b a/.wh..wh.x"]],
+        ["d a", "f b 1"],
+    ),
+    "link to what is below a reserved name": (
+        [["f a/.wh..wh.y/z 1", "f a/.wh..wh.y/b/c 2", "h d a/.wh..wh.y/z", "h e a/.wh..wh.y/b/c"]],
+        ["d a", "f d 1", "f e 2"],
+    ),
+    "an opaque marker with something below": ([["f a/f 1"], ["f a/.wh..wh..opq/x 1"]], ["d a", "f a/f 1"]),
     "link target spelled oddly": ([["d a", "f a/b 1", "h c ./a//b"]], ["d a", "f a/b 1", "h c a/b"]),
 }
 
@@ -146,10 +238,16 @@ def test_layers_make_this_tree(name: str) -> None:
 
 
 REFUSED: dict[str, tuple[list[list[str]], str]] = {
-    "parent is a file": ([["f a 1"], ["f a/b 2"]], r"'a/b'.*'a' in it is no directory"),
-    "parent is a symlink": ([["d b", "l a b", "f a/c 2"]], r"'a/c'.*'a' in it is a symbolic link"),
-    "whiteout below a symlink": ([["d b", "l a b"], ["f a/.wh.c"]], r"'a/.wh.c'.*symbolic link"),
-    "two dots inside": ([["d a", "f a/../b 1"]], r"'a/../b'.*'..' inside a path"),
+    "parent is a file": ([["f a 1", "f a/b 2"]], r"'a/b'.*'a' in it is no directory"),
+    "parent is a link to a file": ([["f b 1", "l a b", "f a/c 2"]], r"'a/c'.*'b' in it is no directory"),
+    "parent is a file that was a directory below": ([["d a"], ["f a 1", "f a/b 2"]], "'a' in it is no directory"),
+    "parent leads to itself": ([["l a a", "f a/b 1"]], r"'a/b'.*more than 40 symbolic links"),
+    "parents lead in a circle": ([["l a b/x", "l b a/x", "f a/b 1"]], r"'a/b'.*more than 40 symbolic links"),
+    "link through a circle": ([["l a b", "l b a", "h c a/f"]], r"'c'.*more than 40 symbolic links"),
+    "41 links": ([[*(f"l {n} {n + 1}" for n in range(40)), "l 40 .", "f 0/f 1"]], "more than 40 symbolic links"),
+    "link through what is a file": ([["f a 1"], ["h b a/c"]], "does not exist"),
+    "link to a reserved name that is not there": ([["h b .wh..wh.plnk/1.2"]], "does not exist"),
+    "link to a reserved directory": ([["d .wh..wh.plnk", "h b .wh..wh.plnk"]], "is a directory"),
     "file that ends in two dots": ([["d a", "f a/.. 1"]], "only a directory"),
     "root is a file": ([["f ./ 1"]], "only a directory"),
     "link to nothing": ([["h a b"]], r"'a'.*hard link to 'b', which does not exist"),
@@ -167,6 +265,70 @@ def test_layer_that_contradicts_itself_is_refused(name: str) -> None:
     layers, message = REFUSED[name]
     with pytest.raises(OciError, match=message):
         build(*layers)
+
+
+NAMES = st.sampled_from(["a", "b", "c", "..", ".", "", ".wh..wh.plnk", "a", "b"])
+PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
+LASTS = st.sampled_from(["a", "b", "c", "a", "b", "c", "..", ".wh.a", ".wh.b", ".wh..wh..opq", ".wh..wh.x"])
+LINES = st.one_of(
+    st.builds("d {}/{}".format, PATHS, LASTS),
+    st.builds("f {}/{} x".format, PATHS, LASTS),
+    st.builds("l {}/{} {}".format, PATHS, LASTS, PATHS.filter(bool)),
+    st.builds("h {}/{} {}".format, PATHS, LASTS, PATHS),
+    st.builds("l {} {}".format, st.sampled_from("abc"), PATHS.filter(bool)),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.lists(LINES, max_size=12), max_size=3))
+def test_any_entries_make_a_tree_or_an_error(layers: list[list[str]]) -> None:
+    """No name that hides something is in it; and it is the same for a builder that never remembers where it was."""
+
+    def outcome(forget: bool) -> list[str] | str:
+        builder = TreeBuilder()
+        try:
+            for layer in layers:
+                builder.begin_layer("layer")
+                for line in layer:
+                    builder.add([parse(line)])
+                    if forget:
+                        builder._forget_places()
+            return shape(builder.finish(None))
+        except OciError as error:
+            return str(error)
+
+    found = outcome(False)
+    assert outcome(True) == found
+    if isinstance(found, list):
+        assert not any(name.startswith(".wh.") for line in found for name in line.split(" ")[1].split("/"))
+
+
+def test_steps_through_links_are_bounded() -> None:
+    far = "/".join(["d", ".."] * 1000)
+    lines = ["d d", *(f"l {n} {far}/{n + 1}" for n in range(30)), "l 30 .", "f f x"]
+    links = (parse(f"h h{number} 0/f") for number in range(10_000))
+    with pytest.raises(OciError, match="names in their targets stand on the way"):
+        tree_from_layers([(each for part in (map(parse, lines), links) for each in part)])
+
+
+@pytest.mark.parametrize(
+    ("layers", "marker"),
+    [
+        ([["f a 1"], ["f a 2", "f .wh.a"]], "'.wh.a'"),
+        ([["d a"], ["f a/b 1", "f .wh.a"]], "'.wh.a'"),
+        ([["f a 1"], ["f b 1", "f c 1", "f .wh..wh..opq"]], "'.wh..wh..opq'"),
+        ([["f a 1"], ["f .wh.a", "f a 2", "f .wh.a", "f b 1", "f .wh.b"]], "'.wh.a'"),
+        ([["f a 1"], ["f .wh.a", "f a 2", "f .wh..wh..opq"]], "'.wh..wh..opq'"),
+        ([["f a 1"], ["f .wh.a", "f a 2"]], ""),
+        ([["d a", "f a/b 1"], ["d a", "f a/.wh..wh..opq", "f a/c 1"]], ""),
+    ],
+)
+def test_what_another_program_hides_is_noted(layers: list[list[str]], marker: str) -> None:
+    builder = TreeBuilder()
+    for number, layer in enumerate(layers):
+        builder.add_layer(map(parse, layer), f"layer {number}")
+    reason = f"composefs-rs 0.9.0 lets the whiteout {marker} hide what its own layer has brought"
+    assert builder.differences == ({"layer 1": reason} if marker else {})
 
 
 def test_error_names_layer_and_entry() -> None:
