@@ -27,6 +27,7 @@ from zlib_ng import zlib_ng
 from .._zstd import zstd
 from ..errors import CompressionError
 from .documents import layer_compression
+from .tarheader import byte_sum, number
 
 if TYPE_CHECKING:
     from zlib_ng.zlib_ng import _Decompress
@@ -76,14 +77,18 @@ def for_media_type(media_type: str) -> Compression | None:
     return None if name is None else Compression(name)
 
 
-def detect(head: bytes | memoryview) -> Compression:
-    """How a blob is packed, by its first bytes: give `HEAD_SIZE` of them, or all.  Media types are not to be believed.
+def detect(head: bytes | memoryview, claimed: Compression | None = None) -> Compression:
+    """How a blob is packed, by its first bytes: give `HEAD_SIZE` of them, or all.  No bytes at all are an empty tar.
+
+    Args:
+        claimed: what its media type says.  It is not believed, but without it whatever is unknown is taken for a tar.
 
     Raises:
-        CompressionError: it is packed in a way that is not supported.
+        CompressionError: it is packed in a way that is not supported, or *claimed* is given and it looks like nothing
+            that a layer can be.
     """
     head = bytes(head[:HEAD_SIZE])
-    if head[_USTAR : _USTAR + 5] == b"ustar":  # a tar, whatever the name of its first member begins with
+    if _begins_tar(head):  # whatever the name of its first member begins with
         return Compression.NONE
     if head.startswith(b"\x1f\x8b"):
         return Compression.GZIP
@@ -93,7 +98,20 @@ def detect(head: bytes | memoryview) -> Compression:
     for magic, name in _UNSUPPORTED:
         if head.startswith(magic):
             raise CompressionError(f"it is packed with {name}, which is not supported", 0)
+    if claimed is not None:
+        says = "a plain tar" if claimed is Compression.NONE else claimed.value
+        found = head[:8].hex(" ")
+        raise CompressionError(f"its media type says {says}, its first bytes {found} are of no tar, gzip or zstd", 0)
     return Compression.NONE
+
+
+def _begins_tar(head: bytes) -> bool:
+    if head[_USTAR : _USTAR + 5] == b"ustar" or not any(head):
+        return True
+    try:  # an archive of before 1988
+        return len(head) == HEAD_SIZE and byte_sum(head) - sum(head[148:156]) + 8 * 0x20 == number(head[148:156])
+    except ValueError:
+        return False
 
 
 def decompressor(compression: Compression, *, max_size: int = MAX_SIZE, max_ratio: float = MAX_RATIO) -> Decompressor:

@@ -158,7 +158,8 @@ class Unpacker:
         limits: Limits | None = None,
     ) -> None:
         self._state, self._source, self._limits = state, source, limits or Limits()
-        if media_type and not raw and for_media_type(media_type) is None:
+        self._claimed = for_media_type(media_type) if media_type else None
+        if media_type and not raw and self._claimed is None:
             raise OciError(f"layer {digest}", f"it is no tar layer but {media_type}")
         self._compression = Compression.NONE if raw else None
         self._digest, self._same = digest, pack or packed_digest == digest
@@ -215,7 +216,7 @@ class Unpacker:
     def _detected(self, head: Buffer) -> Compression:
         """How the source is packed, by its first bytes unless that is known."""
         if self._compression is None:
-            self._compression = detect(memoryview(head))
+            self._compression = detect(memoryview(head), self._claimed)
             if self._compression is Compression.NONE and self._same:
                 # What is not packed has both digests from the same bytes: hash them once.
                 self._hashes = BlobHashes(self._digest)

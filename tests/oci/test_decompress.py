@@ -242,3 +242,40 @@ def test_magic_number_tells_the_compression():
         b"\x1f": NONE,
     }
     assert {head: detect(head) for head in table} == table
+
+
+def v7(name: bytes) -> bytes:
+    """A header without a magic, and a trailer."""
+    header = bytearray(name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + b"00000000000\0" * 2 + b" " * 8)
+    header += bytes(512 - len(header))
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(1024)
+
+
+@pytest.mark.parametrize("claimed", [None, NONE, GZIP, ZSTD])
+@pytest.mark.parametrize("name", [b"usr/", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"BZh9", b"\xfd7zXZ"])
+def test_a_tar_is_one_whatever_its_first_name_is(claimed, name):
+    ustar = bytearray(v7(name))
+    ustar[257:265] = b"ustar\x0000"
+    for head in (v7(name), bytes(ustar), bytes(1024), b"", b"\0"):
+        assert detect(head, claimed) is NONE
+
+
+@pytest.mark.parametrize("claimed", [NONE, GZIP, ZSTD])
+def test_media_type_and_first_bytes_are_named_when_neither_fits(claimed):
+    says = {NONE: "a plain tar", GZIP: "gzip", ZSTD: "zstd"}[claimed]
+    for head in (b"garbage!" * 80, b"\x1f", b"usr/", b"usr/" + bytes(508)):
+        with pytest.raises(CompressionError) as caught:
+            detect(head, claimed)
+        reason = f"its media type says {says}, its first bytes {head[:8].hex(' ')} are of no tar, gzip or zstd"
+        assert (caught.value.reason, caught.value.offset) == (reason, 0)
+    assert detect(pack(GZIP), claimed) is GZIP
+    assert detect(pack(ZSTD), claimed) is ZSTD
+    assert detect(SKIPPABLE, claimed) is ZSTD
+
+
+@pytest.mark.parametrize(("head", "name"), [(b"BZh91AY&SY", "bzip2"), (b"\xfd7zXZ\0\0\4", "xz")])
+@pytest.mark.parametrize("claimed", [None, NONE, GZIP])
+def test_other_packings_are_named(head, name, claimed):
+    with pytest.raises(CompressionError, match=f"packed with {name}, which is not supported"):
+        detect(head, claimed)
