@@ -11,7 +11,7 @@ content, or from nothing but the repository where names and images can be made a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 __all__ = ["KINDS", "Finding", "Kind"]
@@ -36,6 +36,7 @@ class Kind:
 _DETAIL = "{path}: {detail}"
 _MISSING = "missing_objects"
 _REPAIR = "repair it from a repository, an image directory or a directory of files that has the content"
+_READ = "it could not be read: look at permissions, the disk and the kernel's log, and check again"
 _METADATA = "put the right meta.json back, or move this one away: 'composefs-async upgrade' writes one that fits"
 _MALFORMED = (
     "layers, configs and manifests of images are mended from an image directory that has them; "
@@ -158,6 +159,8 @@ class Finding:
     detail: str = ""
     cause: str = ""
     """What is behind *detail*, where that is what composefs-rs says and tells less."""
+    unread: bool = field(default=False, compare=False)
+    """The thing could not be read, which does not mean that it is damaged: nothing is done because of it."""
 
     @property
     def is_notice(self) -> bool:
@@ -167,7 +170,7 @@ class Finding:
     @property
     def remedy(self) -> str:
         """What people can do."""
-        return KINDS[self.kind].remedy or _REPAIR
+        return _READ if self.unread else KINDS[self.kind].remedy or _REPAIR
 
     @property
     def text(self) -> str:
@@ -176,7 +179,7 @@ class Finding:
         return f"fsck: {self.kind}: {KINDS[self.kind].text.format_map(values)}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: ``type``, ``path``, the optional fields that are set, and ``notice`` if it is one."""
+        """Plain values: ``type``, ``path``, the optional fields that are set, ``unread`` and ``notice`` if so."""
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "kind"}
         set_values = {name: value for name, value in values.items() if value}
         return {"type": self.kind, **set_values, **({"notice": True} if self.is_notice else {})}

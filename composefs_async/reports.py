@@ -48,6 +48,11 @@ class FsckResult:
         """The findings that are more than notices."""
         return tuple(finding for finding in self.findings if not finding.is_notice)
 
+    @property
+    def unread(self) -> tuple[Finding, ...]:
+        """The findings that only say that something could not be read: whether it is damaged is not known."""
+        return tuple(finding for finding in self.findings if finding.unread)
+
 
 @dataclass(frozen=True, slots=True)
 class GcResult:
@@ -174,6 +179,8 @@ class Unrepaired:
     reason: str
     remedy: str
     """What people can do."""
+    unread: bool = False
+    """It could not be read, and has been left alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ at first-level ones.  `publish` is the only way in which names appear.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -235,9 +234,11 @@ def _listing(state: RepoState, directory: str) -> list[str]:
 
 
 def _is_directory(state: RepoState, path: str) -> bool:
-    with contextlib.suppress(OSError), files.opened(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=state.fd):
-        return True
-    return False
+    try:
+        with files.naming(state.path):
+            return stat.S_ISDIR(os.stat(path, dir_fd=state.fd, follow_symlinks=False).st_mode)
+    except FileNotFoundError:  # removed meanwhile
+        return False
 
 
 def remove_reference(state: RepoState, category: Category, reference: str) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
 from .. import fsverity
-from .._sys import files, verity
+from .._sys import errnos, files, verity
 from .._sys.beneath import open_beneath, opened_beneath
 from ..digest import ObjectId
 from ..errors import (
@@ -39,6 +39,7 @@ __all__ = [
     "publish_object_tmpfile",
     "read_object",
     "replace_object",
+    "stands",
     "store_one",
 ]
 
@@ -61,6 +62,22 @@ def has_object(state: RepoState, object_id: ObjectId) -> bool:
             os.close(open_beneath(object_id.path, os.O_PATH, dir_fd=state.objects_fd))
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ELOOP):
+                raise
+            return False
+    return True
+
+
+def stands(state: RepoState, object_id: ObjectId) -> bool:
+    """Whether anything stands at the object's path, other than a link; a file above it is as good as nothing.
+
+    Raises:
+        OSError: it cannot be told.
+    """
+    with object_errors(state):
+        try:
+            os.close(open_beneath(object_id.path, os.O_PATH, dir_fd=state.objects_fd))
+        except OSError as error:
+            if errnos.is_unread(error):
                 raise
             return False
     return True

@@ -72,10 +72,19 @@ def open_beneath(path: str, flags: int, mode: int = 0, *, dir_fd: int) -> int:
 
 @contextlib.contextmanager
 def opened_beneath(path: str, flags: int, *, dir_fd: int) -> Iterator[int]:
-    """`open_beneath` for the time of the block."""
-    fd = open_beneath(path, flags, dir_fd=dir_fd)
+    """`open_beneath` for the time of the block; an error in it that names no path is one of this file."""
+    with _closing(open_beneath(path, flags, dir_fd=dir_fd), path) as fd:
+        yield fd
+
+
+@contextlib.contextmanager
+def _closing(fd: int, path: str) -> Iterator[int]:
     try:
         yield fd
+    except OSError as error:
+        if not isinstance(error.filename, str):  # of a call with a descriptor: nothing, or its number
+            error.filename = path
+        raise
     finally:
         os.close(fd)
 
@@ -135,12 +144,9 @@ def open_trusted(path: str, *, dir_fd: int, flags: int = os.O_RDONLY) -> int:
 
 @contextlib.contextmanager
 def opened_trusted(path: str, *, dir_fd: int, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """`open_trusted` for the time of the block."""
-    fd = open_trusted(path, dir_fd=dir_fd, flags=flags)
-    try:
+    """`open_trusted` for the time of the block; an error in it that names no path is one of this directory."""
+    with _closing(open_trusted(path, dir_fd=dir_fd, flags=flags), path) as fd:
         yield fd
-    finally:
-        os.close(fd)
 
 
 def _follow(name: str, flags: int, dir_fd: int, path: str, owners: set[int]) -> int:

@@ -28,6 +28,7 @@ __all__ = [
     "place",
     "replace_symlink",
     "syncfs",
+    "whole_paths",
     "write_all",
 ]
 
@@ -59,10 +60,14 @@ _tmpfile_refused: set[int] = set()
 
 @contextlib.contextmanager
 def opened(path: str, flags: int, *, dir_fd: int | None = None) -> Iterator[int]:
-    """Open *path* for the time of the block."""
+    """Open *path* for the time of the block; an error in it that names no path is one of this file."""
     fd = os.open(path, flags | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
         yield fd
+    except OSError as error:
+        if not isinstance(error.filename, str):  # of a call with a descriptor: nothing, or its number
+            error.filename = path
+        raise
     finally:
         os.close(fd)
 
@@ -76,6 +81,17 @@ def place(error: OSError, directory: str) -> None:
     name = next((each for each in (error.filename2, error.filename) if isinstance(each, str)), "")
     if name != directory and not name.startswith(f"{directory}/"):
         error.filename, error.filename2 = os.path.join(directory, "" if name == "." else name).rstrip("/"), None
+
+
+@contextlib.contextmanager
+def whole_paths(directory: str) -> Iterator[None]:
+    """Let errors of a block that name a relative path, which is one below *directory*, name the whole one."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error.filename, str) and not os.path.isabs(error.filename):
+            place(error, directory)
+        raise
 
 
 @contextlib.contextmanager

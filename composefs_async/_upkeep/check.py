@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 
 from .._repo.metadata import Metadata
 from .._repo.state import RepoState
+from .._sys import files
 from .._sys.beneath import opened_beneath
 from ..errors import RepositoryError
 from ..findings import KINDS, Finding
@@ -26,7 +27,7 @@ from .checks.artifacts import packed_layers
 from .checks.images import check_image, check_needed_image
 from .checks.names import check_leftovers, check_references, linked, listing
 from .checks.objects import check_shard, check_top
-from .checks.run import Run
+from .checks.run import Run, raise_ours
 from .checks.scrub import Scrub
 from .checks.streams import StreamCheck
 from .shards import SHARDS
@@ -61,7 +62,7 @@ def fsck(
     """
     run = Run(state, metadata_only=metadata_only, limit=limit, progress=progress, check=check)
     scrub = Scrub(state, resume=resume and not metadata_only)
-    with state.shared():
+    with state.shared(), files.whole_paths(state.path):
         try:
             result = _check(run, scrub)
         except BaseException:
@@ -97,7 +98,8 @@ def _check_metadata(run: Run) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        run.found("metadata-parse-failed", "meta.json", detail=os.strerror(error.errno or errno.EIO))
+        raise_ours(error, "meta.json")
+        run.failed("metadata-parse-failed", "meta.json", error, detail=os.strerror(error.errno or errno.EIO))
         return True
     try:
         found = Metadata.decode(raw, "meta.json")

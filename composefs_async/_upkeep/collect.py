@@ -69,15 +69,17 @@ def gc(
     Raises:
         RepositoryInUseError: the time is over; what has been removed until then stays removed.
         ReachUnknownError: something that is needed is damaged; nothing has been removed.
+        OSError: something could not be read, so that nothing has been removed; or a removal failed, which ends it.
         ReadOnlyRepositoryError
     """
     if not dry_run:
         state.require_writable()
     collection = _Collection(state, tuple(additional_roots), progress or _ignore, check or _nothing)
-    with state.shared():
-        collection.mark()
-    if not dry_run:
-        collection.sweep(timeout)
+    with files.whole_paths(state.path):
+        with state.shared():
+            collection.mark()
+        if not dry_run:
+            collection.sweep(timeout)
     return collection.result()
 
 
@@ -194,7 +196,8 @@ class _Collection:
 
     def _goes(self, object_id: ObjectId) -> bool:
         try:
-            mode = os.stat(f"objects/{object_id.path}", dir_fd=self._state.fd, follow_symlinks=False).st_mode
+            with files.naming(self._state.path):
+                mode = os.stat(f"objects/{object_id.path}", dir_fd=self._state.fd, follow_symlinks=False).st_mode
         except (FileNotFoundError, NotADirectoryError):
             return True
         if not stat.S_ISREG(mode):
@@ -257,18 +260,19 @@ class _Collection:
         """Remove names, durably, before any object goes that they lead to."""
         touched: set[Category] = set()
         for category, name in self._doomed():
-            with contextlib.suppress(FileNotFoundError):
+            with files.naming(self._state.path), contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{category}/{name}", dir_fd=self._state.fd)
                 self._pruned.append((category, name))
                 touched.add(category)
-        for category in touched:
-            files.fsync_directory(category, dir_fd=self._state.fd)
+        with files.naming(self._state.path):
+            for category in touched:
+                files.fsync_directory(category, dir_fd=self._state.fd)
 
     def _work(self) -> Generator[None]:
         """The removals that follow those of names; may be left for a while at each step."""
         removed: list[str] = []
         for path in self._leftovers:
-            with contextlib.suppress(FileNotFoundError):
+            with files.naming(self._state.path), contextlib.suppress(FileNotFoundError):
                 os.unlink(path, dir_fd=self._state.fd)
                 removed.append(path)
             yield

@@ -20,6 +20,7 @@ from typing import Protocol
 from .._repo import objects
 from .._repo.names import Category
 from .._repo.state import RepoState
+from .._sys import errnos, files
 from .._sys.beneath import IN_THE_WAY, opened_beneath
 from ..digest import Algorithm, ObjectId, check_content_digest
 from ..erofs.format import EROFS_MAGIC, SUPERBLOCK_OFFSET
@@ -54,8 +55,6 @@ CATEGORIES: tuple[Category, ...] = ("streams", "images")
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 """What streams from before 2026-01 begin with."""
 _JANUARY_MAGIC = slice(18, 18 + len(MAGIC))
-_UNREADABLE = (errno.EIO, errno.EBADMSG)
-"""What the kernel answers where blocks of a file are bad, or not what fs-verity protects."""
 _MAX_DEPTH = 256
 """Of directories below ``refs/``; what is deeper must not be overlooked, so it is an error."""
 
@@ -213,7 +212,8 @@ def roots(state: RepoState, additional: Iterable[str] = (), known: Roots | None 
         additional: matched exactly with the names of both categories; others are ignored, as cfsctl does.
         known: returned itself if nothing has changed since.
     """
-    entries = _read_links(state)
+    with files.naming(state.path):
+        entries = _read_links(state)
     if known is not None and entries == known.entries:
         return known
     notes: list[Finding] = []
@@ -264,8 +264,11 @@ def _may_hide_names(state: RepoState, reference: Reference, target: str) -> bool
     if climb == "/".join([".."] * (reference.path.count("/") - 1)):
         return False
     try:
-        return stat.S_ISDIR(os.stat(reference.path, dir_fd=state.fd).st_mode)
-    except OSError:
+        with files.naming(state.path):
+            return stat.S_ISDIR(os.stat(reference.path, dir_fd=state.fd).st_mode)
+    except OSError as error:
+        if errnos.is_unread(error):
+            raise
         return reference.object_id is None and not (name and set(climb.split("/")) <= {".."})
 
 
@@ -282,11 +285,8 @@ def _object_of(state: RepoState, path: str, target: str, notes: list[Finding]) -
 
 
 def _leads_nowhere(state: RepoState, path: str) -> bool:
-    try:
-        os.stat(path, dir_fd=state.fd)
-    except OSError as error:
-        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-    return False
+    with files.naming(state.path):
+        return not errnos.exists(path, dir_fd=state.fd)
 
 
 def _reference(
@@ -353,6 +353,7 @@ def walk(state: RepoState, ids: Iterable[ObjectId], cache: Cache | None = None) 
 
     Raises:
         ReachUnknownError: what is reached cannot be told, because something that is needed for it is damaged.
+        OSError: something that is needed for it could not be read.
     """
     reached = Reached()
     for object_id, node in visit(state, ids, cache, reached):
@@ -396,9 +397,10 @@ def _read(state: RepoState, object_id: ObjectId, reached: Reached) -> Node | Non
     except ObjectNotFoundError:
         reached.missing.add(object_id)
         return None
-    except (IntegrityError, FormatError, AlgorithmMismatchError, OSError) as error:
+    except (IntegrityError, FormatError, AlgorithmMismatchError) as error:
         reached.seen.discard(object_id)
-        if isinstance(error, OSError) and error.errno not in _UNREADABLE:
-            raise
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ReachUnknownError(path, str(reason)) from error
+        raise ReachUnknownError(path, str(error)) from error
+    except OSError as error:
+        reached.seen.discard(object_id)
+        reason = f"could not be read: {error.strerror}"
+        raise OSError(error.errno, reason, os.path.join(state.path, path)) from error

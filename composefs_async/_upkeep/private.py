@@ -88,7 +88,7 @@ def remove(state: RepoState, name: str) -> bool:
     """Remove a file, and the directories that are empty then; False if it was not there."""
     path = f"{DIRECTORY}/{name}"
     try:
-        with opened_parent(path, dir_fd=state.fd) as (fd, last):
+        with files.naming(state.path), opened_parent(path, dir_fd=state.fd) as (fd, last):
             os.unlink(last, dir_fd=fd)
     except OSError as error:
         if error.errno not in (*IN_THE_WAY, errno.ENOENT):

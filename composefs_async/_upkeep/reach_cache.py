@@ -9,7 +9,6 @@ The file is a sequence of entries: the header below, the named references as ``I
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ from hashlib import blake2b
 from typing import Self
 
 from .._repo.state import RepoState
-from .._sys.beneath import opened_beneath
+from .._sys.beneath import open_beneath
 from ..digest import ObjectId
 from . import private
 from .graph import Kind, Node
@@ -35,9 +34,9 @@ _NUMBERS = {kind: number for number, kind in _KINDS.items()}
 
 
 class ReachCache:
-    """Entries of the file, which stays mapped until `close`, and new ones; `save` writes those that were used."""
+    """Entries of the file, which stays in memory until `close`, and new ones; `save` writes those that were used."""
 
-    def __init__(self, content: mmap.mmap | bytes = b"") -> None:
+    def __init__(self, content: bytes = b"") -> None:
         self._content = memoryview(content)
         self._places = _scan(self._content)
         self._used: dict[ObjectId, tuple[int, int] | bytes] = {}  # places in the file, or new entries
@@ -47,11 +46,11 @@ class ReachCache:
     def open(cls, state: RepoState) -> Self:
         """That of a repository; an empty one if there is none, or none that can be read."""
         try:
-            flags = os.O_RDONLY | os.O_NONBLOCK
-            with opened_beneath(f"{private.DIRECTORY}/{NAME}", flags, dir_fd=state.fd) as fd:
-                # The file is never changed in place, so the map stays what was opened.
-                return cls(mmap.mmap(fd, 0, prot=mmap.PROT_READ))
-        except (OSError, ValueError):
+            fd = open_beneath(f"{private.DIRECTORY}/{NAME}", os.O_RDONLY | os.O_NONBLOCK, dir_fd=state.fd)
+            # Not mapped: a block that cannot be read would kill the process.
+            with open(fd, "rb", buffering=0) as file:
+                return cls(file.readall())
+        except OSError:
             return cls()
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Collection
 
-from .._repo import images, names, streams
+from .._repo import images, names, objects, streams
 from .._repo.names import Category, Link
 from .._repo.state import RepoState
 from .._sys import files
@@ -29,7 +29,7 @@ def list_references(state: RepoState) -> list[NamedReference]:
     """All references, images' first, each category sorted by name.  Blocks; what is no link is passed over."""
     found = []
     for each in graph.roots(state).references:
-        there = each.object_id is not None and os.access(each.object_id.path, os.F_OK, dir_fd=state.objects_fd)
+        there = each.object_id is not None and objects.stands(state, each.object_id)
         name = each.path.removeprefix(f"{each.category}/refs/")
         found.append(NamedReference(each.category, name, each.name, not there))
     return found

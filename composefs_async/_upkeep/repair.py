@@ -30,8 +30,9 @@ from . import graph
 from .check import fsck
 from .repairs import lost_streams
 from .repairs.damage import MISSING, Damage, is_there
+from .repairs.looking import is_no_object
 from .repairs.replacing import Quarantine, replace
-from .repairs.sources import DirectorySource, ObjectSource, RepositorySource, open_source
+from .repairs.sources import DirectorySource, ObjectSource, QuarantineSource, RepositorySource, open_source
 from .repairs.stream_names import name_of
 
 __all__ = ["ITSELF", "Repair", "repair"]
@@ -93,7 +94,7 @@ class Repair:
     def begin(
         cls, state: RepoState, *, dry_run: bool = False, progress: ProgressCallback | None = None, check: Check = None
     ) -> Repair:
-        """Check everything, and mend what needs no other source: protection by fs-verity, and names.
+        """Check everything, and mend what needs no other source: protection by fs-verity, names, what was put aside.
 
         Raises:
             ReadOnlyRepositoryError
@@ -102,18 +103,19 @@ class Repair:
             state.require_writable()
         report = progress or _ignore
         run = cls(state, fsck(state, progress=report, check=check), dry_run=dry_run, progress=report)
-        with state.shared():
+        with state.shared(), files.whole_paths(state.path):
             # What is right and only not protected is replaced by a copy of itself.
             run._clear_places()
             run._take_objects(RepositorySource(state, ITSELF, owned=False), run.damage.corrupt, ITSELF)
             run.mend_names()
+        run.take(QuarantineSource(state), check=check)
         return run
 
     # -- objects -------------------------------------------------------------------------------
 
     def take(self, source: ObjectSource, *, check: Check = None) -> None:
         """Replace what is needed, and missing or corrupt, as far as *source* has it."""
-        with self.state.shared():
+        with self.state.shared(), files.whole_paths(self.state.path):
             if isinstance(source, RepositorySource):
                 self._look_for_lost(source)
             while wanted := self._wanted():
@@ -183,7 +185,7 @@ class Repair:
         for finding in self.before.findings:
             path, kind = finding.path, finding.kind
             in_the_way = kind in _IN_THE_WAY and not self._is_linked_directory(path)
-            if in_the_way or (kind in _ODD and self._leads_to_none(path)):
+            if not finding.unread and (in_the_way or (kind in _ODD and self._leads_to_none(path))):
                 self._put_aside(path)
 
     def _is_linked_directory(self, path: str) -> bool:
@@ -220,7 +222,7 @@ class Repair:
         found: dict[str, Link] = {}
         for path, object_id in self._meant().items():
             category, _, name = path.partition("/")
-            if object_id not in self.damage.corrupt and is_there(self.state, object_id):
+            if object_id not in self.damage.corrupt and self.damage.is_there(object_id):
                 link = Link.to_object("images" if category == "images" else "streams", name, object_id)
                 if names.target_of(self.state, path) != link.target:
                     found[path] = link
@@ -276,7 +278,7 @@ class Repair:
 
     def finish(self, *, check: Check = None) -> RepairResult:
         """Move corrupt objects that nothing needs, and files in the place of links, away; check everything again."""
-        with self.state.shared():
+        with self.state.shared(), files.whole_paths(self.state.path):
             self._clean()
             if not self.dry_run:
                 self.state.syncs.sync()
@@ -293,7 +295,7 @@ class Repair:
             self.before,
             after,
             tuple(self.actions),
-            tuple(Unrepaired(finding.path, finding.text, finding.remedy) for finding in left),
+            tuple(Unrepaired(each.path, each.text, each.remedy, each.unread) for each in left),
             tuple(self._hurt),
             tuple(path for path in self._hurt if path not in still_hurt),
             tuple(self.problems),
@@ -306,16 +308,22 @@ class Repair:
         lost = [each for each in self.damage.roots.references if each.object_id is None]
         names_of = {f"{each.category}/{each.name}" for each in lost}
         hidden = {path for path, _ in self.damage.roots.hidden} - self.covered
-        if hidden or not needed.keys().isdisjoint(self.damage.unreadable) or not self.covered.issuperset(names_of):
+        unclear = hidden or self.damage.unknown or not needed.keys().isdisjoint(self.damage.unreadable)
+        if unclear or not self.covered.issuperset(names_of):
             return  # it cannot be told what is needed
         for finding in self.before.errors:
             path = finding.path
-            if path in self.covered or not (path.startswith("objects/") or self._is_foreign(finding)):
+            if finding.unread or path in self.covered or not self._is_in_the_way(finding):
                 continue
             with suppress(FormatError):
                 if ObjectId.from_path(path) in needed:
                     continue
             self._put_aside(path)
+
+    def _is_in_the_way(self, finding: Finding) -> bool:
+        """Whether nothing can need it: what is no object, seen now, and names that are foreign."""
+        below_objects = finding.path.startswith("objects/")
+        return is_no_object(self.state, finding.path) if below_objects else self._is_foreign(finding)
 
     def _is_foreign(self, finding: Finding) -> bool:
         """Whether it is a name that leads to another image than it says, and that no reference means."""

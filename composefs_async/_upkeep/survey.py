@@ -113,7 +113,8 @@ class Survey:
 def _compare(state: RepoState, since: int, shard: int, needed: bytes) -> Listing | None:
     """None if what stands there is no directory."""
     try:
-        return shards.compare(state.objects_fd, shard, needed, state.algorithm.digest_size, since)
+        with files.naming(state.path):
+            return shards.compare(state.objects_fd, shard, needed, state.algorithm.digest_size, since)
     except OSError as error:
         if error.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise
@@ -129,7 +130,7 @@ def leftovers(state: RepoState) -> list[str]:
             is_link = name.startswith(files.SYMLINK_PREFIX)
             if not (is_link or name.startswith(files.TMPFILE_PREFIX)):
                 continue
-            with contextlib.suppress(FileNotFoundError):  # it has got its name meanwhile
+            with files.naming(state.path), contextlib.suppress(FileNotFoundError):  # it has got its name meanwhile
                 mode = os.stat(prefix + name, dir_fd=state.fd, follow_symlinks=False).st_mode
                 if stat.S_ISLNK(mode) if is_link else stat.S_ISREG(mode):
                     found.append(prefix + name)
@@ -138,7 +139,7 @@ def leftovers(state: RepoState) -> list[str]:
 
 def _listing(state: RepoState, directory: str) -> list[str]:
     try:
-        with opened_trusted(directory, dir_fd=state.fd) as fd:
+        with files.naming(state.path), opened_trusted(directory, dir_fd=state.fd) as fd:
             return os.listdir(fd)
     except OSError as error:
         if error.errno not in (*IN_THE_WAY, errno.ENOENT):

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .check_report import checking, print_hints, print_report, result_to_json
+from .check_report import checking, exit_code_of, print_hints, print_report, result_to_json
 from .context import Settings, as_json, print_json
 from .progress import progress_option, showing
 
@@ -68,7 +68,8 @@ def fsck(
 
     All objects are compared with their names, streams are unpacked and compared with theirs where these are digests,
     images are parsed, names and references followed.  The exit code is 0 if nothing is damaged, 1 if something is, and
-    2 if that could not be found out, also with --json.  A check that was interrupted can be continued.
+    2 if that could not be found out (something could not be read, say), also with --json.  A check that was interrupted
+    can be continued.
 
     With --repair, names, protection and images that can be made again are, and what is missing or corrupt is taken
     FROM other repositories, directories of files, and image directories (oci:DIR[:TAG]), in this order.  Everything is
@@ -91,4 +92,4 @@ def fsck(
     else:
         print_report(result)
         print_hints(result)
-    return 0 if result.ok else 1
+    return exit_code_of(result)

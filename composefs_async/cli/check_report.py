@@ -1,7 +1,7 @@
 """How checks end: their report, as text and JSON, and their exit codes.
 
 These are not those of other commands: 0 for nothing found, 1 for findings, `COULD_NOT_CHECK` for any error that kept
-the check from finding out.
+the check from finding out, which is also that something could not be read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..findings import Finding
     from ..reports import FsckResult
 
-__all__ = ["checking", "print_findings", "print_hints", "print_report", "result_to_json"]
+__all__ = ["checking", "exit_code_of", "print_findings", "print_hints", "print_report", "result_to_json"]
 
 _COUNTERS = (
     "objects_checked",
@@ -33,6 +33,11 @@ _COUNTERS = (
     "broken_links",
     "missing_objects",
 )
+
+
+def exit_code_of(result: FsckResult) -> int:
+    """`COULD_NOT_CHECK` if something could not be read, whatever else was found; otherwise 1 for damage, 0 for none."""
+    return COULD_NOT_CHECK if result.unread else 0 if result.ok else 1
 
 
 class CouldNotCheck(click.ClickException):

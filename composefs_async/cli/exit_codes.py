@@ -22,7 +22,7 @@ __all__ = ["BROKEN_PIPE", "COULD_NOT_CHECK", "INTERRUPTED", "TABLE", "USAGE", "d
 
 USAGE = 2
 COULD_NOT_CHECK = 2
-"""What ``fsck`` and ``oci fsck`` return for any error: 1 means that they have found something."""
+"""What ``fsck`` and ``oci fsck`` return for any error, and if something could not be read: 1 means damage."""
 INTERRUPTED = 130
 """128 and the number of SIGINT, as shells report a program that died of it."""
 BROKEN_PIPE = 141
@@ -76,7 +76,8 @@ def describe(error: BaseException) -> str:
         reason = error.strerror
         if error.errno == errno.EMFILE:
             reason += f" (the limit is {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}; ulimit -n raises it)"
-        return f"{what}: {reason}" if what else reason
+        # A call with a descriptor leaves its number there.
+        return f"{what}: {reason}" if what and isinstance(what, str) else reason
     if isinstance(error, ComposefsError):
         return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .check import check_options, refuse_contradictions
-from .check_report import checking, print_findings, print_hints, print_report, result_to_json
+from .check_report import checking, exit_code_of, print_findings, print_hints, print_report, result_to_json
 from .context import Settings, print_json
+from .exit_codes import COULD_NOT_CHECK
 from .progress import showing
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def fsck(
         print_report(result.repo)
         _print_images(result)
         print_hints(result.repo, result.findings)
-    return 0 if result.ok else 1
+    unread = any(each.unread for each in result.findings)
+    return max(exit_code_of(result.repo), COULD_NOT_CHECK if unread else 0 if result.ok else 1)
 
 
 def _print_images(result: OciFsckResult) -> None:

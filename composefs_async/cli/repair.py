@@ -10,6 +10,7 @@ import click
 
 from .check_report import checking, print_findings, result_to_json
 from .context import Settings, print_json
+from .exit_codes import COULD_NOT_CHECK
 from .output import printable
 from .progress import showing
 
@@ -20,7 +21,7 @@ __all__ = ["repair"]
 
 
 def repair(settings: Settings, sources: tuple[str, ...], dry_run: bool, progress: str, json_output: bool) -> int:
-    """Repair from *sources* and print the account; 0 if nothing is wrong then, 1 if something is."""
+    """Repair from *sources* and print the account; 0 if nothing is wrong then, 1 if something is, 2 if unknown."""
     from ..oci.image_repair import repair as mend
 
     with checking(), settings.open() as repo, showing(progress) as show:
@@ -30,7 +31,7 @@ def repair(settings: Settings, sources: tuple[str, ...], dry_run: bool, progress
         print_json(_to_json(result))
     else:
         _print(result, path)
-    return 0 if result.ok else 1
+    return COULD_NOT_CHECK if any(each.unread for each in result.unrepaired) else 0 if result.ok else 1
 
 
 def _to_json(result: RepairResult) -> dict[str, Any]:

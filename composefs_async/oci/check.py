@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from .._aio.hops import hop
 from .._repo import names as _names
+from .._sys.errnos import is_unread
 from ..digest import ObjectId
 from ..errors import ComposefsError, FormatError
 from ..findings import Finding
@@ -149,11 +150,12 @@ class _ImageCheck:
             self._check_layer(diff_id, config_refs)
         self._check_erofs(config, config_refs)
 
-    def _found(self, kind: str, **fields: str) -> None:
-        self.findings.append(Finding(kind, self._path, name=self.tag, **fields))
+    def _found(self, kind: str, error: Exception | None = None, **fields: str) -> None:
+        unread = isinstance(error, OSError) and is_unread(error)
+        self.findings.append(Finding(kind, self._path, name=self.tag, **fields, unread=unread))
 
-    def _broken(self, kind: str, **fields: str) -> _Broken:
-        self._found(kind, **fields)
+    def _broken(self, kind: str, error: Exception | None = None, **fields: str) -> _Broken:
+        self._found(kind, error, **fields)
         return _Broken()
 
     # -- documents -----------------------------------------------------------------------------
@@ -180,13 +182,14 @@ class _ImageCheck:
         try:
             reader = self._repo.open_stream(stream, stream_id, content_type)
         except _DAMAGED as error:
-            raise self._broken(f"{what}-read-failed", detail=f"Opening stream '{stream}'", cause=str(error)) from None
+            detail = f"Opening stream '{stream}'"
+            raise self._broken(f"{what}-read-failed", error, detail=detail, cause=str(error)) from None
         with reader:
             try:
                 raw = self._payload(reader)
             except _DAMAGED as error:
                 where = f"Reading object {reader.object_refs[0].text} into memory" if reader.object_refs else "Reading"
-                raise self._broken(f"{what}-read-failed", detail=where, cause=str(error)) from None
+                raise self._broken(f"{what}-read-failed", error, detail=where, cause=str(error)) from None
             hasher = content_hasher(what, digest)
             hasher.update(raw)
             measured = f"{digest.partition(':')[0]}:{hasher.hexdigest()}"
@@ -215,7 +218,7 @@ class _ImageCheck:
             self._found("layer-check-failed", digest=diff_id, detail=f"Checking if stream '{name}' exists")
         elif cause := self._cannot_open(refs[diff_id]):
             detail = f"Opening object {refs[diff_id].text}"
-            self._found("layer-object-missing", digest=diff_id, detail=detail, cause=cause)
+            self._found("layer-object-missing", cause, digest=diff_id, detail=detail, cause=str(cause))
         elif unnamed := self._wrong.get((diff_id, refs[diff_id].hex())):
             self._found("layer-digest-mismatch", digest=diff_id, detail=unnamed.detail)
         elif finding := self._wrong.get((f"streams/{name}", "")):
@@ -231,27 +234,29 @@ class _ImageCheck:
                 self._found("artifact-layer-ref-missing", digest=layer.digest)
             elif cause := self._cannot_open(object_id):
                 detail = f"Opening object {object_id.text}"
-                self._found("artifact-layer-object-missing", digest=layer.digest, detail=detail, cause=cause)
+                fields = {"digest": layer.digest, "detail": detail, "cause": str(cause)}
+                self._found("artifact-layer-object-missing", cause, **fields)
 
     def _check_erofs(self, config: ImageConfig, refs: Mapping[str, ObjectId]) -> None:
         if (sealed := config.labels.get(_SEAL)) is not None and (cause := self._cannot_open_image(sealed)):
-            self._found("seal-image-missing", digest=sealed, detail=f"Opening image '{sealed}'", cause=cause)
+            detail = f"Opening image '{sealed}'"
+            self._found("seal-image-missing", cause, digest=sealed, detail=detail, cause=str(cause))
         for reference in sorted(refs.keys() & IMAGE_REFS):
             image_id = refs[reference].hex()
             if cause := self._cannot_open_image(image_id):
-                self._found("image-missing", object_id=image_id, detail=f"{reference}: {cause}")
+                self._found("image-missing", cause, object_id=image_id, detail=f"{reference}: {cause}")
 
-    def _cannot_open(self, object_id: ObjectId) -> str:
-        """Why an object cannot be opened; nothing if it can."""
+    def _cannot_open(self, object_id: ObjectId) -> Exception | None:
+        """Why an object cannot be opened; None if it can."""
         try:
             os.close(self._repo.open_object(object_id))
         except _DAMAGED as error:
-            return str(error)
-        return ""
+            return error
+        return None
 
-    def _cannot_open_image(self, image_id: str) -> str:
+    def _cannot_open_image(self, image_id: str) -> Exception | None:
         try:
             os.close(self._repo.open_image(image_id))
         except _DAMAGED as error:
-            return str(error)
-        return ""
+            return error
+        return None

@@ -137,6 +137,10 @@ class _Mending:
 
     async def _image(self, documents: ImageDocuments) -> None:
         run, complete = self._run, True
+        if await hop(_is_unclear, run, documents):
+            what = f"image {documents.manifest_digest}"
+            run.problems.append(f"{self._source.name}: {what}: something of it could not be read, and is left alone")
+            return
         for layer in dict.fromkeys(documents.layers):
             stream_id = await hop(_stream_of, run, documents, layer)
             if stream_id is None or await hop(_layer_hurts, run, layer, stream_id):
@@ -211,6 +215,14 @@ class _Mending:
 def _layer_hurts(run: Repair, layer: str, stream_id: ObjectId) -> bool:
     """Whether a stream is not whole, or not that layer."""
     return run.damage.hurts(stream_id, f"streams/{layer_stream(layer)}")
+
+
+def _is_unclear(run: Repair, documents: ImageDocuments) -> bool:
+    """Whether streams of an image are there and could not be read, so that nobody knows what they say."""
+    wanted = [manifest_stream(documents.manifest_digest), config_stream(documents.config_digest)]
+    links = run.damage.roots.links["streams"]
+    found = [links[name] for name in (*wanted, *map(layer_stream, documents.layers)) if name in links]
+    return not run.damage.unknown.isdisjoint(run.damage.reach(*found))
 
 
 def _hurt_manifests(damage: Damage) -> list[str]:

@@ -169,7 +169,10 @@ class UpkeepOperations(OpenRepository):
 
         Objects that are missing or corrupt come back, each compared with its id before it is in place; names that are
         gone are made again where it is known what they meant.  What is replaced or removed goes to a directory in
-        ``.composefs-async/quarantine``, and nothing is deleted.  Stopped anywhere it leaves nothing worse than it was.
+        ``.composefs-async/quarantine``, and nothing is deleted; what is right there comes back.  Stopped anywhere it
+        leaves nothing worse than it was.  What could not be read is left alone, and `Unrepaired.unread` in the result:
+        only a file of which the kernel refuses blocks, twice, is replaced, if there is a copy that is right.
+
         Images, and sources that are image directories, are the business of `composefs_async.oci.image_repair`.
 
         Args:
@@ -179,6 +182,7 @@ class UpkeepOperations(OpenRepository):
         Raises:
             AlgorithmMismatchError: a source is a repository of the other algorithm.
             ReadOnlyRepositoryError
+            OSError: something failed that says nothing about the repository; what has been done until then stays.
         """
         return _upkeep.repair.repair(self._state, sources, dry_run=dry_run, progress=progress)
 

@@ -23,11 +23,15 @@ _CONTAINERS = ("application/vnd.oci.image.config.v1+json", "application/vnd.dock
 
 
 def packed_layers(state: RepoState, names: Iterable[str]) -> set[str]:
-    """Digests of such layers, by the documents among the streams; what is damaged excuses nothing."""
+    """Digests of such layers, by the documents among the streams; what is damaged excuses nothing.
+
+    Raises:
+        OSError: a document could not be read.
+    """
     packed, unpacked = set[str](), set[str]()
     for name in names:
         if name.startswith(("oci-manifest-", "oci-config-")):
-            with contextlib.suppress(ComposefsError, OSError, ValueError, RecursionError, TypeError, AttributeError):
+            with contextlib.suppress(ComposefsError, ValueError, RecursionError, TypeError, AttributeError):
                 document, refs = _document(state, name)
                 if "rootfs" in document:
                     unpacked.update(refs)

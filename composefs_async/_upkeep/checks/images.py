@@ -11,6 +11,7 @@ from ...digest import ObjectId
 from ...erofs.reader import IMAGE_LIMIT
 from ...erofs.references import image_object_ids
 from ...errors import ErofsError, FormatError
+from ...findings import Finding
 from .loading import sizes
 from .names import open_entry
 from .objects import object_not_found
@@ -33,7 +34,8 @@ def check_image(run: Run, name: str) -> ObjectId | None:
             content = _read(run.state, fd)
         except OSError as error:
             raise_ours(error, path)
-            run.found("image-read-failed", path, detail=f"Reading {path}", cause=os_text(error))
+            cause = os_text(error)
+            run.failed("image-read-failed", path, error, guarded=True, detail=f"Reading {path}", cause=cause)
             return object_id
         except ErofsError as error:
             run.found("image-invalid", path, detail=f"Invalid image: {error}")
@@ -69,13 +71,14 @@ def check_needed_image(run: Run, needed: Needed) -> None:
         return  # a finding of the stream
     except OSError as error:
         raise_ours(error, f"objects/{needed.object_id.path}")
-        detail = os_text(error)
+        detail, unread = os_text(error), run.unread(error, guarded=True)
     except ErofsError as error:
-        detail = str(error)
+        detail, unread = str(error), False
     else:
         _check_objects(run, needed.path, ids)
         return
-    run.found("named-image-invalid", needed.path, name=needed.name, object_id=needed.object_id.hex(), detail=detail)
+    fields = {"name": needed.name, "object_id": needed.object_id.hex(), "detail": detail}
+    run.findings.append(Finding("named-image-invalid", needed.path, **fields, unread=unread))
 
 
 def _read(state: RepoState, fd: int) -> bytes:

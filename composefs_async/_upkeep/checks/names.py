@@ -46,10 +46,10 @@ def _wrong_type(run: Run, path: str, error: OSError) -> None:
     except NotADirectoryError:
         return  # the directory above is none, which is a finding already
     except OSError as later:
-        run.found("stat-failed", path, detail=os_text(later))
+        run.failed("stat-failed", path, later, detail=os_text(later))
         return
     if stat.S_ISDIR(mode):
-        run.found("stat-failed", path, detail=os_text(error))
+        run.failed("stat-failed", path, error, detail=os_text(error))
     else:
         run.found("unexpected-file-type", path, detail=file_type(mode))
 
@@ -77,7 +77,7 @@ def open_entry(run: Run, category: Category, name: str) -> tuple[int, str] | Non
         return None
     except OSError as error:
         raise_ours(error, path)
-        run.found("stat-failed", path, detail=os_text(error))
+        run.failed("stat-failed", path, error, detail=os_text(error))
         return None
     _check_target(run, path, target)
     try:
@@ -85,11 +85,11 @@ def open_entry(run: Run, category: Category, name: str) -> tuple[int, str] | Non
     except OSError as error:
         raise_ours(error, path)
         cause = os_text(error)
-    if category == "images":
-        run.found("image-open-failed", path, detail=cause)
-    else:
-        run.found("stream-open-failed", path, detail=f"Opening stream '{name}'", cause=cause)
-    return None
+        if category == "images":
+            run.failed("image-open-failed", path, error, detail=cause)
+        else:
+            run.failed("stream-open-failed", path, error, detail=f"Opening stream '{name}'", cause=cause)
+        return None
 
 
 def _open_target(state: RepoState, category: Category, target: str) -> int:
@@ -152,7 +152,7 @@ def _check_reference(run: Run, category: Category, path: str, depth: int) -> boo
         return False
     except OSError as error:
         raise_ours(error, path)
-        run.found("stat-failed", path, detail=os_text(error))
+        run.failed("stat-failed", path, error, detail=os_text(error))
         return False
     expected = "../" * depth + names.entry_of(run.state, category, target)
     if target != expected or "/" in target.removeprefix("../" * depth):

@@ -39,16 +39,16 @@ def object_failed(run: Run, object_id: ObjectId, failure: Failure) -> None:
     raise_ours(error, path)
     match failure.step:
         case "open":
-            run.found("object-open-failed", path, detail=os_text(error))
+            run.failed("object-open-failed", path, error, detail=os_text(error))
         case "type":
             run.found("object-verity-failed", path, detail=_READING, cause=_NO_FILE)
         case "read":
-            run.found("object-verity-failed", path, detail=_READING, cause=os_text(error))
+            run.failed("object-verity-failed", path, error, guarded=True, detail=_READING, cause=os_text(error))
         case "measure" if error in _UNPROTECTED:
             run.found("object-verity-missing", path)
         case "measure":
             cause = os_text(error) if error else "it is protected by another algorithm"
-            run.found("object-verity-failed", path, detail="measuring fs-verity", cause=cause)
+            run.failed("object-verity-failed", path, error, detail="measuring fs-verity", cause=cause)
         case _:
             run.found("object-digest-mismatch", path, measured=failure.digest.hex())
 
@@ -60,18 +60,19 @@ def object_not_found(run: Run, kind: str, path: str, object_id: ObjectId, name: 
         path: of what needs the object.
         name: of the reference to it, if it has one.
     """
-    wanted, detail = {"path": path, "object_id": object_id.hex()}, _NO_FILE
+    answer, detail = 0, _NO_FILE
     try:
         with opened_beneath(object_id.path, _FLAGS, dir_fd=run.state.objects_fd) as fd:
             if stat.S_ISREG(os.fstat(fd).st_mode):
                 return  # it has come meanwhile
     except (FileNotFoundError, NotADirectoryError):
-        run.found(kind, **wanted, name=name)
+        run.found(kind, path, object_id=object_id.hex(), name=name)
         return
     except OSError as error:
         raise_ours(error, f"objects/{object_id.path}")
-        detail = os_text(error)
-    run.found("object-check-failed", **wanted, detail=f"checking named ref '{name}': {detail}" if name else detail)
+        detail, answer = os_text(error), error.errno or 0
+    detail = f"checking named ref '{name}': {detail}" if name else detail
+    run.failed("object-check-failed", path, answer, object_id=object_id.hex(), detail=detail)
 
 
 def check_top(run: Run) -> list[int]:
@@ -84,7 +85,7 @@ def check_top(run: Run) -> list[int]:
         return []
     except OSError as error:
         raise_ours(error, "objects")
-        run.found("stat-failed", "objects", detail=os_text(error))
+        run.failed("stat-failed", "objects", error, detail=os_text(error))
         return []
     found = []
     for name in names:
@@ -110,7 +111,7 @@ def check_shard(run: Run, shard: int, *, read: bool = True) -> int:
         listing = compare(run.state.objects_fd, shard, run.looked_at(shard), width, NEVER)
     except OSError as error:
         raise_ours(error, f"objects/{shard:02x}")
-        run.found("stat-failed", f"objects/{shard:02x}", detail=os_text(error))
+        run.failed("stat-failed", f"objects/{shard:02x}", error, detail=os_text(error))
         return 0
     others = [name for name, _ in listing.others]
     odd = [name for name in others if not (len(name) == 2 * width - 2 and _LOWER_HEX.fullmatch(name))]

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ..._repo.state import RepoState
+from ..._sys.errnos import BAD_BLOCKS, is_unread
 from ...findings import Finding
 from ...progress import CheckProgress, ProgressCallback
 from ..idset import IdSet
@@ -98,6 +99,20 @@ class Run:
     def found(self, kind: str, path: str, **fields: Any) -> None:
         """Add a finding; that it comes twice does not matter."""
         self.findings.append(Finding(kind, path, **fields))
+
+    def failed(self, kind: str, path: str, error: OSError | int, *, guarded: bool = False, **fields: Any) -> None:
+        """Add a finding of an error of the system, which may only say that something could not be read.
+
+        Args:
+            guarded: the answer to reading a file of which fs-verity refuses blocks that are not the right ones.
+        """
+        self.found(kind, path, unread=self.unread(error, guarded=guarded), **fields)
+
+    def unread(self, error: OSError | int, *, guarded: bool = False) -> bool:
+        """Whether *error* only says that something could not be read."""
+        number = error if isinstance(error, int) else error.errno or 0
+        damaged = guarded and self.state.secure and number in BAD_BLOCKS
+        return number != 0 and is_unread(number) and not damaged
 
     def looked(self, ids: bytes) -> None:
         """Note objects that have been compared with their names; ids stand one after the other."""

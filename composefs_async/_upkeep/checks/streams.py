@@ -76,7 +76,10 @@ class StreamCheck:
             self._check_file(path, name, source, content=content)
         except OSError as error:
             raise_ours(error, path)
-            self._run.found("stream-read-failed", path, detail=f"Reading stream '{name}'", cause=os_text(error))
+            cause = os_text(error)
+            self._run.failed(
+                "stream-read-failed", path, error, guarded=True, detail=f"Reading stream '{name}'", cause=cause
+            )
         finally:
             source.close()
 
@@ -86,8 +89,10 @@ class StreamCheck:
         except (SplitstreamError, AlgorithmMismatchError, OSError) as error:
             if isinstance(error, OSError):
                 raise_ours(error, path)
-            cause = os_text(error) if isinstance(error, OSError) else str(error)
-            self._run.found("stream-open-failed", path, detail=f"Opening stream '{name}'", cause=cause)
+            number = error if isinstance(error, OSError) else 0
+            cause = os_text(number) if number else str(error)
+            detail = f"Opening stream '{name}'"
+            self._run.failed("stream-open-failed", path, number, guarded=True, detail=detail, cause=cause)
             return
         self._check_named_refs(path, reader)
         if content:
@@ -128,7 +133,7 @@ class StreamCheck:
             return  # a finding of what needs it
         except OSError as error:
             raise_ours(error, f"objects/{needed.object_id.path}")
-            self._found_needed(needed, os_text(error))
+            self._found_needed(needed, os_text(error), unread=self._run.unread(error))
             return
         try:
             reader = SplitstreamReader(source, self._run.state.algorithm)
@@ -136,7 +141,7 @@ class StreamCheck:
             self._check_content(needed.path, name, reader, wrong.append)
         except OSError as error:
             raise_ours(error, f"objects/{needed.object_id.path}")
-            self._found_needed(needed, os_text(error))
+            self._found_needed(needed, os_text(error), unread=self._run.unread(error, guarded=True))
         except (SplitstreamError, AlgorithmMismatchError) as error:
             if name:  # anything can be meant by other references
                 self._found_needed(needed, str(error))
@@ -145,9 +150,9 @@ class StreamCheck:
         for each in wrong:
             self._found_needed(needed, each.text.removeprefix(f"fsck: {each.kind}: {each.path}: "), each.expected)
 
-    def _found_needed(self, needed: Needed, detail: str, expected: str = "") -> None:
+    def _found_needed(self, needed: Needed, detail: str, expected: str = "", *, unread: bool = False) -> None:
         fields = {"name": needed.name, "object_id": needed.object_id.hex(), "expected": expected, "detail": detail}
-        finding = Finding("named-stream-invalid", needed.path, **fields)
+        finding = Finding("named-stream-invalid", needed.path, **fields, unread=unread)
         (self.mismatches if expected else self._run.findings).append(finding)
 
     # -- references ----------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from ...tree.inodes import ExternalFile
 from ...tree.walk import directories
 from .. import graph
 from ..graph import Node, Reference, Roots
+from .looking import Seen, look
 from .stream_names import name_of
 
 __all__ = ["MISSING", "Damage", "Lack", "is_there"]
@@ -52,11 +53,12 @@ class Lack:
 
 
 def is_there(state: RepoState, object_id: ObjectId) -> bool:
-    """Whether anything stands at the path of an object, other than a link."""
-    try:
-        return objects.has_object(state, object_id)
-    except OSError:
-        return False
+    """Whether anything stands at the path of an object.
+
+    Raises:
+        OSError: it cannot be told.
+    """
+    return objects.stands(state, object_id)
 
 
 class Damage:
@@ -78,6 +80,8 @@ class Damage:
         self.nodes: dict[ObjectId, Lack] = {}
         self.unreadable: dict[ObjectId, str] = {}
         """Streams and images that are missing or corrupt, and what is wrong."""
+        self.unknown: set[ObjectId] = set()
+        """Objects that could not be read, of which nobody knows whether they are damaged: they are left alone."""
         self._brought: set[ObjectId] = set()
         wrong_sizes = [self._take(finding) for finding in found.errors]
         self.read_names()
@@ -91,7 +95,7 @@ class Damage:
         if finding.path.startswith("objects/"):
             with suppress(FormatError):
                 object_id = ObjectId.from_path(finding.path)
-                if object_id.algorithm is self._state.algorithm:
+                if object_id.algorithm is self._state.algorithm and self._is_damaged(object_id):
                     self.corrupt[object_id] = finding.text
         elif finding.kind in _NEEDED:
             needed = ObjectId.from_hex(finding.object_id)
@@ -109,6 +113,13 @@ class Damage:
                 self.malformed.add(led_to)
         return None
 
+    def _is_damaged(self, object_id: ObjectId) -> bool:
+        """Whether another look finds an object damaged: the check may have met a moment in which a disk failed."""
+        seen = look(self._state, object_id)
+        if seen is Seen.UNKNOWN:
+            self.unknown.add(object_id)
+        return seen in (Seen.WRONG, Seen.BAD_BLOCKS)
+
     def read_names(self) -> None:
         """Look again at all names, after some have been made."""
         self.roots: Roots = graph.roots(self._state)
@@ -124,14 +135,19 @@ class Damage:
         pending = [*ids]
         while pending:
             object_id = pending.pop()
-            if object_id in self.nodes or object_id in self.unreadable:
+            if object_id in self.nodes or object_id in self.unreadable or object_id in self.unknown:
                 continue
             try:
                 node = graph.read_node(self._state, object_id)
             except ObjectNotFoundError:
                 self.unreadable[object_id] = MISSING
-            except (IntegrityError, OSError) as error:
+            except IntegrityError as error:
                 self.unreadable[object_id] = self.corrupt.get(object_id, str(error))
+            except OSError as error:
+                if self._is_damaged(object_id):
+                    self.unreadable[object_id] = self.corrupt.get(object_id, str(error))
+                else:
+                    self.unknown.add(object_id)
             except (FormatError, AlgorithmMismatchError):
                 # Its digest is right, so no other copy is better.
                 self.nodes[object_id] = Lack((), set(), False)
@@ -143,7 +159,17 @@ class Damage:
     def _lacking(self, node: Node) -> set[ObjectId]:
         width = self._state.algorithm.digest_size
         ids = (ObjectId(node.objects[at : at + width]) for at in range(0, len(node.objects), width))
-        return {object_id for object_id in ids if object_id in self.corrupt or not is_there(self._state, object_id)}
+        return {
+            object_id for object_id in ids if object_id in self.corrupt or not self.is_there(object_id, unknown=True)
+        }
+
+    def is_there(self, object_id: ObjectId, *, unknown: bool = False) -> bool:
+        """As the function of that name, with the answer for what cannot be told."""
+        try:
+            return is_there(self._state, object_id)
+        except OSError:
+            self.unknown.add(object_id)
+            return unknown
 
     @property
     def wanted(self) -> dict[ObjectId, str]:

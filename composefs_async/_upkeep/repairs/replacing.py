@@ -15,11 +15,11 @@ from itertools import count
 from ... import fsverity
 from ..._repo import batch, objects
 from ..._repo.state import DIRECTORY_MODE, RepoState
-from ..._sys import files
-from ..._sys.beneath import make_directories, opened_parent
+from ..._sys import errnos, files
+from ..._sys.beneath import make_directories, opened_beneath, opened_parent
 from ...digest import Algorithm, ObjectId
 
-__all__ = ["QUARANTINE", "Quarantine", "digest_descriptors", "replace"]
+__all__ = ["QUARANTINE", "Quarantine", "digest_descriptors", "quarantines", "replace"]
 
 QUARANTINE = ".composefs-async/quarantine"
 """Holds a directory for each repair that removed something.  Nothing reads it; composefs-rs ignores it."""
@@ -32,6 +32,18 @@ _UNLINKABLE = (errno.EPERM, errno.EMLINK, errno.EACCES)
 """What link(2) answers for a directory, or where fs.protected_hardlinks forbids it."""
 
 
+def quarantines(state: RepoState) -> list[str]:
+    """The directories of repairs that put something aside, the newest first; relative to the repository."""
+    flags = os.O_RDONLY | os.O_DIRECTORY
+    try:
+        with files.naming(state.path), opened_beneath(QUARANTINE, flags, dir_fd=state.fd) as fd:
+            return [f"{QUARANTINE}/{name}" for name in sorted(os.listdir(fd), reverse=True)]
+    except OSError as error:
+        if errnos.is_unread(error):
+            raise
+        return []
+
+
 class Quarantine:
     """The directory of one repair, made when something is put into it; files keep their paths below it."""
 
@@ -42,7 +54,7 @@ class Quarantine:
 
     def keep(self, path: str) -> None:
         """Give what stands at *path*, if anything does, a second name, so that replacing it loses nothing."""
-        if not os.access(path, os.F_OK, dir_fd=self._state.fd, follow_symlinks=False):
+        if not errnos.exists(path, dir_fd=self._state.fd, follow_symlinks=False):
             return
         place = self._place(path)
         try:
@@ -134,9 +146,10 @@ def _replace_batch(
             copies.append((object_id, objects.create_object_tmpfile(state)))
             try:
                 files.copy_content(fd, copies[-1][1].fd)
-            except OSError:
-                if digest_descriptors([fd], state.algorithm) != [None]:
-                    raise  # it can be read, but the copy not be written
+            except OSError as error:
+                if digest_descriptors([fd], state.algorithm) != [None]:  # it can be read, but the copy not be written
+                    error.filename = f"{state.path}/objects/{object_id.path}"
+                    raise
         # Not the digest of the source, which may change meanwhile.
         digests = digest_descriptors([tmpfile.fd for _, tmpfile in copies], state.algorithm)
         good = [copy for copy, found in zip(copies, digests, strict=True) if found == copy[0]]

@@ -16,9 +16,9 @@ from ..._repo.state import RepoState
 from ..._sys.beneath import open_beneath
 from ...digest import Algorithm, ObjectId
 from ...errors import AlgorithmMismatchError
-from .replacing import digest_descriptors
+from .replacing import digest_descriptors, quarantines
 
-__all__ = ["DirectorySource", "ObjectSource", "RepositorySource", "open_source"]
+__all__ = ["DirectorySource", "ObjectSource", "QuarantineSource", "RepositorySource", "open_source"]
 
 _BATCH = 128  # files that are open at a time
 
@@ -82,6 +82,27 @@ class RepositorySource:
     def close(self) -> None:
         if self._owned:
             self.state.close()
+
+
+class QuarantineSource:
+    """What earlier repairs put aside: it is compared with the ids as anything else, and what is right comes back."""
+
+    name: str = "the quarantine"
+
+    def __init__(self, state: RepoState) -> None:
+        self._state = state
+
+    def candidates(self, wanted: Mapping[ObjectId, int | None]) -> Iterator[tuple[ObjectId, int]]:
+        for kept in quarantines(self._state) if wanted else []:
+            for object_id in sorted(wanted):
+                try:
+                    fd = _open_regular(f"{kept}/objects/{object_id.path}", self._state.fd)
+                except OSError:  # as in any source
+                    continue
+                yield object_id, fd
+
+    def close(self) -> None:
+        pass
 
 
 class DirectorySource:
