@@ -182,7 +182,8 @@ class ClassicImage(ImageWriter):
                     end = position + _EXTENDED + shape.room
             else:
                 size, blocks, tail = self._measure(inode, next(listings) if type(inode) is Directory else None)
-                compact = inode.mtime_ns == build_time and max(nlink, inode.uid, inode.gid) <= _U16 and size <= _U32
+                stated = inode.size if type(inode) is Special and not inode.is_whiteout else size
+                compact = inode.mtime_ns == build_time and max(nlink, inode.uid, inode.gid) <= _U16 and stated <= _U32
                 small[index] = compact
                 head = (_COMPACT if compact else _EXTENDED) + shape.size
                 if tail:

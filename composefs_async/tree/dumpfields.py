@@ -15,6 +15,7 @@ from .escapes import unescape
 from .inodes import Xattrs, make_xattrs
 
 __all__ = [
+    "CONTENT_MAX",
     "LINK",
     "MalformedError",
     "parse_content",
@@ -31,7 +32,7 @@ __all__ = [
     "quoted",
 ]
 
-_CONTENT_MAX: Final = 5000
+CONTENT_MAX: Final = 5000
 """Bytes of content that mkcomposefs takes from a dump file; whoever makes trees leaves at most 64 inline."""
 LINK: Final = 0
 """In place of the mode of a hard link, which says nothing."""
@@ -41,14 +42,16 @@ _XATTR_VALUE_MAX: Final = 65535
 _U32: Final = 0xFFFFFFFF
 _U64: Final = 0xFFFFFFFFFFFFFFFF
 _SECOND: Final = 1_000_000_000
-_SECONDS_MAX: Final = 1 << 63
 _QUOTED_MAX: Final = 60
 _DIGEST_LENGTHS: Final = (64, 128)  # hexadecimal digits of SHA-256 and SHA-512
 _SLASH: Final = ord("/")
-_TIME_LENGTH: Final = 30
 _KINDS: Final = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
-_S_IFMT: Final = 0o170000
-_octal = re.compile(rb"[0-7]{1,12}")
+_MODE: Final = 0xFFFF
+_DIGITS_MAX: Final = 22
+"""Of 64 bits, octal; a longer number is larger."""
+_BACKSLASH: Final = ord("\\")
+_octal = re.compile(rb"[ \t-\r]*([+-]?)([0-7]+)")
+_decimal = re.compile(rb"[ \t-\r]*([+-]?)([0-9]+)")
 
 
 class MalformedError(Exception):
@@ -62,62 +65,73 @@ def quoted(text: bytes) -> str:
 def parse_mode(text: bytes) -> int:
     """The mode, or `LINK` for that of a hard link, which says nothing."""
     digits = text.removeprefix(b"@")
-    if not _octal.fullmatch(digits):
+    if not (found := _octal.fullmatch(digits)):
         raise MalformedError(f"invalid mode {quoted(text)}")
-    mode = int(digits, 8)
-    kind = mode & _S_IFMT  # not stat.S_IFMT, which refuses more than 32 bits
-    if digits is not text and kind != stat.S_IFDIR:
-        return LINK
-    if digits is not text or kind not in _KINDS or mode > 0o177777:
+    mode = _wrapped(found, 8) & _MODE
+    kind = stat.S_IFMT(mode)
+    if kind not in _KINDS or (digits is not text and kind == stat.S_IFDIR):
         raise MalformedError(f"invalid mode {quoted(text)}")
-    return mode
+    return mode if digits is text else LINK
 
 
 def parse_u32(text: bytes) -> int:
-    value = parse_u64(text)
-    if value > _U32:
-        raise MalformedError(f"{value} does not fit into 32 bits")
-    return value
+    """A number of which the lower 32 bits count."""
+    return parse_u64(text) & _U32
 
 
 def parse_u64(text: bytes) -> int:
-    if not text.isdigit() or len(text) > 20 or (value := int(text)) > _U64:
+    """A number as strtoull(3) reads it: -1 is the largest, and so is all that is larger."""
+    if text.isdigit() and len(text) < 20:
+        return int(text)
+    if not (found := _decimal.fullmatch(text)):
         raise MalformedError(f"invalid number {quoted(text)}")
-    return value
+    return _wrapped(found, 10)
+
+
+def _wrapped(found: re.Match[bytes], base: int) -> int:
+    digits = found[2].lstrip(b"0") or b"0"
+    value = int(digits, base) if len(digits) <= _DIGITS_MAX else _U64 + 1
+    if value > _U64:
+        return _U64
+    return -value & _U64 if found[1] == b"-" else value
 
 
 def parse_time(text: bytes) -> int:
     """Nanoseconds of ``seconds.nanoseconds``, which are two numbers: 1.5 is five nanoseconds after one."""
     seconds, _, nanoseconds = text.partition(b".")
-    if not (seconds.removeprefix(b"-").isdigit() and nanoseconds.isdigit() and len(text) <= _TIME_LENGTH):
-        raise MalformedError(f"invalid time {quoted(text)}")
-    count, fraction = int(seconds), int(nanoseconds)
-    if not -_SECONDS_MAX <= count < _SECONDS_MAX or fraction >= _SECOND:
-        raise MalformedError(f"time {quoted(text)} is out of range")
-    return count * _SECOND + fraction
+    count, fraction = parse_u64(seconds), parse_u32(nanoseconds)
+    if fraction >= _SECOND:
+        raise MalformedError(f"time {quoted(text)} has more nanoseconds than a second has")
+    return (count - (count >> 63 << 64)) * _SECOND + fraction
 
 
 def parse_reference(size: bytes, payload: bytes, digest: bytes) -> tuple[int, bytes | None, bytes | None]:
     """Size, digest and path of an external file as `ExternalFile` wants them."""
     length = parse_u64(size)
     if digest == b"-":
-        return length, None, None if payload == b"-" else parse_path(payload)
-    if len(digest) not in _DIGEST_LENGTHS:
-        raise MalformedError(f"invalid digest {quoted(digest)}")
+        return length, None, None if payload == b"-" else parse_path(payload) or None
+    if len(digest) not in _DIGEST_LENGTHS or _BACKSLASH in digest:
+        digest = parse_text(digest)
+        if len(digest) != _DIGEST_LENGTHS[-1]:
+            digest = digest[: _DIGEST_LENGTHS[0]]
     try:
-        verity = unhexlify(digest)
+        verity = unhexlify(digest) if len(digest) in _DIGEST_LENGTHS else None
     except ValueError:
-        raise MalformedError(f"invalid digest {quoted(digest)}") from None
+        verity = None
+    if verity is None:
+        if length:  # mkcomposefs takes bytes that happen to be in its memory for the digest
+            raise MalformedError(f"invalid digest {quoted(digest)}")
+        return 0, None, None if payload == b"-" else parse_path(payload) or None
     # A digest has no slash, so that this is true of its canonical path alone.
     if payload.replace(b"/", b"", 1) == digest and payload[2] == _SLASH:
         return length, verity, None
     return length, verity, b"" if payload == b"-" else parse_path(payload)
 
 
-def parse_content(field: bytes, size: bytes) -> bytes:
-    content = parse_unescaped(field)
-    if len(content) != parse_u64(size) or len(content) > _CONTENT_MAX:
-        raise MalformedError(f"{len(content)} bytes of content for a size of {size.decode()}, at most {_CONTENT_MAX}")
+def parse_content(field: bytes, size: bytes, *, maximum: int = CONTENT_MAX) -> bytes:
+    content, length = parse_unescaped(field), parse_u64(size)
+    if len(content) != length or length > maximum:
+        raise MalformedError(f"{len(content)} bytes of content for a size of {length}, at most {maximum}")
     return content
 
 
@@ -137,10 +151,8 @@ def parse_path(field: bytes) -> bytes:
 
 
 def parse_text(field: bytes) -> bytes:
-    text = parse_unescaped(field)
-    if b"\0" in text:
-        raise MalformedError("an escaped NUL byte where none can be")
-    return text
+    """Text that an escaped NUL byte ends, as in C."""
+    return parse_unescaped(field).partition(b"\0")[0]
 
 
 def parse_unescaped(field: bytes) -> bytes:
@@ -151,10 +163,9 @@ def parse_unescaped(field: bytes) -> bytes:
 
 
 def parse_xattrs(text: bytes) -> Xattrs:
-    if text.endswith(b"\r"):
-        raise MalformedError("a carriage return at the end")
+    """Attributes as ``NAME=VALUE``; one space at the end is none too many."""
     pairs = {}
-    for pair in text.split(b" "):
+    for pair in text.removesuffix(b" ").split(b" ") if text else ():
         name, equals, value = pair.partition(b"=")
         name, value = parse_text(name), parse_unescaped(value)
         if not equals or not 0 < len(name) <= _XATTR_NAME_MAX or len(value) > _XATTR_VALUE_MAX:

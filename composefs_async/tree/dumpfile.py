@@ -7,43 +7,46 @@ A line has eleven fields and then attributes, with one space between them::
 
     PATH SIZE MODE NLINK UID GID RDEV MTIME PAYLOAD CONTENT DIGEST [NAME=VALUE]…
 
-The two parsers that exist differ where input is unusual.  This one accepts what any of the three writers
-produces, means by it what mkcomposefs means, and refuses the rest rather than guess:
+The two parsers that exist differ where input is unusual.  This one reads and refuses what mkcomposefs does, and means
+by it the same, but for what cannot be meant: the last six lines of the table.
 
 =============================  ==========================  ===========================  ==========================
 input                          mkcomposefs                 composefs-rs                 here
 =============================  ==========================  ===========================  ==========================
 not UTF-8                      accepted                    refused                      accepted
-empty line                     refused                     skipped                      skipped
-``\\r`` before the line end      part of the last field      dropped                      refused
-missing fields                 taken as empty              refused                      refused
+empty line                     refused                     skipped                      refused
+``\\r`` before the line end      part of the last field      dropped                      part of the last field
+fields behind MTIME missing    taken as empty              refused                      taken as empty
 a second line for a path       refused                     the later wins               refused
-``/a//b``, ``a/b``             ``/a/b``                    refused                      refused
+``/a//b``, ``a/b``             ``/a/b``                    refused                      ``/a/b``
 name over 255 bytes            refused                     accepted                     refused
-NUL in path, payload or key    ends it                     refused                      refused
-number over its range, signed  cut, wrapped                refused (but for ``+``)      refused
+NUL in path, payload or key    ends it                     refused                      ends it
+number over its range, signed  cut, wrapped                refused (but for ``+``)      cut, wrapped
 negative time                  accepted                    refused                      accepted
-nanoseconds over 10^9 - 1      accepted                    refused                      refused
 socket                         accepted                    accepted since 0.9.0         accepted
 hard link to a later line      accepted                    refused                      accepted
 hard link to a link            accepted                    followed                     followed
-hard link to a directory       accepted by mistake         refused                      refused
-mode bits beyond 07777         kept                        dropped                      refused beyond 16 bits
+mode bits beyond 07777         kept                        dropped                      kept, up to 16 bits
 CONTENT and PAYLOAD            the content counts          the payload counts           the content counts
 CONTENT not of length SIZE     refused                     accepted                     refused
 no PAYLOAD, CONTENT, DIGEST    external without a path     sparse                       sparse: the same image
-DIGEST of 128 digits           the first 64 count          SHA-512                      SHA-512
-DIGEST of other length         cut, or garbage             refused                      refused
+digest of an empty file        ignored                     refused                      ignored if malformed
 content of non-files           ignored if of length SIZE   refused                      ignored if of length SIZE
 digest of non-files            ignored                     refused                      ignored
 device number of non-devices   ignored                     ignored                      ignored
-SIZE of specials over 32 bits  makes the inode extended    ignored                      ignored
+SIZE of specials over 32 bits  makes the inode extended    ignored                      makes the inode extended
 content over 512, 5000 bytes   accepted, refused           refused, refused             accepted, refused
 symlink over 1024, 4095 bytes  accepted, refused           refused, refused             accepted, refused
 PAYLOAD over 4095 bytes        refused                     ignored                      refused
-space at the end               accepted                    refused                      refused
+space at the end               accepted                    refused                      accepted
 attribute with an empty name   refused                     accepted                     refused
 attribute named twice          the last counts             the greatest value counts    the last counts
+nanoseconds over 10^9 - 1      kept, and no valid time     refused                      refused
+hard link to a directory       accepted by mistake         refused                      refused
+DIGEST of 128 digits           the first 64 count          SHA-512                      SHA-512
+DIGEST of more digits than 64  the first 64 count          refused                      the first 64 count
+DIGEST of fewer, or no digits  whatever is in memory       refused                      refused
+SIZE that wraps around to 0    a file that cannot be read  refused                      refused when it is built
 =============================  ==========================  ===========================  ==========================
 
 An external file of size 0 stays one (the image writer decides what becomes of it).  Time and memory are linear in the
@@ -59,6 +62,7 @@ from typing import Final, Generic, TypeVar
 
 from ..errors import DumpfileError
 from .dumpfields import (
+    CONTENT_MAX,
     LINK,
     MalformedError,
     parse_content,
@@ -80,6 +84,8 @@ from .walk import find
 __all__ = ["parse_dump"]
 
 _NAME_MAX: Final = 255
+_NEEDED: Final = 8
+"""Fields that a line must have: up to the time."""
 _STRETCH: Final = 1 << 15
 _S_IFMT: Final = 0o170000
 _S_IFREG: Final = stat.S_IFREG
@@ -120,7 +126,7 @@ def _stretches(data: bytes) -> Iterator[list[bytes]]:
     start = 0
     while start < len(data):
         end = data.find(b"\n", start + _STRETCH)
-        end = len(data) if end < 0 else end
+        end = len(data.removesuffix(b"\n")) if end < 0 else end
         yield data[start:end].split(b"\n")
         start = end + 1
 
@@ -180,21 +186,20 @@ class _Parser:
         for self.line, line in numbered:
             fields = line.split(b" ", 10)
             if len(fields) != 11:
-                _check_blank(line, fields)
-                continue
+                fields = _padded(fields)
             path, size, mode_text, nlink, uid, gid, rdev, when, payload, content, digest = fields
             if _BACKSLASH in path:
                 path = parse_text(path)
             above, _, name = path.rpartition(b"/")
             if above != known:
-                directory = self._parent(path, above)
+                above, directory = self._parent(above)
                 known = above or None  # to a path without any slash the root is no parent: look each time
             children = directory.children
             if name in children or not 2 < len(name) <= _NAME_MAX:
                 _check_name(name, children)
             mode = modes[mode_text]
             if content != b"-" or mode & _S_IFMT != _S_IFREG:
-                self._add_other(path, directory, name, mode, fields)
+                self._add_other(above, directory, name, mode, fields)
                 continue
             xattrs = NO_XATTRS
             if _SPACE in digest:
@@ -210,10 +215,10 @@ class _Parser:
         self._resolve(root)
         return root
 
-    def _add_other(self, path: bytes, directory: Directory, name: bytes, mode: int, fields: list[bytes]) -> None:
+    def _add_other(self, above: bytes, directory: Directory, name: bytes, mode: int, fields: list[bytes]) -> None:
         inode = directory.children[name] = self._inode(mode, fields)
         if type(inode) is Directory:
-            self._directories[path] = inode
+            self._directories[b"%b/%b" % (above, name)] = inode
         elif type(inode) is _Link:
             inode.parent, inode.name = directory, name
             self._links.append(inode)
@@ -222,8 +227,7 @@ class _Parser:
         for self.line, line in numbered:
             fields = line.split(b" ", 10)
             if len(fields) != 11:
-                _check_blank(line, fields)
-                continue
+                fields = _padded(fields)
             if fields[0] != b"/" or (mode := self._modes[fields[2]]) & _S_IFMT != stat.S_IFDIR:
                 break
             root = self._inode(mode, fields)
@@ -244,11 +248,12 @@ class _Parser:
         ids = self._ids
         links, owner, group, device = ids[nlink], ids[uid], ids[gid], ids[rdev]
         when_ns = self._times[when]
-        inline = b"" if content == b"-" else parse_content(content, size)
-        parse_u64(size)
+        kind, length = mode & _S_IFMT, parse_u64(size)
+        # Of links only, which have none, is the content not bounded.
+        maximum = length if kind == stat.S_IFLNK else CONTENT_MAX
+        inline = b"" if content == b"-" else parse_content(content, size, maximum=maximum)
         if digest != b"-":
             parse_unescaped(digest)
-        kind = mode & _S_IFMT
         if kind == stat.S_IFLNK:
             return Symlink(mode, links, owner, group, when_ns, xattrs, parse_target(payload))
         if payload != b"-":
@@ -257,15 +262,19 @@ class _Parser:
             return InlineFile(mode, links, owner, group, when_ns, xattrs, inline)
         if kind == stat.S_IFDIR:
             return Directory(mode, links, owner, group, when_ns, xattrs)
-        return Special(mode, links, owner, group, when_ns, xattrs, device if kind in _DEVICES else 0)
+        special = Special(mode, links, owner, group, when_ns, xattrs, device if kind in _DEVICES else 0)
+        special.size = length
+        return special
 
-    def _parent(self, path: bytes, above: bytes) -> Directory:
-        """The directory that *path* is in, which is *above*."""
+    def _parent(self, above: bytes) -> tuple[bytes, Directory]:
+        """The directory *above*, and its path with one slash before each name."""
         directory = self._directories.get(above)
-        if directory is None or not path.startswith(b"/"):
-            prefix = path[: path.rfind(b"/") + 1]
-            raise MalformedError(f"there is no directory {quoted(prefix)} on an earlier line")
-        return directory
+        if directory is None:
+            above = b"".join([b"/" + name for name in above.split(b"/") if name])
+            directory = self._directories.get(above)
+        if directory is None:
+            raise MalformedError(f"there is no directory {quoted(above)} on an earlier line")
+        return above, directory
 
     def _resolve(self, root: Directory) -> None:
         """Put inodes in place of what stands in for them: a link may lead to another, and to a later line."""
@@ -290,9 +299,11 @@ class _Parser:
         return inode
 
 
-def _check_blank(line: bytes, fields: list[bytes]) -> None:
-    if line:
-        raise MalformedError(f"{len(fields)} fields, 11 are needed")
+def _padded(fields: list[bytes]) -> list[bytes]:
+    """The eleven fields of a line that ends early: those behind the time may be missing, which is as if empty."""
+    if len(fields) < _NEEDED:
+        raise MalformedError(f"{len(fields)} fields, at least {_NEEDED} are needed" if any(fields) else "an empty line")
+    return fields + [b""] * (11 - len(fields))
 
 
 def _check_name(name: bytes, children: dict[bytes, Inode]) -> None:

@@ -199,10 +199,12 @@ class Symlink(Inode):
 class Special(Inode):
     """A device, fifo or socket: the type bits of `mode` tell which."""
 
-    __slots__ = ("rdev",)
+    __slots__ = ("rdev", "size")
 
     rdev: int
     """As in ``st_rdev``; 0 for fifos and sockets."""
+    size: int
+    """In bytes, as a dump file says; means nothing, but makes the inode extended where it has more than 32 bits."""
 
     def __init__(
         self, mode: int, nlink: int, uid: int, gid: int, mtime_ns: int, xattrs: Xattrs = NO_XATTRS, rdev: int = 0
@@ -214,6 +216,7 @@ class Special(Inode):
         self.mtime_ns = mtime_ns
         self.xattrs = xattrs
         self.rdev = rdev
+        self.size = 0
 
     @property
     def is_whiteout(self) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from composefs_async.errors import DumpfileError
+from composefs_async.erofs.writer import Dialect, build_image, choose_version
+from composefs_async.errors import DumpfileError, ErofsError
 from composefs_async.tree import Directory, ExternalFile, InlineFile, Special, Symlink
 from composefs_async.tree.dumpfile import parse_dump
 from composefs_async.tree.dumpwriter import format_entry, format_link, write_dump
@@ -72,10 +75,10 @@ LINES = {
     ),
     "sparse": (b"/a 9 100644 1 2 3 0 4.5 - - -", ExternalFile, {"size": 9, "digest": None, "payload": None}),
     "symlink": (b"/a 0 120777 1 2 3 0 4.5 \\x2d\\n - -", Symlink, {"mode": 0o120777, "target": b"-\n"}),
-    "device": (b"/a 0 60600 1 2 3 123 4.5 - - -", Special, {"mode": 0o60600, "rdev": 123}),
-    "fifo with a device number": (b"/a 0 10600 1 2 3 123 4.5 - - -", Special, {"mode": 0o10600, "rdev": 0}),
-    "fifo with content": (b"/a 2 10600 1 2 3 0 4.5 x hi q", Special, {"mode": 0o10600, "rdev": 0}),
-    "socket": (b"/a 0 140600 1 2 3 0 4.5 - - -", Special, {"mode": 0o140600, "rdev": 0}),
+    "device": (b"/a 0 60600 1 2 3 123 4.5 - - -", Special, {"mode": 0o60600, "rdev": 123, "size": 0}),
+    "fifo with a device number": (b"/a 0 10600 1 2 3 123 4.5 - - -", Special, {"mode": 0o10600, "rdev": 0, "size": 0}),
+    "fifo with content": (b"/a 2 10600 1 2 3 0 4.5 x hi q", Special, {"mode": 0o10600, "rdev": 0, "size": 2}),
+    "socket": (b"/a 0 140600 1 2 3 0 4.5 - - -", Special, {"mode": 0o140600, "rdev": 0, "size": 0}),
     "before 1970": (b"/a 0 100644 1 2 3 0 -4.5 - - -", InlineFile, {"mtime_ns": -3_999_999_995, "content": b""}),
     "xattrs": (
         b"/a 0 100644 1 2 3 0 4.5 - - - user.b=- user.a=x\\x3dy=z user.b=",
@@ -93,44 +96,40 @@ def test_a_line_becomes_an_inode(line: bytes, kind: type, wanted: dict[str, obje
 
 
 A = b"/a 0 100644 1 0 0 0 0.0 - - -"
+B = A.replace(b" 0 ", b" 9 ", 1)
 
 BAD = {
     "nothing": (b"", 1, "the first line must be the directory /"),
     "no root": (A, 1, "the first line must be the directory /"),
     "root is a file": (b"/ 0 100644 1 0 0 0 0.0 - - -", 1, "the first line must be the directory /"),
     "two roots": (ROOT * 2, 2, "invalid name ''"),
-    "few fields": (ROOT + b"/a 0 100644", 2, "3 fields, 11 are needed"),
+    "few fields": (ROOT + b"/a 0 100644", 2, "3 fields, at least 8 are needed"),
     "nul": (ROOT + A + b"\0", 2, "a NUL byte"),
     "twice": (ROOT + A + b"\n" + A, 3, "a second line for 'a'"),
-    "no parent": (ROOT + b"/x" + A, 2, "there is no directory '/x/' on an earlier line"),
-    "file as parent": (ROOT + A + b"\n/a" + A, 3, "there is no directory '/a/' on an earlier line"),
-    "not absolute": (ROOT + A[1:], 2, "there is no directory '' on an earlier line"),
-    "two slashes": (ROOT + b"/" + A, 2, "there is no directory '//' on an earlier line"),
-    "slash at the end": (ROOT + b"/a/ 0 40755 2 0 0 0 0.0 - - -", 2, "there is no directory '/a/' on an earlier line"),
+    "no parent": (ROOT + b"/x" + A, 2, "there is no directory '/x' on an earlier line"),
+    "file as parent": (ROOT + A + b"\n/a" + A, 3, "there is no directory '/a' on an earlier line"),
+    "slash at the end": (ROOT + b"/a/ 0 40755 2 0 0 0 0.0 - - -", 2, "there is no directory '/a' on an earlier line"),
     "dot": (ROOT + A.replace(b"a", b".", 1), 2, "invalid name '.'"),
     "dots": (ROOT + A.replace(b"a", b"..", 1), 2, "invalid name '..'"),
     "long name": (ROOT + A.replace(b"a", b"n" * 256, 1), 2, f"invalid name '{'n' * 60}...'"),
-    "nul in a name": (ROOT + A.replace(b"a", b"\\x00", 1), 2, "an escaped NUL byte where none can be"),
+    "nul in a name": (ROOT + A.replace(b"a", b"\\x00", 1), 2, "invalid name ''"),
     "escape": (ROOT + A.replace(b"a", b"\\q", 1), 2, "invalid escape \\q"),
     "escape cut short": (ROOT + A.replace(b"a", b"\\x4", 1), 2, "invalid escape \\x"),
-    "size": (ROOT + A.replace(b" 0 ", b" -1 ", 1), 2, "invalid number '-1'"),
     "size of a directory": (ROOT.replace(b" 0 ", b" x ", 1), 1, "invalid number 'x'"),
-    "large size": (ROOT + A.replace(b" 0 ", b" 18446744073709551616 ", 1), 2, "invalid number '18446744073709551616'"),
-    "huge number": (ROOT + A.replace(b" 0 ", b" %b " % (b"9" * 5000), 1), 2, f"invalid number '{'9' * 60}...'"),
-    "owner": (ROOT + A.replace(b" 1 0", b" 1 4294967296"), 2, "4294967296 does not fit into 32 bits"),
     "device number of a file": (ROOT + A.replace(b" 0 0.0", b" x 0.0"), 2, "invalid number 'x'"),
-    "device number of a directory": (
-        ROOT.replace(b" 0 0.0", b" 4294967296 0.0"),
-        1,
-        "4294967296 does not fit into 32 bits",
-    ),
     "mode": (ROOT + A.replace(b"100644", b"100648"), 2, "invalid mode '100648'"),
     "mode of no kind": (ROOT + A.replace(b"100644", b"644"), 2, "invalid mode '644'"),
-    "large mode": (ROOT + A.replace(b"100644", b"300644"), 2, "invalid mode '300644'"),
+    "large mode": (ROOT + A.replace(b"100644", b"370644"), 2, "invalid mode '370644'"),
+    "empty line": (ROOT + b"\n" + A, 2, "an empty line"),
+    "empty line at the end": (ROOT + b"\n", 2, "an empty line"),
+    "ten fields": (ROOT + b"/a 9 100644 1 0 0 0 0.0 x -", 2, "invalid digest ''"),
     "mode over 32 bits": (ROOT + A.replace(b"100644", b"7" * 12), 2, "invalid mode '777777777777'"),
-    "time without nanoseconds": (ROOT + A.replace(b"0.0", b"0"), 2, "invalid time '0'"),
-    "time": (ROOT + A.replace(b"0.0", b"9223372036854775808.0"), 2, "time '9223372036854775808.0' is out of range"),
-    "nanoseconds": (ROOT + A.replace(b"0.0", b"0.1000000000"), 2, "time '0.1000000000' is out of range"),
+    "time without nanoseconds": (ROOT + A.replace(b"0.0", b"0"), 2, "invalid number ''"),
+    "nanoseconds": (
+        ROOT + A.replace(b"0.0", b"0.1000000000"),
+        2,
+        "time '0.1000000000' has more nanoseconds than a second has",
+    ),
     "short content": (
         ROOT + b"/a 3 100644 1 0 0 0 0.0 - hi -",
         2,
@@ -149,19 +148,12 @@ BAD = {
     "payload of a directory": (ROOT.replace(b"- - -", b"\\q - -"), 1, "invalid escape \\q"),
     "long payload": (ROOT + A[:-5] + b"p" * 4096 + b" - -", 2, "a payload of 4096 bytes, at most 4095"),
     "digest of a directory": (ROOT.replace(b" -\n", b" \\"), 1, "invalid escape \\"),
-    "payload beside content": (
-        ROOT + b"/a 1 100644 1 0 0 0 0.0 a\\x00 x -",
-        2,
-        "an escaped NUL byte where none can be",
-    ),
-    "digest": (ROOT + A[:-1] + b"zz" * 32, 2, "invalid digest '" + "z" * 60 + "...'"),
-    "short digest": (ROOT + A[:-1] + b"5a" * 31, 2, "invalid digest '" + "5a" * 30 + "...'"),
-    "carriage return": (ROOT + A + b"\r", 2, "invalid digest '-\\r'"),
-    "carriage return after attributes": (ROOT + A + b" a=b\r", 2, "a carriage return at the end"),
+    "digest": (ROOT + B[:-1] + b"zz" * 32, 2, "invalid digest '" + "z" * 60 + "...'"),
+    "short digest": (ROOT + B[:-1] + b"5a" * 31, 2, "invalid digest '" + "5a" * 30 + "...'"),
+    "carriage return": (ROOT + B + b"\r", 2, "invalid digest '-\\r'"),
     "no target": (ROOT + A.replace(b"100644", b"120777"), 2, "the target of a link has 0 bytes, not 1 to 4095"),
     "attribute without value": (ROOT + A + b" user.a", 2, "invalid attribute 'user.a'"),
     "attribute without name": (ROOT + A + b" =x", 2, "invalid attribute '=x'"),
-    "space at the end": (ROOT + A + b" ", 2, "invalid attribute ''"),
     "long attribute": (ROOT + A + b" " + b"n" * 256 + b"=", 2, "invalid attribute '" + "n" * 60 + "...'"),
     "link to nothing": (ROOT + b"/a 0 @120000 - - - - 0.0 /b - -", 2, "there is no file '/b' for the hard link"),
     "link without target": (
@@ -171,9 +163,9 @@ BAD = {
     ),
     "link to a directory": (ROOT + b"/a 0 @100644 - - - - 0.0 / - -", 2, "there is no file '/' for the hard link"),
     "link that is a directory": (ROOT + b"/a 0 @40755 - - - - 0.0 /b - -", 2, "invalid mode '@40755'"),
-    "link to itself": (ROOT + b"/a 0 @0 - - - - 0.0 /a - -", 2, "the hard link to '/a' leads to itself"),
+    "link to itself": (ROOT + b"/a 0 @100644 - - - - 0.0 /a - -", 2, "the hard link to '/a' leads to itself"),
     "links in a circle": (
-        ROOT + b"/a 0 @0 - - - - 0.0 /b - -\n/b 0 @0 - - - - 0.0 /a - -",
+        ROOT + b"/a 0 @100644 - - - - 0.0 /b - -\n/b 0 @100644 - - - - 0.0 /a - -",
         2,
         "the hard link to '/b' leads to itself",
     ),
@@ -194,7 +186,25 @@ def test_lines_and_whole_files_give_the_same_tree() -> None:
     assert list(write_dump(parse_dump(iter(data.splitlines())))) == wanted
     with pytest.raises(DumpfileError, match="line 1: the first line must be"):
         parse_dump([])
-    assert list(write_dump(parse_dump(b"\n" + data.replace(b"\n", b"\n\n").rstrip()))) == wanted
+    assert list(write_dump(parse_dump(data.rstrip()))) == wanted
+
+
+@pytest.mark.parametrize(
+    ("data", "digest"),
+    [
+        pytest.param(data.encode("latin1"), digest, id=name)
+        for name, data, digest in json.loads((VECTORS.parent / "dump" / "lines.json").read_text())
+    ],
+)
+def test_unusual_lines_make_the_image_that_mkcomposefs_makes_of_them(data: bytes, digest: str | None) -> None:
+    try:
+        root = parse_dump(data)
+        made: str | None = hashlib.sha256(
+            build_image(root, version=choose_version(root), dialect=Dialect.C)
+        ).hexdigest()
+    except (DumpfileError, ErofsError):
+        made = None
+    assert made == digest
 
 
 def test_hard_links_may_come_first_and_lead_to_links() -> None:
@@ -206,7 +216,7 @@ def test_hard_links_may_come_first_and_lead_to_links() -> None:
 
 
 def test_a_long_chain_of_hard_links_takes_linear_time() -> None:
-    lines = [b"/n%d 0 @0 - - - - 0.0 /n%d - -\n" % (number, number + 1) for number in range(50_000)]
+    lines = [b"/n%d 0 @100644 - - - - 0.0 /n%d - -\n" % (number, number + 1) for number in range(50_000)]
     root = parse_dump(ROOT + b"".join(lines) + b"/n50000 0 100644 1 0 0 0 0.0 - - -\n")
     assert len(set(root.children.values())) == 1
 
