@@ -37,11 +37,11 @@ from imports import Run, run
 
 from composefs_async import fsverity
 from composefs_async.digest import Algorithm, ObjectId
-from composefs_async.erofs.reader import image_to_tree
+from composefs_async.erofs.reader.tree import image_to_tree
 from composefs_async.erofs.references import image_object_ids
 from composefs_async.erofs.writer import Dialect, build_image
 from composefs_async.oci.filesystem import TreeBuilder
-from composefs_async.oci.tarentries import EntryReader, TarEntry
+from composefs_async.oci.tar.members import EntryReader, TarEntry
 from composefs_async.tree import Directory, ExternalFile, InlineFile, Inode, Symlink
 from composefs_async.tree.dumpfile import parse_dump
 from composefs_async.tree.dumpwriter import write_dump

@@ -35,9 +35,9 @@ from pathlib import Path
 import anyio
 
 from composefs_async.oci.documents import LayerCompression
-from composefs_async.oci.layer_archive import tar_paths
 from composefs_async.oci.layout_writer import OciLayoutWriter
 from composefs_async.oci.sources import OciLayoutSource
+from composefs_async.oci.tar.writer import tar_paths
 
 MIB = 1 << 20
 USR = tuple(map(Path, ("/usr/share", "/usr/include", "/usr/libexec", "/usr/bin")))

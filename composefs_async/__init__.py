@@ -6,8 +6,9 @@ bottom to the top; imports only go down, which a test enforces:
 
 ====================  =======================================================================================
 `errors`, `digest`,   every exception; algorithms and `ObjectId`; what operations return, and while they run
-`results`,            report; what checks can find, and what upkeep reports
+`results`,            report; what checks can find, and what maintenance reports; names of OCI content
 `progress`,
+`naming`,
 `findings`, `reports`
 `_native`             C code for digests and batches of objects, with Python twins; only speeds up
 `fsverity`,           formats: bytes in, bytes out.  No descriptor, no await
@@ -15,7 +16,7 @@ bottom to the top; imports only go down, which a test enforces:
 `tree`, `erofs`
 `_sys`                the machine: temporary files, links, flushes, locks, fs-verity ioctls, mounts
 `_repo`               the blocking repository: plain functions over one `RepoState`
-`_upkeep`             looking after it: garbage collection, checking, repair, usage, upgrades
+`_maintenance`       looking after it: garbage collection, checking, repair, usage, upgrades
 `_aio`                the only place that knows there is an event loop: thread hops, coalescing, handles
 `repository`          `Repository`: each operation as ``x()`` and ``x_async()``, a few lines each
 `oci`                 layers, images, tags; sources of images; parsers that know no I/O

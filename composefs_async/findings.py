@@ -1,7 +1,7 @@
 """What a check can find: one table of the kinds of damage, their names, texts and counters; no I/O.
 
-Owns what each kind is called and how it reads.  Does not own what leads to findings (`composefs_async._upkeep`,
-`composefs_async.oci.check`).
+Owns what each kind is called and how it reads.  Does not own what leads to findings (`composefs_async._maintenance`,
+`composefs_async.oci.image_fsck`).
 
 The kinds that are not below a comment "ours" are those of composefs-rs, with exactly its names and texts.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import composefs_async
-from composefs_async.oci import catalogue, check, image_upgrade, images, stored_layers
+from composefs_async.oci import catalogue, erofs_images, image_fsck, image_upgrade, stored_layers
 from composefs_async.repository import Repository
 
 PACKAGE = Path(composefs_async.__file__).parent
@@ -18,13 +18,13 @@ PACKAGE = Path(composefs_async.__file__).parent
 LAYERS = [
     ["errors"],
     ["digest"],
-    ["findings"],
+    ["findings", "naming"],
     ["results", "reports"],
     ["progress", "_native", "_zstd"],
     ["fsverity", "splitstream", "tree", "erofs"],
     ["_sys"],
     ["_repo"],
-    ["_upkeep"],
+    ["_maintenance"],
     ["_aio"],
     ["repository"],
     ["oci"],
@@ -39,7 +39,7 @@ RESTRICTED = {
     "asyncio": set[str](),
     "trio": set[str](),
     "uvloop": set[str](),
-    "threading": {"_repo", "_upkeep", "_aio"},
+    "threading": {"_repo", "_maintenance", "_aio"},
     "ctypes": {"_sys"},
     "fcntl": {"_sys"},
     "click": {"cli"},
@@ -92,7 +92,7 @@ def test_the_environment_is_read_in_few_places(path: Path) -> None:
 
 TWINS = [
     (owner, name.removesuffix("_async"))
-    for owner in (Repository, catalogue, check, image_upgrade, images, stored_layers)
+    for owner in (Repository, catalogue, image_fsck, image_upgrade, erofs_images, stored_layers)
     for name in sorted(dir(owner))
     if name.endswith("_async")
 ]

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from anyio import CapacityLimiter, Event
 from anyio.lowlevel import checkpoint
 
-from .threads import in_thread
+from .to_thread import in_thread
 
 __all__ = ["Coalescer"]
 

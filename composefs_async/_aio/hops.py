@@ -16,7 +16,7 @@ from .._repo.batch import MAX_BYTES, MAX_ITEMS, NATIVE, Buffer, store_batch
 from .._repo.state import RepoState
 from ..results import StoredObject
 from .coalesce import Coalescer
-from .threads import in_checked_thread, in_thread
+from .to_thread import in_checked_thread, in_thread
 
 __all__ = ["LoopResources", "checked_hop", "hop", "in_loop", "opening_hop", "resources", "using", "write_hop"]
 

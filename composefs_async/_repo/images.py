@@ -12,9 +12,9 @@ from collections.abc import Iterable
 
 from ..digest import ObjectId
 from ..errors import DigestMismatchError, ErofsError, FormatError, ImageNotFoundError
-from . import names, objects
+from . import objects, publish
 from .batch import Buffer
-from .names import Link
+from .publish import Link
 from .state import RepoState
 
 __all__ = ["has_image", "image_link", "import_image", "objects_for_image", "open_image", "write_image"]
@@ -32,14 +32,14 @@ def write_image(state: RepoState, data: Buffer, name: str | None = None) -> Obje
         ErofsError: it is longer than `IMAGE_LIMIT`, so that nobody would read it.
     """
     if name is not None:
-        names.check_reference(name)
+        publish.check_reference(name)
     _check_size(memoryview(data).nbytes)
     with state.shared():  # so that no gc of this handle takes it before it has its name
         stored = objects.ensure_object(state, data)
         links = [image_link(stored.id)]
         if name is not None:
             links.append(Link.reference("images", name, stored.id.hex()))
-        names.publish(state, links)
+        publish.publish(state, links)
         return stored.id
 
 
@@ -53,7 +53,7 @@ def import_image(state: RepoState, name: str | None, pieces: Iterable[Buffer]) -
             the repository, or is longer than `IMAGE_LIMIT`.
     """
     if name is not None:
-        names.check_reference(name)
+        publish.check_reference(name)
     state.require_writable()
     from ..erofs.references import image_object_ids
 
@@ -64,7 +64,7 @@ def import_image(state: RepoState, name: str | None, pieces: Iterable[Buffer]) -
 
 def _gather(pieces: Iterable[Buffer]) -> bytes:
     """All *pieces*, or an error as soon as they are seen to be no image, or more than one."""
-    from ..erofs.reader_superblock import HEADERS_SIZE, announced_size
+    from ..erofs.reader.superblock import HEADERS_SIZE, announced_size
 
     content, size = bytearray(), None
     for piece in pieces:
@@ -80,7 +80,7 @@ def _gather(pieces: Iterable[Buffer]) -> bytes:
 
 
 def _check_size(size: int) -> None:
-    from ..erofs.reader_superblock import IMAGE_LIMIT
+    from ..erofs.reader.superblock import IMAGE_LIMIT
 
     if size > IMAGE_LIMIT:
         raise ErofsError(f"an image of {size} bytes is longer than the limit of {IMAGE_LIMIT}", IMAGE_LIMIT)
@@ -119,7 +119,7 @@ def objects_for_image(state: RepoState, name: str) -> list[ObjectId]:
         ErofsError: it is damaged; no list is better than one that lacks objects.
         The errors of `open_image`.
     """
-    from ..erofs.reader_superblock import IMAGE_LIMIT
+    from ..erofs.reader.superblock import IMAGE_LIMIT
     from ..erofs.references import image_object_ids
 
     content = objects.read_object(state, _resolve(state, name), max_size=IMAGE_LIMIT)
@@ -130,13 +130,13 @@ def _resolve(state: RepoState, name: str) -> ObjectId:
     """The object that *name* leads to, over an id that is the same."""
     digits = _below_images(name)
     if digits.startswith("refs/"):
-        names.check_reference(digits)
-        digits = os.path.basename(names.target_of(state, f"images/{digits}") or "")
+        publish.check_reference(digits)
+        digits = os.path.basename(publish.target_of(state, f"images/{digits}") or "")
     try:
         expected = ObjectId.from_hex(digits)
     except FormatError:
         raise ImageNotFoundError(name) from None
-    found = names.object_of(state, "images", digits)
+    found = publish.object_of(state, "images", digits)
     if found is None:
         raise ImageNotFoundError(name)
     # The id is all that a mount or a check goes by, but a link can be made to lead anywhere.

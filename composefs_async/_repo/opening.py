@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from .._sys import files
 from ..digest import Algorithm
 from ..errors import MetadataError, RepositoryInUseError, RepositoryNotFoundError
-from . import evidence, meta_file
+from . import detect, meta_file
 from .metadata import ErofsFormats, Metadata
 from .state import RepoState
 
@@ -170,11 +170,11 @@ def _describe(metadata: Metadata) -> str:
 
 def _write_first(fd: int, path: str, metadata: Metadata, *, secure: bool) -> bool:
     """Write meta.json; False if somebody else was first."""
-    if evidence.has_names(fd) and not meta_file.exists(fd):
+    if detect.has_names(fd) and not meta_file.exists(fd):
         raise MetadataError(
             path,
             "it was made before meta.json existed; 'composefs-async upgrade' keeps its streams and images, "
             "'init --reset-metadata' forgets them",
         )
-    evidence.require_fitting(fd, path, metadata.algorithm, secure=secure)
+    detect.require_fitting(fd, path, metadata.algorithm, secure=secure)
     return meta_file.write(fd, path, metadata, secure=secure)

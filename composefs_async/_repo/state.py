@@ -15,7 +15,7 @@ from .._sys.beneath import open_trusted
 from ..digest import Algorithm, ObjectId
 from ..errors import ReadOnlyRepositoryError, RepositoryInUseError
 from .metadata import Metadata
-from .syncing import SyncGroup
+from .sync import SyncGroup
 
 __all__ = ["OpenLease", "RepoState"]
 
@@ -24,7 +24,7 @@ FILE_MODE = 0o644
 
 
 class OpenLease(Protocol):
-    """Keeps layers that no image names; see `composefs_async._upkeep.leases`."""
+    """Keeps layers that no image names; see `composefs_async._maintenance.leases`."""
 
     def finished(self, diff_id: str, stream_id: ObjectId, /) -> None: ...
 

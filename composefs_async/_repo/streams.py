@@ -11,8 +11,8 @@ from .. import fsverity
 from ..digest import ObjectId
 from ..errors import DigestMismatchError, StreamNotFoundError
 from ..splitstream import SplitstreamReader, SplitstreamWriter
-from . import names, objects
-from .names import Link
+from . import objects, publish
+from .publish import Link
 from .state import RepoState
 
 __all__ = [
@@ -68,12 +68,12 @@ class OpenStream(SplitstreamReader):
 
 def has_stream(state: RepoState, name: str) -> ObjectId | None:
     """The id of the stream's object, if the name and the object are there."""
-    object_id = names.object_of(state, "streams", name)
+    object_id = publish.object_of(state, "streams", name)
     return object_id if object_id is not None and objects.has_object(state, object_id) else None
 
 
 def has_named_stream(state: RepoState, reference: str) -> bool:
-    return has_stream(state, f"refs/{names.check_reference(reference)}") is not None
+    return has_stream(state, f"refs/{publish.check_reference(reference)}") is not None
 
 
 def open_stream(
@@ -85,7 +85,7 @@ def open_stream(
         StreamNotFoundError, ObjectNotFoundError, IntegrityError, SplitstreamError
     """
     if object_id is None:
-        object_id = names.object_of(state, "streams", name)
+        object_id = publish.object_of(state, "streams", name)
     if object_id is None:
         raise StreamNotFoundError(name)
     source = FileSource(objects.open_object(state, object_id))
@@ -140,7 +140,7 @@ def register_stream(state: RepoState, object_id: ObjectId, name: str, reference:
     links = _links(name, object_id, reference)
     with state.shared():  # what has been looked for must not be collected before it has its name
         os.close(objects.open_object(state, object_id))
-        names.publish(state, links)
+        publish.publish(state, links)
 
 
 def _links(name: str, object_id: ObjectId | None, reference: str | None) -> list[Link]:
@@ -159,7 +159,7 @@ def name_stream(state: RepoState, name: str, reference: str) -> None:
     with state.shared():
         if has_stream(state, name) is None:
             raise StreamNotFoundError(name)
-        names.publish(state, [link])
+        publish.publish(state, [link])
 
 
 def ensure_stream(

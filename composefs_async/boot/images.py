@@ -15,12 +15,12 @@ from .._aio.hops import hop
 from .._repo import objects
 from .._repo.state import RepoState
 from ..digest import ObjectId
-from ..erofs.causes import CAUSES, Cause
+from ..erofs.explain.causes import CAUSES, Cause
 from ..erofs.writer import build_image, image_pieces
 from ..errors import AlgorithmMismatchError, BootError, OciError
+from ..naming import BOOT_IMAGE_REF, BOOT_IMAGE_V1_REF, KEEP_USER_XATTRS, boot_image_ref
 from ..oci.catalogue import OciImage, open_image
-from ..oci.images import Documents, ensure_images, find_images, image_tree, publish
-from ..oci.names import BOOT_IMAGE_REF, BOOT_IMAGE_V1_REF, KEEP_USER_XATTRS, boot_image_ref
+from ..oci.erofs_images import Documents, ensure_images, find_images, image_tree, publish_image
 from ..repository import Repository, state_of
 from ..tree.inodes import Directory
 from ..tree.transform import XattrFilter
@@ -76,7 +76,7 @@ def ensure_boot_image(
         if missing:
             root = image_boot_tree(repo, image, xattrs=xattrs)
             found.update((ref, _store(state, root, version)) for ref, version in missing.items())
-        publish(state, _documents(image), found)
+        publish_image(state, _documents(image), found)
         return open_image(repo, f"@{image.manifest.digest}")
 
 
@@ -100,7 +100,7 @@ def remove_boot_image(repo: Repository, name: str) -> OciImage:
         image = _container(repo, name)
         found = find_images(state, image.manifest.config.digest)
         kept = {ref: image_id for ref, image_id in found.items() if ref not in _REFS}
-        publish(state, _documents(image), kept, forget=_REFS)
+        publish_image(state, _documents(image), kept, forget=_REFS)
         return open_image(repo, f"@{image.manifest.digest}")
 
 
@@ -161,7 +161,7 @@ def find_boot_image(repo: Repository, name: str, expected: ObjectId) -> FoundBoo
             if fsverity.digest(content, state.algorithm) == expected:
                 objects.ensure_object(state, content)
                 ref = boot_image_ref(version, keep_user_xattrs=_keeps_user(xattrs))
-                publish(state, _documents(image), {**refs, ref: expected})
+                publish_image(state, _documents(image), {**refs, ref: expected})
                 return FoundBootImage(expected, xattrs, version, nanoseconds, cause, tried)
     what = f"no bootable image of it has the digest {expected.hex()}; {tried} were tried"
     raise BootError(f"image {name}", what)

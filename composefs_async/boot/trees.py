@@ -14,7 +14,7 @@ from .._repo.scan import ScanOptions, scan_and_store, scan_directory
 from ..digest import Algorithm
 from ..errors import BootError
 from ..oci.catalogue import OciImage
-from ..oci.images import image_tree
+from ..oci.erofs_images import image_tree
 from ..repository import Repository, state_of
 from ..tree.inodes import Directory
 from ..tree.transform import XattrFilter, transform_for_oci

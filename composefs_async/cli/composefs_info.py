@@ -16,9 +16,9 @@ from typing import Final
 from ..digest import Algorithm
 from ..errors import ErofsError
 from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
-from .c_options import complain, parse, parse_algorithm, run_program
-from .image_files import algorithm_of, read_image
+from .compat_options import complain, parse, parse_algorithm, run_program
 from .output import print_bytes, printable
+from .sources import algorithm_of, read_image
 
 __all__ = ["main"]
 
@@ -76,8 +76,8 @@ def _command(command: str, paths: list[str], filters: list[bytes], basedir: str 
 
 def _load(path: str) -> tuple[Directory, int]:
     """The tree of the image at *path*, and its layout."""
-    from ..erofs.reader import image_to_tree
-    from ..erofs.reader_superblock import parse_superblock
+    from ..erofs.reader.superblock import parse_superblock
+    from ..erofs.reader.tree import image_to_tree
 
     try:
         content = read_image(path)
@@ -117,7 +117,7 @@ def _missing(payloads: set[bytes], basedir: str | None) -> Iterator[bytes]:
 
 
 def _measure(path: str, algorithm: Algorithm) -> None:
-    from .._repo.scan_content import measure_file
+    from .._repo.scan.content import measure_file
 
     try:
         found = measure_file(path, algorithm)
@@ -165,8 +165,8 @@ def _dump(root: Directory, version: int, filters: list[bytes]) -> Iterator[bytes
 def _directory_sizes(version: int, root: Directory) -> Callable[[Inode], int]:
     """What images of *version* state as the size of directories, which follows from the names in them."""
     from ..erofs.format import BLOCK_SIZE
-    from ..erofs.layout import split_names
-    from ..erofs.reader_walk import STUB_NAMES
+    from ..erofs.reader.walk import STUB_NAMES
+    from ..erofs.writer.blocks import split_names
 
     def size(inode: Inode) -> int:
         assert isinstance(inode, Directory)

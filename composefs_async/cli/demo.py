@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 import click
 
 from .context import Settings
+from .oci_pull import stats_text
 from .progress import size_text
-from .pull import stats_text
 
 if TYPE_CHECKING:
     from ..digest import ObjectId
-    from ..oci.image_pull import PullResult
+    from ..oci.importing.pull import PullResult
     from ..repository import Repository
 
 __all__ = ["demo"]
@@ -66,8 +66,8 @@ class _Demo:
             self._pull_again(repo)
 
     def _pack(self) -> None:
-        from ..oci.layer_archive import tar_directories
         from ..oci.layout_writer import OciLayoutWriter
+        from ..oci.tar.writer import tar_directories
 
         with _step("Packing real files of this machine into an OCI image") as say:
             writer, layers, count = OciLayoutWriter(self._place / "image"), [], 0
@@ -128,7 +128,7 @@ class _Demo:
 
     def _verify(self, repo: Repository, result: PullResult) -> None:
         from ..errors import DigestMismatchError
-        from ..oci.names import layer_stream
+        from ..naming import layer_stream
 
         with _step("Verifying everything") as say:
             seen: set[ObjectId] = set()

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from ..digest import Algorithm
-from .c_options import Leave, complain, parse, parse_algorithm, run_program
+from .compat_options import Leave, complain, parse, parse_algorithm, run_program
 from .output import print_bytes
 
 if TYPE_CHECKING:

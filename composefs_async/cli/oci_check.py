@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .check import check_options, refuse_contradictions
 from .check_report import checking, exit_code_of, print_findings, print_hints, print_report, result_to_json
 from .context import Settings, print_json
 from .exit_codes import COULD_NOT_CHECK
+from .fsck import check_options, refuse_contradictions
 from .progress import showing
 
 if TYPE_CHECKING:
-    from ..oci.check import OciFsckResult
+    from ..oci.image_fsck import OciFsckResult
 
 __all__ = ["fsck"]
 
@@ -35,11 +35,11 @@ def fsck(
     Besides what 'fsck' does, manifests and configs are compared with their digests, layers with their diff_ids, and
     what they need must have its name.  The exit codes are those of 'fsck'.
     """
-    from ..oci import check
+    from ..oci import image_fsck
 
     refuse_contradictions(metadata_only, resume)
     with checking(resumable=not metadata_only), settings.open() as repo, showing(progress) as show:
-        result = check.fsck(repo, name, metadata_only=metadata_only, resume=resume, limit=limit, progress=show)
+        result = image_fsck.fsck(repo, name, metadata_only=metadata_only, resume=resume, limit=limit, progress=show)
     if json_output:
         print_json(_to_json(result))
     else:

@@ -72,7 +72,7 @@ def mount(settings: Settings, name: str, mountpoint: str, bootable: bool, option
 
 def _tree(repo: Repository, name: str, bootable: bool, xattrs: str) -> Directory:
     from ..oci import catalogue
-    from ..oci.images import image_tree
+    from ..oci.erofs_images import image_tree
 
     image = catalogue.open_image(repo, name)
     if bootable:

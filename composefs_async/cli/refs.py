@@ -17,7 +17,7 @@ from .context import Settings, as_json, print_json
 from .output import printable
 
 if TYPE_CHECKING:
-    from .._repo.names import Category
+    from .._repo.publish import Category
     from ..reports import NamedReference
 
 __all__ = ["add", "list_", "prune", "remove", "rename"]
@@ -90,7 +90,7 @@ def _document(reference: NamedReference) -> dict[str, object]:
 
 def _tag(reference: NamedReference) -> str | None:
     """The tag of an OCI image that the reference stands for."""
-    from ..oci.names import TAGS, decode_tag
+    from ..naming import TAGS, decode_tag
 
     directory, slash, name = reference.name.partition("/")
     is_tag = reference.category == "streams" and directory == TAGS and slash and "/" not in name

@@ -75,7 +75,7 @@ def _print(result: RepairResult, path: str) -> None:
 
 def _shown(reference: str) -> str:
     """A reference as people know it."""
-    from ..oci.names import TAGS, decode_tag
+    from ..naming import TAGS, decode_tag
 
     tag = reference.removeprefix(f"streams/refs/{TAGS}/")
     if tag != reference and "/" not in tag:

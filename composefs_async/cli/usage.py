@@ -68,7 +68,7 @@ def _sort_key(each: NameUsage, sort: str, disk: bool) -> tuple[int, str, str]:
 
 
 def _kind(each: NameUsage) -> str:
-    from ..oci.names import TAGS
+    from ..naming import TAGS
 
     if each.category == "images":
         return "image"
@@ -77,7 +77,7 @@ def _kind(each: NameUsage) -> str:
 
 
 def _name(each: NameUsage) -> str:
-    from ..oci.names import TAGS, decode_tag
+    from ..naming import TAGS, decode_tag
 
     return decode_tag(each.reference.removeprefix(f"{TAGS}/")) if _kind(each) == "tag" else each.reference
 

@@ -11,9 +11,9 @@ from typing import Final
 
 from ..digest import Algorithm, ObjectId
 from .format import CHUNK_BASED, DIRECTORY_TYPE
-from .reader_directory import Listing
-from .reader_superblock import IMAGE_LIMIT, Image
-from .reader_walk import REGULAR_TYPE, ImageWalk, OpenDirectory
+from .reader.directory import Listing
+from .reader.superblock import IMAGE_LIMIT, Image
+from .reader.walk import REGULAR_TYPE, ImageWalk, OpenDirectory
 
 __all__ = ["ReferenceWalk", "image_object_ids", "possible_object_ids"]
 

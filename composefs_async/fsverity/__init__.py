@@ -15,27 +15,9 @@ from typing import TYPE_CHECKING
 from .. import _native
 
 if TYPE_CHECKING or _native.BACKEND == "python":
-    from ._python import (
-        PIECE,
-        Buffer,
-        Hasher,
-        descriptor,
-        digest,
-        digest_from_pieces,
-        digest_many,
-        piece_hashes,
-    )
+    from ._python import PIECE, Buffer, Hasher, descriptor, digest, digest_from_pieces, digest_many, piece_hashes
 else:
-    from ._compiled import (
-        PIECE,
-        Buffer,
-        Hasher,
-        descriptor,
-        digest,
-        digest_from_pieces,
-        digest_many,
-        piece_hashes,
-    )
+    from ._compiled import PIECE, Buffer, Hasher, descriptor, digest, digest_from_pieces, digest_many, piece_hashes
 
 __all__ = [
     "PIECE",

@@ -20,16 +20,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .documents import Descriptor, ImageConfig, ImageLayer, Manifest
     from .image_add import add_image
-    from .image_pull import PullResult, pull
     from .image_repair import repair
-    from .images import ensure_images, ensure_images_async, image_tree, image_tree_async
-    from .layers import LayerResult, import_layer
+    from .importing.layers import LayerResult, import_layer
+    from .importing.pull import PullResult, pull
+    from .importing.unpack import ByteSource
     from .limits import Limits
     from .platforms import Platform
     from .progress_stream import ProgressStream
     from .sources.base import Blob, BlockingBlob, ImageSource, LocalBlob, ResolvedImage, StreamedBlob
     from .sources.opening import open_source
-    from .unpack import ByteSource
 
 __all__ = [
     "Blob",
@@ -62,28 +61,28 @@ __all__ = [
 _HOMES = {
     "Blob": ".sources.base",
     "BlockingBlob": ".sources.base",
-    "ByteSource": ".unpack",
+    "ByteSource": ".importing.unpack",
     "Descriptor": ".documents",
     "ImageConfig": ".documents",
     "ImageLayer": ".documents",
     "ImageSource": ".sources.base",
-    "LayerResult": ".layers",
+    "LayerResult": ".importing.layers",
     "Limits": ".limits",
     "LocalBlob": ".sources.base",
     "Manifest": ".documents",
     "Platform": ".platforms",
     "ProgressStream": ".progress_stream",
-    "PullResult": ".image_pull",
+    "PullResult": ".importing.pull",
     "ResolvedImage": ".sources.base",
     "StreamedBlob": ".sources.base",
     "add_image": ".image_add",
-    "ensure_images": ".images",
-    "ensure_images_async": ".images",
-    "image_tree": ".images",
-    "image_tree_async": ".images",
-    "import_layer": ".layers",
+    "ensure_images": ".erofs_images",
+    "ensure_images_async": ".erofs_images",
+    "image_tree": ".erofs_images",
+    "image_tree_async": ".erofs_images",
+    "import_layer": ".importing.layers",
     "open_source": ".sources.opening",
-    "pull": ".image_pull",
+    "pull": ".importing.pull",
     "repair": ".image_repair",
 }
 

@@ -15,12 +15,7 @@ from dataclasses import dataclass, field
 from .._aio.hops import hop
 from ..digest import ObjectId, check_content_digest
 from ..errors import ComposefsError, FormatError, InvalidNameError, OciError, StreamNotFoundError
-from ..repository import Repository
-from ..splitstream import OCI_CONFIG, OCI_MANIFEST
-from . import january
-from .documents import ImageConfig, Manifest, parse_config, parse_manifest, verify_content
-from .jsondoc import DOCUMENT_LIMIT
-from .names import (
+from ..naming import (
     IMAGE_REFS,
     REFERRERS,
     TAGS,
@@ -34,6 +29,11 @@ from .names import (
     manifest_stream,
     tag_reference,
 )
+from ..repository import Repository
+from ..splitstream import OCI_CONFIG, OCI_MANIFEST
+from . import legacy
+from .documents import ImageConfig, Manifest, parse_config, parse_manifest, verify_content
+from .jsondoc import DOCUMENT_LIMIT
 
 __all__ = [
     "ImageSummary",
@@ -106,7 +106,7 @@ def images(repo: Repository) -> list[ImageSummary]:
         if digest is not None and "/" not in reference:
             name = decode_tag(reference)
             found[name] = _summary(repo, name, f"@{digest}", digest, referrers.get(digest, 0))
-    for name in january.references(repo).keys() - found.keys():
+    for name in legacy.references(repo).keys() - found.keys():
         found[name] = _summary(repo, name, name, "", 0)
     return sorted(found.values(), key=lambda image: image.name)
 
@@ -186,7 +186,7 @@ def open_image(repo: Repository, name: str) -> OciImage:
 
 
 def _open_without_manifest(repo: Repository, reference: str) -> OciImage:
-    digest = january.references(repo).get(reference)
+    digest = legacy.references(repo).get(reference)
     if digest is None:
         raise StreamNotFoundError(reference, "image")
     config_id = repo.has_stream(config_stream(digest))
@@ -196,7 +196,7 @@ def _open_without_manifest(repo: Repository, reference: str) -> OciImage:
     verify_content(f"config {digest}", raw, digest)
     config = parse_config(raw, digest)
     layers = _require_layers(digest, config.diff_ids, refs)
-    manifest = january.stand_in_manifest(repo, config, layers)
+    manifest = legacy.stand_in_manifest(repo, config, layers)
     images = {key: refs[key] for key in sorted(refs.keys() & IMAGE_REFS)}
     return OciImage(manifest, config, raw, None, config_id, layers, images)
 

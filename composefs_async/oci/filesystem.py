@@ -33,7 +33,7 @@ from ..digest import ObjectId
 from ..errors import OciError
 from ..tree.inodes import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from ..tree.transform import XattrFilter, settle_links, transform_for_oci
-from .tarentries import EntryType, TarEntry
+from .tar.members import EntryType, TarEntry
 
 __all__ = ["TreeBuilder", "XattrFilter", "tree_from_layers"]
 

@@ -14,8 +14,8 @@ from ..errors import ImageNotFoundError, OciError, StreamNotFoundError
 from ..progress import ProgressCallback
 from ..repository import Repository, state_of
 from .documents import Descriptor, image_layers, parse_config, parse_manifest, verify_content
-from .image_pull import PullResult, pull
-from .layers import find_layer
+from .importing.layers import find_layer
+from .importing.pull import PullResult, pull
 from .limits import Limits
 from .platforms import Platform
 from .sources.base import Blob, ResolvedImage

@@ -1,7 +1,7 @@
 """Repair that knows OCI: images from a directory or another repository, their documents, and EROFS images built anew.
 
 Owns which images are to be mended and what their streams should say.  Does not own objects, names and the account of
-what was done (`composefs_async._upkeep.repair`), nor where layers come from (`repair_sources`).
+what was done (`composefs_async._maintenance.repair.apply`), nor where layers come from (`repair_sources`).
 
 In the order of the sources: objects come back by their ids; what is still not whole then, layers whose content is not
 what their name says among it, is brought by the names of images and layers.  Streams that refer to something new are
@@ -15,26 +15,18 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from .._aio.hops import checked_hop, hop, in_loop, opening_hop, using
-from .._repo import names, streams
+from .._maintenance.repair.apply import ITSELF, Repair
+from .._maintenance.repair.damaged_graph import Damage, is_there
+from .._maintenance.repair.sources import DirectorySource, RepositorySource, open_source
+from .._repo import publish, streams
 from .._repo.images import image_link
-from .._repo.names import Link
+from .._repo.publish import Link
 from .._repo.state import RepoState
-from .._upkeep.repair import ITSELF, Repair
-from .._upkeep.repairs.damage import Damage, is_there
-from .._upkeep.repairs.sources import DirectorySource, RepositorySource, open_source
 from ..digest import ObjectId
 from ..erofs.writer import build_image
 from ..errors import ComposefsError
 from ..fsverity import digest
-from ..progress import ProgressCallback
-from ..reports import RepairResult
-from ..repository import Repository, state_of
-from ..splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, SplitstreamWriter
-from ..tree.inodes import Directory
-from .catalogue import open_image
-from .filesystem import TreeBuilder, XattrFilter
-from .limits import Limits
-from .names import (
+from ..naming import (
     IMAGE_REF,
     IMAGE_REFS,
     IMAGE_V1_REF,
@@ -45,8 +37,16 @@ from .names import (
     layer_stream,
     manifest_stream,
 )
+from ..progress import ProgressCallback
+from ..reports import RepairResult
+from ..repository import Repository, state_of
+from ..splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, SplitstreamWriter
+from ..tree.inodes import Directory
+from .catalogue import open_image
+from .filesystem import TreeBuilder, XattrFilter
+from .limits import Limits
 from .repair_sources import ImageDocuments, ImagesOfLayout, ImagesOfRepository, ImagesSource
-from .tarentries import read_entries
+from .tar.members import read_entries
 
 __all__ = ["repair"]
 
@@ -171,7 +171,7 @@ class _Mending:
 
     def _take_layer(self, layer: str, stream_id: ObjectId, objects: RepositorySource) -> bool:
         self._run.take(objects)
-        present = names.object_of(self._run.state, "streams", layer_stream(layer))
+        present = publish.object_of(self._run.state, "streams", layer_stream(layer))
         if present is not None and not _layer_hurts(self._run, layer, present):
             return True
         self._run.bring(stream_id, objects)
@@ -206,8 +206,8 @@ class _Mending:
 
     def _name_layer(self, name: str, stream_id: ObjectId) -> None:
         link = Link.to_object("streams", name, stream_id)
-        if names.target_of(self._run.state, link.path) != link.target:
-            names.publish(self._run.state, [link])
+        if publish.target_of(self._run.state, link.path) != link.target:
+            publish.publish(self._run.state, [link])
             self._run.note(link.path, "rewritten", self._source.name)
             self._run.damage.read_names()
 
@@ -294,9 +294,9 @@ def _write_documents(run: Repair, documents: ImageDocuments, brought: Mapping[st
     links.append(Link.to_object("streams", manifest_name, manifest_id))
     # Last: as long as one leads to a damaged stream a check finds it, and the next repair comes back to the image.
     links += [Link.to_object("streams", layer_stream(name), stream_id) for name, stream_id in layers]
-    changed = [link for link in links if names.target_of(run.state, link.path) != link.target]
+    changed = [link for link in links if publish.target_of(run.state, link.path) != link.target]
     if changed:
-        names.publish(run.state, changed)
+        publish.publish(run.state, changed)
         for link in changed:
             run.note(link.path, "rewritten", source)
         run.damage.read_names()

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from .._aio.hops import hop
 from ..errors import ComposefsError, ReadOnlyRepositoryError
+from ..naming import image_ref
 from ..repository import Repository, state_of
-from . import january
+from . import legacy
 from .catalogue import images, open_image
-from .images import ensure_images
-from .names import image_ref
+from .erofs_images import ensure_images
 
 __all__ = ["UpgradeOutcome", "UpgradedImage", "upgrade_images", "upgrade_images_async"]
 
@@ -69,7 +69,7 @@ def _upgrade(repo: Repository, name: str) -> UpgradedImage:
         if lacking:
             ensure_images(repo, name)
         # An upgrade that was interrupted may have left the reference that the tag stands in for.
-        left = january.remove_superseded(state_of(repo), name, image.manifest.config.digest)
+        left = legacy.remove_superseded(state_of(repo), name, image.manifest.config.digest)
     except ReadOnlyRepositoryError:
         raise
     except (ComposefsError, OSError) as error:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..digest import sha256_content_digest
 from ..errors import OciError
 from .documents import OCI_INDEX_TYPE, OCI_MANIFEST_TYPE, REF_NAME, Descriptor, LayerCompression
-from .layer_archive import LayerSink, WrittenLayer
 from .platforms import Platform, host_platform
+from .tar.writer import LayerSink, WrittenLayer
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .decompress import MAX_RATIO, MAX_SIZE
+from .importing.decompress import MAX_RATIO, MAX_SIZE
 from .jsondoc import DOCUMENT_LIMIT
-from .tarheader import MAX_FILE_SIZE
+from .tar.header import MAX_FILE_SIZE
 
 __all__ = ["Limits"]
 

@@ -19,22 +19,22 @@ from pathlib import Path
 from typing import Protocol
 
 from .._aio.hops import hop, opening_hop
+from .._maintenance import state_dir
+from .._maintenance.repair.sources import RepositorySource
+from .._maintenance.repair.stream_names import content_is
 from .._repo.state import DIRECTORY_MODE, RepoState
 from .._sys import files
-from .._upkeep import private
-from .._upkeep.repairs.sources import RepositorySource
-from .._upkeep.repairs.stream_names import content_is
 from ..digest import ObjectId
 from ..errors import ComposefsError, OciError, TransportError
+from ..naming import layer_stream
 from ..repository import Repository, state_of
 from .catalogue import open_image
 from .documents import ImageConfig, ImageLayer, Manifest
-from .layers import ImportRun, import_layer, store_blob
+from .importing.layers import ImportRun, import_layer, store_blob
+from .importing.unpack import Unpacker, byte_source
 from .limits import Limits
-from .names import layer_stream
 from .sources.base import ResolvedImage
 from .sources.layout import OciLayoutSource, locate
-from .unpack import Unpacker, byte_source
 
 __all__ = ["ImageDocuments", "ImagesOfLayout", "ImagesOfRepository", "ImagesSource"]
 
@@ -206,8 +206,8 @@ async def _scratch(state: RepoState) -> AsyncIterator[Repository]:
 
 
 def _make_scratch(state: RepoState) -> Repository:
-    files.make_directory(private.DIRECTORY, DIRECTORY_MODE, dir_fd=state.fd)
-    top = Path(state.path, private.DIRECTORY)
+    files.make_directory(state_dir.DIRECTORY, DIRECTORY_MODE, dir_fd=state.fd)
+    top = Path(state.path, state_dir.DIRECTORY)
     for old in top.glob(f"{_SCRATCH}*"):
         _remove_stale(old)
     path = top / f"{_SCRATCH}{secrets.token_hex(6)}"

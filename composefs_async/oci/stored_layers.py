@@ -19,13 +19,13 @@ from .._aio.hops import hop
 from .._repo.streams import OpenStream
 from ..digest import ObjectId
 from ..errors import DigestMismatchError, StreamNotFoundError, inputs_named
+from ..naming import layer_stream
 from ..repository import Repository
 from ..splitstream import OCI_LAYER
 from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from ..tree.dumpwriter import format_entry, format_link
 from .documents import content_hasher
-from .names import layer_stream
-from .tarentries import EntryType, TarEntry, read_entries
+from .tar.members import EntryType, TarEntry, read_entries
 
 __all__ = [
     "LayerInfo",

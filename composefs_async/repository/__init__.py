@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from .._repo.state import RepoState
 from .images import ImageOperations
+from .maintenance import UpkeepOperations
 from .references import ReferenceOperations
 from .streams import StreamOperations
-from .upkeep import UpkeepOperations
 
 __all__ = ["Repository"]
 

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable
 
 from .._aio.hops import hop, opening_hop, write_hop
-from .._repo import images, mounting, names
+from .._repo import images, mounting, publish
 from .._repo.batch import Buffer
 from ..digest import ObjectId
-from .base import OpenRepository, Path
+from .opening import OpenRepository, Path
 
 __all__ = ["ImageOperations"]
 
@@ -73,7 +73,7 @@ class ImageOperations(OpenRepository):
 
     def named_images(self, below: str = "") -> list[tuple[str, str]]:
         """Sorted pairs of a reference, without *below*, and the id in hexadecimal of the image it leads to."""
-        return list(names.references(self._state, "images", below))
+        return list(publish.references(self._state, "images", below))
 
     async def named_images_async(self, below: str = "") -> list[tuple[str, str]]:
         return await hop(self.named_images, below)

@@ -15,7 +15,7 @@ from .._repo.batch import Buffer
 from .._sys.files import Tmpfile
 from ..digest import ObjectId
 from ..results import StoredObject
-from .base import OpenRepository, Path
+from .opening import OpenRepository, Path
 
 if TYPE_CHECKING:
     from .._repo.scan import ScanOptions

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import _upkeep
+from .. import _maintenance
 from .._aio.hops import hop
-from .._repo import names
-from .._repo.names import Category
-from .base import OpenRepository
+from .._repo import publish
+from .._repo.publish import Category
+from .opening import OpenRepository
 
 if TYPE_CHECKING:
     from ..reports import NamedReference
@@ -21,7 +21,7 @@ class ReferenceOperations(OpenRepository):
 
     def references(self) -> list[NamedReference]:
         """All of them, those that lead nowhere too; images' first, each category sorted by name."""
-        return _upkeep.references.list_references(self._state)
+        return _maintenance.refs.list_references(self._state)
 
     async def references_async(self) -> list[NamedReference]:
         return await hop(self.references)
@@ -34,7 +34,7 @@ class ReferenceOperations(OpenRepository):
             FileExistsError: there is such a reference, and *replace* is not set.
             InvalidNameError
         """
-        _upkeep.references.add_reference(self._state, category, reference, name, replace=replace)
+        _maintenance.refs.add_reference(self._state, category, reference, name, replace=replace)
 
     async def add_reference_async(
         self, category: Category, reference: str, name: str, *, replace: bool = False
@@ -49,7 +49,7 @@ class ReferenceOperations(OpenRepository):
             FileExistsError: *new* exists, and *replace* is not set.
             InvalidNameError
         """
-        _upkeep.references.rename_reference(self._state, category, reference, new, replace=replace)
+        _maintenance.refs.rename_reference(self._state, category, reference, new, replace=replace)
 
     async def rename_reference_async(
         self, category: Category, reference: str, new: str, *, replace: bool = False
@@ -58,7 +58,7 @@ class ReferenceOperations(OpenRepository):
 
     def remove_reference(self, category: Category, reference: str) -> bool:
         """Remove *reference*, durably; False if it was not there.  What it led to stays until a gc."""
-        return names.remove_reference(self._state, category, reference)
+        return publish.remove_reference(self._state, category, reference)
 
     async def remove_reference_async(self, category: Category, reference: str) -> bool:
         return await hop(self.remove_reference, category, reference)
@@ -70,7 +70,7 @@ class ReferenceOperations(OpenRepository):
             dangling: remove all other references that lead nowhere, too.
             dry_run: only tell which.
         """
-        return _upkeep.references.prune_references(self._state, dangling=dangling, dry_run=dry_run)
+        return _maintenance.refs.prune_references(self._state, dangling=dangling, dry_run=dry_run)
 
     async def prune_references_async(self, *, dangling: bool = False, dry_run: bool = False) -> list[NamedReference]:
         return await hop(self.prune_references, dangling=dangling, dry_run=dry_run)

@@ -7,7 +7,7 @@ from functools import partial
 
 from .._aio import bulk
 from .._aio.hops import hop, opening_hop
-from .._repo import names, streams
+from .._repo import publish, streams
 from .._repo.streams import OpenStream
 from ..digest import ObjectId
 from ..splitstream import SplitstreamWriter
@@ -111,14 +111,14 @@ class StreamOperations(ObjectOperations):
 
     def unname_stream(self, reference: str) -> bool:
         """Remove *reference*, durably; False if it was not there."""
-        return names.remove_reference(self._state, "streams", reference)
+        return publish.remove_reference(self._state, "streams", reference)
 
     async def unname_stream_async(self, reference: str) -> bool:
         return await hop(self.unname_stream, reference)
 
     def named_streams(self, below: str = "") -> list[tuple[str, str]]:
         """Sorted pairs of a reference, without *below*, and the name of the stream it leads to."""
-        return list(names.references(self._state, "streams", below))
+        return list(publish.references(self._state, "streams", below))
 
     async def named_streams_async(self, below: str = "") -> list[tuple[str, str]]:
         return await hop(self.named_streams, below)

@@ -7,17 +7,7 @@ here opens files, awaits, or knows a repository: objects go to an `ObjectSink`, 
 from __future__ import annotations
 
 from .builder import SplitstreamBuilder
-from .format import (
-    OCI_BLOB,
-    OCI_CONFIG,
-    OCI_LAYER,
-    OCI_MANIFEST,
-    Generation,
-    Header,
-    Info,
-    Section,
-    content_type_name,
-)
+from .format import OCI_BLOB, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Generation, Header, Info, Section, content_type_name
 from .protocols import Buffer, BytesSource, ObjectHandle, ObjectSink, PositionalSource
 from .reader import SplitstreamReader
 from .sections import ObjectIds

@@ -12,14 +12,14 @@ import anyio
 import pytest
 
 from composefs_async import oci
-from composefs_async.oci import catalogue, check, image_upgrade, images, stored_layers
+from composefs_async.oci import catalogue, erofs_images, image_fsck, image_upgrade, stored_layers
 from composefs_async.repository import Repository
 from composefs_async.splitstream import OCI_LAYER
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
 METHODS = sorted(name for name in dir(Repository) if name.endswith("_async"))
-MODULES: list[ModuleType] = [catalogue, check, image_upgrade, images, stored_layers]
+MODULES: list[ModuleType] = [catalogue, image_fsck, image_upgrade, erofs_images, stored_layers]
 TWINS = [(module, name) for module in MODULES for name in module.__all__ if name.endswith("_async")]
 NOTHING = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 

@@ -15,7 +15,7 @@ from composefs_async import cli, fsverity
 from composefs_async.cli import composefs_info, mkcomposefs
 from composefs_async.cli.app import run
 from composefs_async.digest import Algorithm
-from composefs_async.erofs.reader import image_info, image_to_tree
+from composefs_async.erofs.reader.tree import image_info, image_to_tree
 from composefs_async.tree.dumpwriter import write_dump
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

@@ -12,7 +12,7 @@ import pytest
 from composefs_async.digest import Algorithm
 from composefs_async.repository import Repository
 
-from ..upkeep.generations import Builder, Image, entries, february, january
+from ..maintenance.generations import Builder, Image, entries, february, january
 
 if TYPE_CHECKING:
     from .conftest import Cli

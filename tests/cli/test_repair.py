@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from composefs_async.digest import ObjectId
+from composefs_async.naming import layer_stream
 from composefs_async.oci.catalogue import open_image
-from composefs_async.oci.names import layer_stream
 from composefs_async.repository import Repository
 
 LAYOUTS = Path(__file__).parent.parent / "vectors" / "layouts"

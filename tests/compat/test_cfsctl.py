@@ -16,12 +16,12 @@ import anyio
 import pytest
 
 from composefs_async.digest import Algorithm, ObjectId
-from composefs_async.oci.image_pull import PullResult, pull
-from composefs_async.oci.layer_archive import WrittenLayer
-from composefs_async.oci.layers import import_layer
+from composefs_async.naming import IMAGE_REFS
+from composefs_async.oci.importing.layers import import_layer
+from composefs_async.oci.importing.pull import PullResult, pull
 from composefs_async.oci.layout_writer import OciLayoutWriter
-from composefs_async.oci.names import IMAGE_REFS
 from composefs_async.oci.platforms import Platform
+from composefs_async.oci.tar.writer import WrittenLayer
 from composefs_async.repository import Repository
 
 PLATFORM = Platform("linux", "amd64")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from composefs_async.erofs.format import XATTR_PREFIXES
-from composefs_async.erofs.reader import image_to_tree
+from composefs_async.erofs.reader.tree import image_to_tree
 from composefs_async.erofs.references import image_object_ids
 from composefs_async.erofs.writer import Dialect, build_image
 from composefs_async.tree.dumpfile import parse_dump

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ..upkeep.corruptions import CASES, OCI_CASES, Case, OciCase, Victim
+from ..maintenance.corruptions import CASES, OCI_CASES, Case, OciCase, Victim
 
 KNOWN = [case for case in CASES if case.known]
 cases = pytest.mark.parametrize("case", KNOWN, ids=[case.name for case in KNOWN])

@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from composefs_async._upkeep import leases
+from composefs_async._maintenance import leases
 from composefs_async._zstd import zstd
 from composefs_async.errors import RepositoryInUseError
 from composefs_async.oci import Platform, pull
@@ -140,7 +140,7 @@ def test_what_cfsctl_would_lose_is_kept(cfsctl: Callable[..., Cfsctl], tmp_path:
     assert counters(theirs("gc"))[0] > 0
 
 
-def test_cfsctl_ignores_what_upkeep_remembers(cfsctl: Callable[..., Cfsctl], tmp_path: Path) -> None:
+def test_cfsctl_ignores_our_state_directory(cfsctl: Callable[..., Cfsctl], tmp_path: Path) -> None:
     ours = cfsctl(unpack("g4-sha512-v1", tmp_path / "ours"))
     with Repository.open_path(ours.repository) as repo:
         repo.gc()

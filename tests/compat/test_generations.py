@@ -15,11 +15,11 @@ import pytest
 
 from composefs_async.digest import Algorithm
 from composefs_async.oci import ensure_images
-from composefs_async.oci.image_pull import pull
 from composefs_async.oci.image_upgrade import UpgradeOutcome, upgrade_images
+from composefs_async.oci.importing.pull import pull
 from composefs_async.repository import Repository
 
-from ..upkeep.generations import PLATFORM, Image, entries, february, golden, january
+from ..maintenance.generations import PLATFORM, Image, entries, february, golden, january
 
 VERSIONS = ["cfsctl", "cfsctl-2026-04"]
 versions = pytest.mark.parametrize("version", VERSIONS)

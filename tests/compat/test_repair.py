@@ -13,8 +13,8 @@ import pytest
 from composefs_async.oci.image_repair import repair
 from composefs_async.repository import Repository
 
-from ..oci.test_repair import golden
-from ..upkeep.damaging import CASES, DAMAGES, LAYOUTS, content, copy, cut, flip, make, objects, remove
+from ..maintenance.damaging import CASES, DAMAGES, LAYOUTS, content, copy, cut, flip, make, objects, remove
+from ..oci.test_image_repair import golden
 
 
 @pytest.fixture(scope="module")

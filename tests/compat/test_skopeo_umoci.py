@@ -14,9 +14,9 @@ import anyio
 import pytest
 
 from composefs_async.digest import Algorithm
-from composefs_async.oci.image_pull import PullResult, pull
-from composefs_async.oci.layer_archive import WrittenLayer
+from composefs_async.oci.importing.pull import PullResult, pull
 from composefs_async.oci.layout_writer import OciLayoutWriter
+from composefs_async.oci.tar.writer import WrittenLayer
 from composefs_async.repository import Repository
 
 Tool = Callable[[str], Path]

@@ -13,8 +13,8 @@ import pytest
 
 from composefs_async.digest import ObjectId
 from composefs_async.errors import TarError
-from composefs_async.oci.tarentries import EntryType, TarEntry, read_entries
-from composefs_async.oci.tarsplit import EXTERNAL, INLINE, LARGE_END, TarSplitter
+from composefs_async.oci.tar.members import EntryType, TarEntry, read_entries
+from composefs_async.oci.tar.split import EXTERNAL, INLINE, LARGE_END, TarSplitter
 
 GNU_FORMATS = ["v7", "oldgnu", "gnu", "ustar", "posix"]
 MTIME = 1_700_000_000

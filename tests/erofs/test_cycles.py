@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from composefs_async.erofs.reader import image_info, image_to_tree
+from composefs_async.erofs.reader.tree import image_info, image_to_tree
 from composefs_async.erofs.references import image_object_ids
 from composefs_async.erofs.writer import build_image
 from composefs_async.tree.dumpfile import parse_dump

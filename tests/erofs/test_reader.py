@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from composefs_async.digest import Algorithm
-from composefs_async.erofs.reader import ImageInfo, image_info, image_to_tree
+from composefs_async.erofs.reader.tree import ImageInfo, image_info, image_to_tree
 from composefs_async.erofs.references import image_object_ids
 from composefs_async.erofs.writer import Dialect, build_image
 from composefs_async.errors import ErofsError

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from composefs_async.digest import Algorithm
-from composefs_async.erofs.reader import image_info, image_to_tree
+from composefs_async.erofs.reader.tree import image_info, image_to_tree
 from composefs_async.erofs.references import image_object_ids
 from composefs_async.errors import ErofsError
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from composefs_async.digest import Algorithm
 from composefs_async.erofs import format as erofs
-from composefs_async.erofs.layout import split_names, with_dots
 from composefs_async.erofs.writer import Dialect, build_image, choose_version, image_pieces
+from composefs_async.erofs.writer.blocks import split_names, with_dots
 from composefs_async.errors import ComposefsError, ErofsError
 from composefs_async.tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink, Xattrs
 from composefs_async.tree.dumpfile import parse_dump

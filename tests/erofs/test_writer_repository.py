@@ -11,7 +11,7 @@ import pytest
 
 from composefs_async.digest import ObjectId
 from composefs_async.erofs import format as erofs
-from composefs_async.erofs.reader import image_to_tree
+from composefs_async.erofs.reader.tree import image_to_tree
 from composefs_async.erofs.writer import build_image
 from composefs_async.errors import ErofsError
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from composefs_async.digest import ObjectId
-from composefs_async.oci import tarentries
-from composefs_async.oci.tarentries import EntryReader, EntryType, TarEntry
+from composefs_async.oci.tar import members
+from composefs_async.oci.tar.members import EntryReader, EntryType, TarEntry
 
 TYPES = (EntryType.FILE, EntryType.HARDLINK, EntryType.SYMLINK, EntryType.DIRECTORY)
 KINDS = [tarfile.REGTYPE] * 4 + [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE]
@@ -52,7 +52,7 @@ def entries_of(chunks: list[bytes | ObjectId], at_a_time: int) -> list[TarEntry]
 def test_the_same_as_in_python(monkeypatch: pytest.MonkeyPatch, seed: int, at_a_time: int) -> None:
     chunks = make_chunks(random.Random(seed), 200)
     found = entries_of(chunks, at_a_time)
-    monkeypatch.setattr(tarentries, "NATIVE", False)
+    monkeypatch.setattr(members, "NATIVE", False)
     assert entries_of(chunks, at_a_time) == found
     assert len(found) == 200
     assert {type(entry) for entry in found} == {TarEntry}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from composefs_async._repo.scan_names import RECORD
+from composefs_async._repo.scan.files import RECORD
 from composefs_async.digest import Algorithm
 from composefs_async.fsverity import _python
 

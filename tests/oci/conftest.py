@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import pytest
 
 from composefs_async.digest import ObjectId
-from composefs_async.oci.tarentries import TarEntry, read_entries
-from composefs_async.oci.tarsplit import EXTERNAL, INLINE, LARGE_BEGIN, LARGE_END, LARGE_PIECE, TarSplitter
+from composefs_async.oci.tar.members import TarEntry, read_entries
+from composefs_async.oci.tar.split import EXTERNAL, INLINE, LARGE_BEGIN, LARGE_END, LARGE_PIECE, TarSplitter
 
 
 class Tar:

@@ -19,10 +19,10 @@ import anyio.to_thread
 import pytest
 import trio
 
-from composefs_async._aio import threads
+from composefs_async._aio import to_thread
 from composefs_async.digest import Algorithm
-from composefs_async.oci.image_pull import pull
-from composefs_async.oci.layers import import_layer
+from composefs_async.oci.importing.layers import import_layer
+from composefs_async.oci.importing.pull import pull
 from composefs_async.oci.layout_writer import OciLayoutWriter
 from composefs_async.repository import Repository
 
@@ -247,7 +247,7 @@ async def test_cancelled_caller_waits_for_the_thread_also_if_cancelled_again(any
         go.wait(60)
         ended.append(True)
 
-    task = asyncio.ensure_future(threads.in_thread(work))
+    task = asyncio.ensure_future(to_thread.in_thread(work))
     await anyio.to_thread.run_sync(begun.wait)
     for _ in range(3):
         task.cancel()

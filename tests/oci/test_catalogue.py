@@ -22,9 +22,9 @@ from composefs_async.errors import (
     SplitstreamError,
     StreamNotFoundError,
 )
+from composefs_async.naming import manifest_stream, referrer_reference
 from composefs_async.oci import Platform, catalogue, pull
 from composefs_async.oci.catalogue import ImageSummary
-from composefs_async.oci.names import manifest_stream, referrer_reference
 from composefs_async.repository import Repository
 from composefs_async.splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, SplitstreamWriter
 

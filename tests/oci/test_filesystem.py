@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from composefs_async.digest import ObjectId
 from composefs_async.errors import OciError
 from composefs_async.oci.filesystem import TreeBuilder, XattrFilter, tree_from_layers
-from composefs_async.oci.tarentries import EntryType, TarEntry
+from composefs_async.oci.tar.members import EntryType, TarEntry
 from composefs_async.tree.inodes import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from composefs_async.tree.walk import find, walk
 

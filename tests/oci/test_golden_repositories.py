@@ -16,9 +16,9 @@ import pytest
 
 from composefs_async.digest import Algorithm
 from composefs_async.errors import ErofsError
+from composefs_async.naming import config_stream, layer_stream, manifest_stream, tag_reference
 from composefs_async.oci.catalogue import open_image
-from composefs_async.oci.image_pull import pull
-from composefs_async.oci.names import config_stream, layer_stream, manifest_stream, tag_reference
+from composefs_async.oci.importing.pull import pull
 from composefs_async.repository import Repository
 
 if sys.version_info >= (3, 14):

@@ -30,13 +30,13 @@ from composefs_async.errors import (
     TransportError,
 )
 from composefs_async.oci.documents import Descriptor
-from composefs_async.oci.image_pull import pull
-from composefs_async.oci.layer_archive import WrittenLayer
-from composefs_async.oci.layers import import_layer
+from composefs_async.oci.importing.layers import import_layer
+from composefs_async.oci.importing.pull import pull
 from composefs_async.oci.layout_writer import OciLayoutWriter
 from composefs_async.oci.limits import Limits
 from composefs_async.oci.platforms import Platform
 from composefs_async.oci.sources import LocalBlob
+from composefs_async.oci.tar.writer import WrittenLayer
 from composefs_async.repository import Repository
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]

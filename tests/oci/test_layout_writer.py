@@ -17,10 +17,10 @@ import pytest
 
 from composefs_async.errors import ImageNotFoundError, OciError
 from composefs_async.oci.documents import Descriptor, ImageLayer, LayerCompression
-from composefs_async.oci.layer_archive import LayerSink, WrittenLayer, tar_directories, tar_paths
 from composefs_async.oci.layout_writer import OciLayoutWriter
 from composefs_async.oci.platforms import Platform, host_platform
 from composefs_async.oci.sources import OciLayoutSource, ResolvedImage
+from composefs_async.oci.tar.writer import LayerSink, WrittenLayer, tar_directories, tar_paths
 
 if sys.version_info >= (3, 14):
     from compression import zstd

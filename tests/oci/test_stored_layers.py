@@ -15,10 +15,10 @@ import pytest
 from composefs_async import fsverity
 from composefs_async.digest import Algorithm
 from composefs_async.errors import DigestMismatchError, SplitstreamError, StreamNotFoundError
+from composefs_async.naming import manifest_stream
 from composefs_async.oci import Platform, import_layer, pull, stored_layers
-from composefs_async.oci.names import manifest_stream
 from composefs_async.oci.stored_layers import LayerInfo
-from composefs_async.oci.tarentries import EntryType
+from composefs_async.oci.tar.members import EntryType
 from composefs_async.repository import Repository
 
 LAYOUTS = Path(__file__).parent.parent / "vectors" / "layouts"

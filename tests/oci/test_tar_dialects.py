@@ -9,9 +9,9 @@ import tarfile
 
 import pytest
 
-from composefs_async.oci import tarentries, tarsplit
-from composefs_async.oci.tarentries import EntryType, TarEntry
-from composefs_async.oci.tarsplit import TarSplitter
+from composefs_async.oci.tar import members, split
+from composefs_async.oci.tar.members import EntryType, TarEntry
+from composefs_async.oci.tar.split import TarSplitter
 
 USTAR, GNU, V7 = b"ustar\x0000", b"ustar  \x00", bytes(8)
 ODD_USTAR = [b"ustar\0" + version for version in (b"\0\0", b"  ", b" \0", b"0\0", b"01", b"\xff\xff")]
@@ -23,14 +23,14 @@ DIRECTORY, FILE = EntryType.DIRECTORY, EntryType.FILE
 def reading(request, monkeypatch):
     """The fast loops, those in Python, and none."""
     if request.param != "native":
-        monkeypatch.setattr(tarsplit, "NATIVE", False)
-        monkeypatch.setattr(tarentries, "NATIVE", False)
+        monkeypatch.setattr(split, "NATIVE", False)
+        monkeypatch.setattr(members, "NATIVE", False)
     if request.param == "parser":
         monkeypatch.setattr(TarSplitter, "_plain_members", lambda self, view, at, end: at)
-        monkeypatch.setattr(tarentries.EntryReader, "_plain_members", lambda self, data, at, *others: (data, at, None))
+        monkeypatch.setattr(members.EntryReader, "_plain_members", lambda self, data, at, *others: (data, at, None))
 
 
-def members(tar, archive: bytes) -> list[TarEntry]:
+def members_of(tar, archive: bytes) -> list[TarEntry]:
     """Also behind a good member and before one, which must be found again."""
     found = tar.entries(tar.member(b"before", b"x" * 65) + archive + tar.member(b"after", b"y" * 70) + tar.end, 700)
     assert (found[0].path, found[-1].path, found[-1].size) == (b"before", b"after", 70)
@@ -53,7 +53,7 @@ def test_extensions_count_in_every_dialect(tar, magic):
     archive += tar.member(b"p", tar.record(b"mtime", b"7.5"), b"x", magic=magic) + tar.header(b"b", magic=magic)
     archive += tar.member(b"l", b"n" * 120 + b"\0", b"L", magic=magic) + tar.member(b"c", b"z" * 66, magic=magic)
     archive += tar.member(b"l", b"t" * 120, b"K", magic=magic) + tar.header(b"d", b"2", link=b"t", magic=magic)
-    assert [(entry.path, entry.mtime_ns, entry.size, entry.link) for entry in members(tar, archive)] == [
+    assert [(entry.path, entry.mtime_ns, entry.size, entry.link) for entry in members_of(tar, archive)] == [
         (b"from pax", 0, 0, b""),
         (b"b", 7_500_000_000, 0, b""),
         (b"n" * 120, 0, 66, b""),
@@ -65,7 +65,7 @@ def test_extensions_count_in_every_dialect(tar, magic):
 @pytest.mark.parametrize("magic", [USTAR, *ODD_USTAR], ids=repr)
 def test_prefix_counts_in_ustar_of_any_version(tar, magic):
     archive = tar.member(b"name", b"x" * 65, magic=magic, prefix=b"some/where")
-    assert [(entry.path, entry.size) for entry in members(tar, archive)] == [(b"some/where/name", 65)]
+    assert [(entry.path, entry.size) for entry in members_of(tar, archive)] == [(b"some/where/name", 65)]
     assert bool(difference(archive)) == (magic != USTAR)
 
 
@@ -74,7 +74,7 @@ def test_prefix_counts_in_ustar_of_any_version(tar, magic):
 def test_there_is_no_prefix_in_other_dialects(tar, magic):
     """GNU tar has times and maps of sparse files there."""
     archive = tar.header(b"name", magic=magic, prefix=b"00000000001")
-    assert [entry.path for entry in members(tar, archive)] == [b"name"]
+    assert [entry.path for entry in members_of(tar, archive)] == [b"name"]
     assert difference(archive) == ""
 
 
@@ -82,7 +82,7 @@ def test_there_is_no_prefix_in_other_dialects(tar, magic):
 @pytest.mark.parametrize("kind", [b"3", b"4"])
 @pytest.mark.parametrize("magic", [USTAR, GNU, V7, *ODD_USTAR, *ODD_GNU], ids=repr)
 def test_devices_have_numbers_in_all_dialects_that_hold_them(tar, kind, magic):
-    (entry,) = members(tar, tar.header(b"null", kind, magic=magic, device=(b"0000001\0", b"0000003\0")))
+    (entry,) = members_of(tar, tar.header(b"null", kind, magic=magic, device=(b"0000001\0", b"0000003\0")))
     assert (entry.type.value, entry.rdev) == (EntryType(entry.type).value, 0 if magic == V7 else 0x103)
 
 
@@ -107,7 +107,7 @@ def test_devices_have_numbers_in_all_dialects_that_hold_them(tar, kind, magic):
 def test_old_members_whose_name_ends_in_a_slash_are_directories(tar, kind, magic, expected, claimed):
     data = b"x" * claimed if expected is FILE else b""
     archive = tar.member(b"usr/bin/", data, kind, magic=magic, size=claimed)
-    assert [(entry.path, entry.type, entry.size) for entry in members(tar, archive)] == [
+    assert [(entry.path, entry.type, entry.size) for entry in members_of(tar, archive)] == [
         (b"usr/bin", expected, len(data))
     ]
     assert bool(difference(archive)) == (expected is DIRECTORY and (kind != b"5" or claimed > 0))
@@ -118,7 +118,7 @@ def test_it_is_the_name_from_an_extension_that_ends_in_a_slash(tar):
     archive = tar.member(b"l", b"long/\0", b"L") + tar.header(b"a", b"\0", size=99)
     archive += tar.pax((b"path", b"pax/")) + tar.header(b"a", b"\0", size=99)
     archive += tar.pax((b"path", b"file")) + tar.member(b"a/", b"x", b"\0")
-    assert [(entry.path, entry.type) for entry in members(tar, archive)] == [
+    assert [(entry.path, entry.type) for entry in members_of(tar, archive)] == [
         (b"long", DIRECTORY),
         (b"pax", DIRECTORY),
         (b"file", FILE),
@@ -135,7 +135,7 @@ def test_checksums_of_signed_bytes_count(tar, magic, name):
     unsigned = sum(tar.header(name, magic=magic, size=65, checksum=b" " * 8))
     field = b"%06o\0 " % (unsigned - 256 * sum(byte >> 7 for byte in name))
     archive = tar.member(name, b"x" * 65, magic=magic, checksum=field)
-    assert [(entry.path, entry.size) for entry in members(tar, archive)] == [(name, 65)]
+    assert [(entry.path, entry.size) for entry in members_of(tar, archive)] == [(name, 65)]
     assert difference(archive) == ""
 
 
@@ -147,7 +147,7 @@ def test_empty_records_leave_what_the_header_says(tar, key, before):
     header = {"size": 70, "uid": 5, "gid": 6, "mtime": 7, "link": b"t"}
     archive = tar.pax(*records) + tar.member(b"name", b"x" * 70, **header)
     archive += tar.pax(*records) + tar.header(b"link", b"2", **header)
-    assert [entry._replace(content=None, offset=0) for entry in members(tar, archive)] == [
+    assert [entry._replace(content=None, offset=0) for entry in members_of(tar, archive)] == [
         (b"name", FILE, 0o644, 5, 6, 70, 7 * 10**9, 0, b"", (), None, 0),
         (b"link", EntryType.SYMLINK, 0o644, 5, 6, 0, 7 * 10**9, 0, b"t", (), None, 0),
     ]
@@ -157,14 +157,14 @@ def test_empty_records_leave_what_the_header_says(tar, key, before):
 @pytest.mark.parametrize("data", [b"long", b"long\0", b"long\0\0\0", b"long\0junk", b"long\0junk\0"])
 def test_long_names_end_at_the_first_nul(tar, data):
     archive = tar.member(b"l", data, b"L") + tar.member(b"l", data, b"K") + tar.header(b"a", b"2", link=b"t")
-    assert [(entry.path, entry.link) for entry in members(tar, archive)] == [(b"long", b"long")]
+    assert [(entry.path, entry.link) for entry in members_of(tar, archive)] == [(b"long", b"long")]
 
 
 @pytest.mark.usefixtures("reading")
 def test_empty_long_names_leave_what_the_header_says(tar):
     archive = tar.member(b"l", b"\0", b"L") + tar.member(b"l", b"", b"K")
     archive += tar.header(b"a", b"2", link=b"t", prefix=b"p")
-    assert [(entry.path, entry.link) for entry in members(tar, archive)] == [(b"p/a", b"t")]
+    assert [(entry.path, entry.link) for entry in members_of(tar, archive)] == [(b"p/a", b"t")]
 
 
 @pytest.mark.usefixtures("reading")
@@ -173,7 +173,7 @@ def test_empty_long_names_leave_what_the_header_says(tar):
     [(b"-1", 0xFFFFFFFF), (b"-2", 0xFFFFFFFE), (b"-0", 0), (b"4294967295", 0xFFFFFFFF), (b"4294967297", 1)],
 )
 def test_owners_are_numbers_of_32_bits(tar, value, expected):
-    (entry,) = members(tar, tar.pax((b"uid", value), (b"gid", value)) + tar.header())
+    (entry,) = members_of(tar, tar.pax((b"uid", value), (b"gid", value)) + tar.header())
     assert (entry.uid, entry.gid) == (expected, expected)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from composefs_async import fsverity
 from composefs_async.digest import Algorithm, ObjectId
-from composefs_async.erofs.reader import image_to_tree
+from composefs_async.erofs.reader.tree import image_to_tree
 from composefs_async.erofs.references import image_object_ids
 from composefs_async.erofs.writer import build_image
 from composefs_async.errors import (
@@ -120,7 +120,7 @@ def announcing(blocks: int, algorithm: Algorithm) -> bytes:
     ids=["more than announced", "over the limit"],
 )
 def test_endless_image_is_refused(repo: Repository, monkeypatch: pytest.MonkeyPatch, blocks: int, reason: str) -> None:
-    monkeypatch.setattr("composefs_async.erofs.reader_superblock.IMAGE_LIMIT", 1 << 20)
+    monkeypatch.setattr("composefs_async.erofs.reader.superblock.IMAGE_LIMIT", 1 << 20)
     with pytest.raises(ErofsError, match=reason):
         repo.import_image(None, itertools.chain([announcing(blocks, repo.algorithm)], itertools.repeat(bytes(512))))
 

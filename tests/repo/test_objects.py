@@ -12,12 +12,7 @@ from composefs_async import fsverity
 from composefs_async._repo import batch
 from composefs_async._sys import files
 from composefs_async.digest import Algorithm, ObjectId
-from composefs_async.errors import (
-    AlgorithmMismatchError,
-    DigestMismatchError,
-    IntegrityError,
-    ObjectNotFoundError,
-)
+from composefs_async.errors import AlgorithmMismatchError, DigestMismatchError, IntegrityError, ObjectNotFoundError
 from composefs_async.repository import Repository, state_of
 from composefs_async.results import StoredObject, StoreOutcome
 

@@ -16,9 +16,10 @@ from typing import Any, Self
 import pytest
 
 from composefs_async import fsverity
-from composefs_async._repo import batch, scan, scan_content
+from composefs_async._repo import batch, scan
 from composefs_async._repo.scan import INLINE_MAX, ScanOptions, scan_and_store, scan_directory
-from composefs_async._repo.scan_content import FlatState, OpenFile
+from composefs_async._repo.scan import content as scan_content
+from composefs_async._repo.scan.content import FlatState, OpenFile
 from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.errors import IntegrityError
 from composefs_async.repository import Repository, state_of

@@ -7,13 +7,7 @@ import pytest
 from composefs_async.digest import Algorithm
 from composefs_async.errors import SplitstreamError
 from composefs_async.splitstream import OCI_BLOB, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Generation, Header, Info, Section
-from composefs_async.splitstream.format import (
-    content_type_name,
-    pack_header,
-    pack_info,
-    unpack_header,
-    unpack_info,
-)
+from composefs_async.splitstream.format import content_type_name, pack_header, pack_info, unpack_header, unpack_info
 
 MARCH_SHA256 = "53706c697453747265616d000000010c20000000000000007000000000000000"
 JANUARY_SHA256 = "20000000000000007000000000000000000053706c697453747265616d00010c"

@@ -15,15 +15,7 @@ import pytest
 
 from composefs_async._sys import mount_api
 from composefs_async._sys.loop import loop_device
-from composefs_async._sys.mount import (
-    Backing,
-    Layering,
-    MountOptions,
-    attach,
-    mount_composefs,
-    mount_erofs,
-    unmount,
-)
+from composefs_async._sys.mount import Backing, Layering, MountOptions, attach, mount_composefs, mount_erofs, unmount
 from composefs_async.digest import Algorithm
 from composefs_async.erofs.writer import build_image
 from composefs_async.errors import MountError

@@ -7,16 +7,7 @@ import stat
 import pytest
 from hypothesis import strategies as st
 
-from composefs_async.tree import (
-    Directory,
-    ExternalFile,
-    InlineFile,
-    Inode,
-    Special,
-    Symlink,
-    Xattrs,
-    make_xattrs,
-)
+from composefs_async.tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink, Xattrs, make_xattrs
 
 NAMES = st.binary(min_size=1, max_size=20).filter(lambda name: not set(name) & {0, 47} and name not in (b".", b".."))
 TEXT = st.binary(min_size=1, max_size=30).filter(lambda text: 0 not in text)

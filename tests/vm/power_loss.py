@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from upkeep.crashing import Contents, Images, problems
+from maintenance.crashing import Contents, Images, problems
 
 from composefs_async.digest import Algorithm
 from composefs_async.repository import Repository

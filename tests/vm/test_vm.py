@@ -13,7 +13,7 @@ import pytest
 
 import composefs_async
 
-from ..upkeep.crashing import Images
+from ..maintenance.crashing import Images
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent.parent
@@ -86,7 +86,7 @@ def test_a_power_loss_leaves_names_that_are_whole(run: str, disk_path: Path) -> 
     images = Images(disk_path / "images").directory
     script = f"python -P -B {GUEST_CHECKOUT}/tests/vm/power_loss.py"
     options = [f"--python={sys.prefix}", "--size=64M", "--from=pulled", "--to=repaired", "--verbose"]
-    options += [f"--copy={CHECKOUT / 'tests/upkeep'}:{GUEST_CHECKOUT}/tests/upkeep"]
+    options += [f"--copy={CHECKOUT / 'tests/maintenance'}:{GUEST_CHECKOUT}/tests/maintenance"]
     options += [f"--copy={HERE / 'power_loss.py'}:{GUEST_CHECKOUT}/tests/vm/power_loss.py", f"--copy={images}"]
     package = Path(composefs_async.__path__[0]).resolve()
     if not package.is_relative_to(sys.prefix):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ..._aio.hops import hop, opening_hop
 from ...errors import ImageNotFoundError, InvalidNameError, OciError, TransportError
+from ...naming import LayoutReference, parse_layout_reference
 from ..documents import (
     INDEX_TYPES,
     MANIFEST_TYPES,
@@ -36,7 +37,6 @@ from ..documents import (
 )
 from ..jsondoc import DOCUMENT_LIMIT, brief, parse_json
 from ..limits import Limits
-from ..names import LayoutReference, parse_layout_reference
 from ..platforms import Candidate, Platform, choose
 from .base import Blob, LocalBlob, ResolvedImage
 

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from composefs_async import Algorithm, ObjectId, Repository, fsverity
-from composefs_async._upkeep.checks import loading
+from composefs_async._maintenance.fsck import object_reader
 from composefs_async.findings import Finding
 from composefs_async.oci import pull
 
@@ -17,7 +17,7 @@ from composefs_async.oci import pull
 @pytest.fixture(params=["as built", "python"], autouse=True)
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "python":
-        monkeypatch.setattr(loading, "NATIVE", False)
+        monkeypatch.setattr(object_reader, "NATIVE", False)
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Garbage collection: what may be removed (`candidates`, `shards`), and removing it (`collect`)."""

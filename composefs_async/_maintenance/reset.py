@@ -1,0 +1,86 @@
+"""Starting over with the objects that are there: all names go, and a new meta.json comes.
+
+Owns removing the names and the order of it; what meta.json says is `_repo.metadata`'s, what objects allow
+`_repo.evidence`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable
+
+from .._repo import detect, meta_file, opening
+from .._repo.metadata import ErofsFormats, Metadata
+from .._repo.state import RepoState
+from .._sys import files
+from ..digest import Algorithm
+
+__all__ = ["reset_metadata"]
+
+# References before what they lead to, so that a crash leaves none that dangles.
+_TREES = ("streams/refs", "images/refs", "streams", "images")
+
+
+def reset_metadata(
+    path: str | os.PathLike[str],
+    *,
+    algorithm: Algorithm,
+    erofs_formats: ErofsFormats | None,
+    insecure: bool = False,
+    timeout: float | None = None,
+    check: Callable[[], object] | None = None,
+) -> RepoState:
+    """Remove ``streams/`` and ``images/``, replace meta.json, keep the objects, and open.  Durable; nobody may use it.
+
+    A crash leaves some of the names, each complete, and the old meta.json; or no name, and the old or new one.
+
+    Raises:
+        RepositoryNotFoundError: there is no such directory.
+        MetadataError: its objects are named by another algorithm; nothing has been removed.
+        VerityMissingError, VerityNotSupportedError: it cannot be secure; in the first case nothing has been removed.
+        RepositoryInUseError: others have it open for longer than *timeout* seconds.
+    """
+    name = os.fspath(path)
+    wanted = Metadata.new(algorithm, erofs_formats)
+    operation = "resetting its metadata"
+    with opening.locked_directory(name, operation, exclusive=True, timeout=timeout, check=check) as fd:
+        detect.require_fitting(fd, name, algorithm, secure=not insecure)
+        for tree in _TREES:
+            _remove(fd, tree)
+            files.syncfs(fd)
+        meta_file.write(fd, name, wanted, secure=not insecure, replace=True)
+        files.lock(fd, exclusive=False)
+        return opening.load(fd, name)
+
+
+def _remove(fd: int, top: str) -> None:
+    """Remove *top* with all in it; links are removed and never followed, and there is no recursion."""
+    category = top.partition("/")[0]
+    if not _is_directory(fd, category):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(category, dir_fd=fd)
+        return
+    directories = [top] if _is_directory(fd, top) else []
+    for directory in directories:  # which grows
+        for name in _listing(fd, directory):
+            path = f"{directory}/{name}"
+            if _is_directory(fd, path):
+                directories.append(path)
+            else:
+                os.unlink(path, dir_fd=fd)
+    for directory in reversed(directories):
+        os.rmdir(directory, dir_fd=fd)
+
+
+def _listing(fd: int, directory: str) -> list[str]:
+    with files.opened(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd) as opened:
+        return os.listdir(opened)
+
+
+def _is_directory(fd: int, path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path, dir_fd=fd, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False

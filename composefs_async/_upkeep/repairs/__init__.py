@@ -1,1 +1,0 @@
-"""The parts of a repair; `composefs_async._upkeep.repair` puts them together."""

@@ -1,0 +1,179 @@
+"""The command ``oci pull``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .context import ObjectIdType, Settings, as_json, print_json
+from .output import printable
+from .progress import progress_option, showing, size_text
+
+if TYPE_CHECKING:
+    from ..digest import ObjectId
+    from ..oci.importing.pull import PullResult
+    from ..oci.limits import Limits
+    from ..repository import Repository
+    from ..results import ImportStats
+
+__all__ = ["limit_options", "limits_of", "pull", "stats_text"]
+
+
+class PlatformType(click.ParamType[Any]):
+    name = "platform"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> object:
+        from ..oci.platforms import parse_platform
+
+        try:
+            return parse_platform(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class ImageReference(click.ParamType[str]):
+    """A reference to an image outside the repository, of any transport."""
+
+    name = "image"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from ..errors import InvalidNameError
+        from ..oci.sources.opening import check_reference
+
+        try:
+            check_reference(str(value))
+        except InvalidNameError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+def limit_options(function: Any) -> Any:
+    """The options that raise the bounds on what is imported."""
+    for option in (
+        click.option(
+            "--max-ratio",
+            type=click.FloatRange(min=1),
+            metavar="TIMES",
+            help="Refuse layers that unpack to more than 1000, or so many, times their size.",
+        ),
+        click.option(
+            "--max-layer-size",
+            type=click.IntRange(min=1),
+            metavar="BYTES",
+            help="Refuse unpacked layers of more than 1 TiB, or so many bytes.",
+        ),
+        click.option(
+            "--max-file-size",
+            type=click.IntRange(min=1),
+            metavar="BYTES",
+            help="Refuse files in layers of more than 1 TiB, or so many bytes.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def limits_of(max_ratio: float | None, max_layer_size: int | None, max_file_size: int | None) -> Limits:
+    """The default limits but for those that were given."""
+    from ..oci.limits import Limits
+
+    given = {"max_ratio": max_ratio, "max_layer_size": max_layer_size, "max_file_size": max_file_size}
+    return Limits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def stats_text(stats: ImportStats) -> str:
+    """As cfsctl prints it, and what only we know."""
+    replaced = f" + {stats.objects_replaced} corrupt ones replaced" if stats.objects_replaced else ""
+    return (
+        f"{stats.objects_stored} new + {stats.objects_present} already present objects{replaced}; "
+        f"{size_text(stats.bytes_stored)} stored, {size_text(stats.bytes_inline)} inlined"
+    )
+
+
+@click.command
+@click.argument("image", type=ImageReference())
+@click.argument("name", required=False)
+@click.option("--platform", type=PlatformType(), help="OS/ARCH[/VARIANT] to take, if it is not this machine's.")
+@click.option(
+    "--image/--no-image",
+    "make_images",
+    default=True,
+    show_default=True,
+    help="Build the EROFS image that can be mounted; without it the layers are kept as they are.",
+)
+@click.option("--bootable", is_flag=True, help="Make the image that a machine boots, too.")
+@click.option(
+    "--expected-digest",
+    type=ObjectIdType(),
+    help="With --bootable: try everything that programs do differently until the image has this digest.",
+)
+@limit_options
+@progress_option
+@as_json
+@click.pass_obj
+def pull(
+    settings: Settings,
+    /,
+    *,
+    image: str,
+    name: str | None,
+    platform: Any,
+    make_images: bool,
+    bootable: bool,
+    expected_digest: ObjectId | None,
+    progress: str,
+    json_output: bool,
+    **limits: Any,
+) -> None:
+    """Import IMAGE (oci:DIR[:TAG], oci:DIR:@INDEX or oci:DIR@DIGEST) and tag it as NAME, or as IMAGE."""
+    from .. import oci
+
+    if expected_digest is not None and not bootable:
+        raise click.UsageError("--expected-digest needs --bootable")
+    with settings.open() as repo, showing(progress) as show:
+        options = {"tag": name, "platform": platform, "make_images": make_images}
+        work = partial(oci.pull, repo, image, **options, progress=show, limits=limits_of(**limits))
+        result = settings.run(work)
+        boot, choices, manifest_id = None, "", result.manifest_id
+        if bootable:
+            boot, choices, manifest_id = _boot_image(repo, result, expected_digest)
+    if json_output:
+        print_json(
+            {
+                "manifest": result.manifest_digest,
+                "config": result.config_digest,
+                "verity": manifest_id.hex(),
+                "tagged": result.tag,
+                "image": result.image_id.hex() if result.image_id else None,
+                **({"bootImage": boot.hex()} if boot else {}),
+                "layers": [{"diffId": layer.diff_id, "verity": layer.stream_id.hex()} for layer in result.layers],
+                "stats": {key: getattr(result.stats, key) for key in result.stats.__dataclass_fields__},
+            }
+        )
+        return
+    click.echo(f"manifest {result.manifest_digest}")
+    click.echo(f"config   {result.config_digest}")
+    click.echo(f"verity   {manifest_id.hex()}")
+    click.echo(f"tagged   {printable(result.tag)}")
+    click.echo(f"objects  {stats_text(result.stats)}")
+    if boot is not None:
+        click.echo(f"Boot image: {boot.hex()}{choices}")
+
+
+def _boot_image(
+    repo: Repository, result: PullResult, expected: ObjectId | None
+) -> tuple[ObjectId | None, str, ObjectId]:
+    """The bootable image, made if it is not there, how it was found if it was *expected*, and the manifest's stream."""
+    from ..boot.images import ensure_boot_image, find_boot_image
+    from ..oci.catalogue import open_image
+
+    name, choices = f"@{result.manifest_digest}", ""
+    if expected is None:
+        image = ensure_boot_image(repo, name)
+        expected = image.boot_image(repo.metadata.formats.default)
+    else:
+        choices = f" ({find_boot_image(repo, name, expected).text})"
+        image = open_image(repo, name)
+    return expected, choices, image.manifest_id or result.manifest_id

@@ -1,0 +1,117 @@
+"""Where commands take images and trees from: repositories, files, directories.
+
+A source is the name of an image in the repository (an id, or a reference with or without ``refs/``), ``oci:NAME`` for
+the tree that the layers of an OCI image make, or a path with a slash in it: of an image, a dump file or a directory.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Final
+
+from ..digest import Algorithm
+from ..erofs.reader.tree import IMAGE_LIMIT, image_info, image_to_tree
+from ..errors import ErofsError, ImageNotFoundError, inputs_named
+from ..repository import Repository
+from ..tree import Directory, ExternalFile
+from ..tree.walk import walk
+from .context import Settings
+
+__all__ = ["Source", "algorithm_of", "read_image", "repository_image", "take", "take_both"]
+
+_DEFAULT_VERSION: Final = 1
+_DUMP_START: Final = b"/ "
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A tree and how it is written as an image."""
+
+    tree: Directory
+    version: int
+    """Of the layout; of what is no image, the one that its repository, or composefs-rs, prefers."""
+    algorithm: Algorithm | None
+    """None if nothing tells."""
+    image: bytes | None = None
+    """None if it is none."""
+
+
+def read_image(path: str | int) -> bytes:
+    """The content of the file at *path*, or behind a descriptor, which is closed; perhaps it is no image.
+
+    Raises:
+        ErofsError: it is longer than any image may be.
+    """
+    with open(path, "rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > IMAGE_LIMIT:
+            raise ErofsError(f"{size} bytes are more than the limit of {IMAGE_LIMIT}", IMAGE_LIMIT, str(path))
+        return file.read(IMAGE_LIMIT + 1)
+
+
+def repository_image(repo: Repository, name: str) -> bytes:
+    """The image *name* of the repository."""
+    try:
+        return read_image(repo.open_image(name))
+    except ImageNotFoundError:
+        if os.path.exists(name):
+            raise ImageNotFoundError(f"{name}; the file of this name is ./{name}") from None
+        raise
+
+
+def algorithm_of(tree: Directory) -> Algorithm | None:
+    """Of the digests in *tree*; None if there are none."""
+    digests = (inode.digest for _, inode in walk(tree) if isinstance(inode, ExternalFile) and inode.digest)
+    size = len(next(digests, b""))
+    return next((algorithm for algorithm in Algorithm if algorithm.digest_size == size), None)
+
+
+def take_both(settings: Settings, first: str, second: str) -> tuple[Source, Source]:
+    """Two sources to be compared; where one is a directory, the other says by which algorithm it is digested."""
+    if _is_directory(first):
+        other = take(settings, second)
+        return take(settings, first, other.algorithm), other
+    found = take(settings, first)
+    return found, take(settings, second, found.algorithm)
+
+
+def take(settings: Settings, source: str, algorithm: Algorithm | None = None) -> Source:
+    """What *source* says; a directory is read as it is, and digested by *algorithm*."""
+    if _is_path(source):
+        return _from_path(source, settings.algorithm or algorithm)
+    with settings.open() as repo:
+        if source.startswith("oci:"):
+            from ..oci import catalogue
+            from ..oci.erofs_images import image_tree
+
+            tree = image_tree(repo, catalogue.open_image(repo, source.removeprefix("oci:")))
+            return Source(tree, repo.metadata.formats.default, repo.algorithm)
+        image = repository_image(repo, source)
+        return Source(image_to_tree(image, repo.algorithm), image_info(image).version, repo.algorithm, image)
+
+
+def _is_path(source: str) -> bool:
+    if source.startswith(("/", "./", "../")):
+        return True  # whether it is there or not: no image has such a name
+    return "/" in source and not source.startswith(("oci:", "refs/")) and os.path.exists(source)
+
+
+def _is_directory(source: str) -> bool:
+    return _is_path(source) and os.path.isdir(source)
+
+
+def _from_path(path: str, algorithm: Algorithm | None) -> Source:
+    if os.path.isdir(path):
+        from .._repo.scan import scan_directory
+
+        algorithm = algorithm or Algorithm.SHA512
+        return Source(scan_directory(path, algorithm), _DEFAULT_VERSION, algorithm)
+    content = read_image(path)
+    with inputs_named(path):
+        if content.startswith(_DUMP_START):
+            from ..tree.dumpfile import parse_dump
+
+            tree = parse_dump(content)
+            return Source(tree, _DEFAULT_VERSION, algorithm_of(tree) or algorithm)
+        found = image_info(content)
+        return Source(image_to_tree(content), found.version, found.algorithm or algorithm, content)

@@ -1,0 +1,1 @@
+"""Why two images differ: the known `causes`, and the `search` among them."""

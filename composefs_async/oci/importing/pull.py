@@ -1,0 +1,257 @@
+"""A whole image into the repository: layers in parallel, then its EROFS images, config and manifest, then all names.
+
+Nothing has a name before everything has been verified and flushed, so an import that fails or is killed
+leaves unreferenced objects, and a lease (`composefs_async._maintenance.leases`) that keeps them for the next try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+from anyio import create_task_group
+
+from ..._aio.groups import single_error
+from ..._aio.hops import hop, resources, write_hop
+from ..._maintenance import leases
+from ...digest import ObjectId
+from ...errors import ErofsError, FormatError, IntegrityError
+from ...naming import check_tag, image_ref
+from ...progress import (
+    ImageMade,
+    ImageTagged,
+    ImportDone,
+    ImportStarted,
+    LayerStarted,
+    ManifestStored,
+    ProgressCallback,
+)
+from ...repository import Repository
+from ...results import ImportStats
+from ...tree.inodes import Directory
+from ..documents import ImageLayer
+from ..erofs_images import Documents, MadeImage, find_images, lacks_images, make_missing, publish_image
+from ..limits import Limits
+from ..platforms import Platform
+from ..sources.base import ImageSource, ResolvedImage
+from ..sources.opening import open_source
+from .incremental_tree import GrowingTree
+from .layers import ImportRun, LayerResult, find_layer, skipped, store_blob, store_layer
+from .unpack import Unpacker, byte_source
+
+__all__ = ["PullResult", "pull"]
+
+_MAX_LAYERS = 8
+"""Layers that are read at once; more cost memory, and a few fill all processors."""
+
+
+@dataclass(frozen=True, slots=True)
+class PullResult:
+    """An image that is in place, named and durable."""
+
+    manifest_digest: str
+    manifest_id: ObjectId
+    """Of the manifest's stream."""
+    config_digest: str
+    config_id: ObjectId
+    image_id: ObjectId | None
+    """Of the EROFS image in the repository's default layout; None for an artifact, or if none was made."""
+    tag: str
+    stats: ImportStats
+    """Of all layers together."""
+    layers: tuple[LayerResult, ...]
+    """In the order of the config."""
+
+
+async def pull(
+    repo: Repository,
+    source: str | ImageSource,
+    *,
+    tag: str | None = None,
+    platform: Platform | None = None,
+    make_images: bool = True,
+    progress: ProgressCallback | None = None,
+    limits: Limits | None = None,
+) -> PullResult:
+    """Import an image from wherever it is, and tag it.  Durable on return.
+
+    All digests are verified: of index, manifest and config before a layer is read, of each layer packed and
+    unpacked before anything has a name.  Layers that are there are not read again.  When this raises or is
+    cancelled, nothing has been published; a disk that fails in the middle of publishing leaves what a crash leaves:
+    some names of layers, config and manifest, each complete, and no tag.
+
+    Args:
+        source: a reference, or any object of the form of `ImageSource`, which stays open.  References are
+            ``oci:DIR[:TAG]``, ``oci:DIR:@INDEX`` (an entry of index.json, from 0) and ``oci:DIR@DIGEST``; the
+            directory ends at the first colon that an image directory stands before.
+        tag: the image's name in the repository; the reference if not given.
+        platform: to take from an image of several; this machine's if not given.
+        make_images: build the EROFS images that the repository wants, unless they are there.  Without them the
+            image cannot be mounted, but an image that EROFS cannot hold can be kept.
+        progress: hears of every step, on the event loop.  What it raises ends the import; the image is in
+            place if that happens at `ManifestStored` or later.
+        limits: on what the image may make us do; raise them only for a source that is trusted.
+
+    Raises:
+        InvalidNameError: the reference is not spelled right, or the tag cannot be a name.
+        ImageNotFoundError: the source has no such image, or none for the platform.
+        OciError, TransportError, DigestMismatchError, TarError, CompressionError
+        ErofsError: no EROFS image can hold the tree: it has a name of more than 255 bytes, for example.
+        ReadOnlyRepositoryError
+    """
+    if tag is not None or isinstance(source, str):
+        tag = check_tag(tag if tag is not None else str(source))
+    opening = open_source(source, limits) if isinstance(source, str) else nullcontext(source)
+    async with ImportRun.begin(repo, progress, limits) as run, opening as opened:
+        image = await opened.resolve(platform=platform)
+        return await _Pull(run, opened, image).run(tag or check_tag(image.reference), make_images)
+
+
+@dataclass(frozen=True, slots=True)
+class _Brought:
+    """What is in place and has no name yet: of one pull, and of others that want the same image meanwhile."""
+
+    layers: list[LayerResult]
+    images: dict[str, ObjectId]
+    """By the name of their reference."""
+    lease: leases.LeaseHolder
+
+    @property
+    def names(self) -> tuple[tuple[str, ObjectId], ...]:
+        """Of the layers, with the streams."""
+        return tuple((layer.diff_id, layer.stream_id) for layer in self.layers)
+
+
+class _Pull:
+    def __init__(self, run: ImportRun, source: ImageSource, image: ResolvedImage) -> None:
+        self._run, self._source, self._image = run, source, image
+        self._state, self._report = run.state, run.report
+
+    async def run(self, tag: str, make_images: bool) -> PullResult:
+        manifest = self._image.manifest
+        total = sum(layer.descriptor.size for layer in self._image.layers)
+        self._report(ImportStarted(self._image.reference, manifest.digest, len(self._image.layers), total))
+        work = partial(self._bring, make_images)
+        brought, here = await self._run.once("image" if make_images else "layers", manifest.digest, work)
+        layers = brought.layers if here else [skipped(self._run, *layer) for layer in brought.names]
+        documents = Documents(
+            manifest.digest,
+            manifest.raw,
+            manifest.config.digest,
+            self._image.config_raw,
+            brought.names,
+        )
+        config_id, manifest_id = await hop(self._publish, documents, brought, tag)
+        self._report(ManifestStored(manifest.digest))
+        self._report(ImageTagged(tag, manifest.digest))
+        stats = sum((layer.stats for layer in {layer.diff_id: layer for layer in layers}.values()), ImportStats())
+        self._report(ImportDone(manifest.digest, stats))
+        return PullResult(
+            manifest.digest,
+            manifest_id,
+            manifest.config.digest,
+            config_id,
+            brought.images.get(image_ref(self._state.metadata.formats.default)),
+            tag,
+            stats,
+            tuple(layers),
+        )
+
+    async def _bring(self, make_images: bool) -> _Brought:
+        growing = await self._tree() if make_images and self._image.config is not None else None
+        self._lease = await hop(leases.begin, self._state, self._image.manifest.digest, self._image.reference)
+        try:
+            with growing or nullcontext() as tree:
+                layers = await self._layers(tree)
+                return _Brought(layers, await self._images(layers, tree), self._lease)
+        except (FormatError, IntegrityError):  # another try would not get further
+            await hop(self._lease.end)
+            raise
+
+    def _publish(self, documents: Documents, brought: _Brought, tag: str) -> tuple[ObjectId, ObjectId]:
+        ids = publish_image(self._state, documents, brought.images, tag)
+        brought.lease.end()
+        return ids
+
+    async def _tree(self) -> GrowingTree | None:
+        """What the images will be made of, unless all are there."""
+        found = await hop(find_images, self._state, self._image.manifest.config.digest)
+        names = [layer.name for layer in self._image.layers]
+        return GrowingTree(self._state, names) if lacks_images(self._state, found) else None
+
+    # -- layers --------------------------------------------------------------------------------
+
+    async def _layers(self, tree: GrowingTree | None) -> list[LayerResult]:
+        """All layers, in the order of the config; the largest are begun first."""
+        wanted = {layer.name: layer for layer in self._image.layers}
+        queue = iter(sorted(wanted.values(), key=lambda layer: -layer.descriptor.size))
+        found: dict[str, LayerResult] = {}
+
+        async def work() -> None:
+            for layer in queue:
+                found[layer.name] = await self._layer(layer, tree)
+                if tree is not None:
+                    await tree.catch_up({name: result.stream_id for name, result in found.items()})
+
+        workers = min(_MAX_LAYERS, int(resources(self._state).write_semaphore.total_tokens), len(wanted))
+        with single_error():
+            async with create_task_group() as tasks:
+                for _ in range(workers):
+                    tasks.start_soon(work)
+        return [found[layer.name] for layer in self._image.layers]
+
+    async def _layer(self, layer: ImageLayer, tree: GrowingTree | None) -> LayerResult:
+        present = await find_layer(self._state, layer.name, tar=self._image.config is not None)
+        if present is None:
+            present = await hop(self._lease.find, layer.name)
+        if present is not None:
+            return skipped(self._run, layer.name, present)
+        result = await self._store(layer, tree)
+        await hop(self._lease.finished, layer.name, result.stream_id)
+        return result
+
+    async def _store(self, layer: ImageLayer, tree: GrowingTree | None) -> LayerResult:
+        descriptor = layer.descriptor
+        self._report(LayerStarted(layer.name, descriptor.digest, descriptor.size))
+        async with self._source.open_blob(descriptor) as blob:
+            if self._image.config is None:
+                raw = Unpacker(self._state, byte_source(blob), descriptor.digest, raw=True, limits=self._run.limits)
+                return await store_blob(self._run, descriptor, raw)
+            unpacker = Unpacker(
+                self._state,
+                byte_source(blob),
+                layer.name,
+                media_type=descriptor.media_type,
+                packed_digest=descriptor.digest,
+                limits=self._run.limits,
+            )
+            follower = tree.follow(layer.name) if tree is not None else None
+            try:
+                return await store_layer(self._run, layer.name, unpacker, descriptor.size, follower)
+            finally:
+                if tree is not None and follower is not None:
+                    tree.let_go(follower)
+
+    # -- images --------------------------------------------------------------------------------
+
+    async def _make(self, found: dict[str, ObjectId], finish: Callable[[], Directory]) -> list[MadeImage]:
+        try:
+            return await write_hop(self._state, make_missing, self._state, found, finish)
+        except ErofsError as error:
+            where = f"{error.name}: " if error.name else ""
+            reason = f"{where}{error.reason}; without images (make_images=False, --no-image) it can be kept"
+            raise ErofsError(reason, error.offset, f"images of {self._image.manifest.digest}") from error
+
+    async def _images(self, layers: Sequence[LayerResult], tree: GrowingTree | None) -> dict[str, ObjectId]:
+        """EROFS images by the name of their reference; makes those that are missing if there is a *tree*."""
+        if self._image.config is None:
+            return {}
+        found = await hop(find_images, self._state, self._image.manifest.config.digest)
+        if tree is not None:
+            finish = partial(tree.finish, [(layer.diff_id, layer.stream_id) for layer in layers])
+            for made in await self._make(found, finish):
+                found[image_ref(made.version)] = made.id
+                self._report(ImageMade(made.version, made.id.hex(), made.size))
+        return found
