@@ -1,9 +1,5 @@
 /* Small files are read into one buffer and hashed together; a large file goes through the buffer piece by piece. */
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-
 #include "files.h"
 
 #include <errno.h>

@@ -1,9 +1,5 @@
 /* Objects are read into one buffer, and hashed side by side when it is full. */
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-
 #include "loading.h"
 
 #include "files.h"

@@ -1,9 +1,5 @@
 /* A file is taken as it was between two looks at it, and closed; digests are made of many at a time, later. */
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-
 #include "scanning.h"
 
 #include "files.h"

@@ -1,9 +1,5 @@
 /* One directory at a time, read with getdents64(2), whose names are compared with ids as they come. */
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-
 #include "shards.h"
 
 #include <endian.h>

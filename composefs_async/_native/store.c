@@ -1,10 +1,6 @@
 /* What a crash leaves: nothing, or objects that are complete, or (without O_TMPFILE, and while a corrupt object is
  * replaced) a file XX/.tmp-object-… that nothing refers to.  Nothing here flushes: the caller does, once for all. */
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-
 #include "store.h"
 
 #include <errno.h>
