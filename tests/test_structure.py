@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 import composefs_async
+from composefs_async.boot import check as boot_check
+from composefs_async.boot import images as boot_images
+from composefs_async.boot import trees as boot_trees
 from composefs_async.oci import catalogue, erofs_images, image_fsck, image_upgrade, stored_layers
 from composefs_async.repository import Repository
 
@@ -33,7 +36,7 @@ LAYERS = [
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-EVENT_LOOP = {"_aio", "repository", "oci", "cli"}
+EVENT_LOOP = {"_aio", "repository", "oci", "boot", "cli"}
 RESTRICTED = {
     "anyio": EVENT_LOOP,
     "asyncio": set[str](),
@@ -92,7 +95,17 @@ def test_the_environment_is_read_in_few_places(path: Path) -> None:
 
 TWINS = [
     (owner, name.removesuffix("_async"))
-    for owner in (Repository, catalogue, image_fsck, image_upgrade, erofs_images, stored_layers)
+    for owner in (
+        Repository,
+        boot_check,
+        boot_images,
+        boot_trees,
+        catalogue,
+        image_fsck,
+        image_upgrade,
+        erofs_images,
+        stored_layers,
+    )
     for name in sorted(dir(owner))
     if name.endswith("_async")
 ]

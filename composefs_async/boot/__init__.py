@@ -9,6 +9,17 @@ From the bottom to the top:
 `policy`        an SELinux policy: the label of a path, without SELinux
 `labels`        the policy in a tree, and labels for all of it
 `transform`     the tree of an operating system as a machine boots it
+`kargs`         kernel arguments that name an image
+`os_release`,   what a kernel image and a boot entry say
+`uki`,
+`entries`
+`reading`,      bootable trees of directories, of images in repositories and in image directories
+`trees`,
+`layouts`
+`images`        bootable images of OCI images in a repository
+`variants`,     why an image has not the digest that is expected
+`explain`
+`check`         whether a kernel image boots what is in a repository
 ==============  ==================================================================================================
 
 Names are imported from here when they are first used.
@@ -20,25 +31,117 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .check import Against, CheckResult, check_boot, check_boot_async
+    from .entries import BootEntry, EntryText, KernelEntry, TextEntry, UkiEntry, find_entries
+    from .explain import BootExplanation, explain_boot
+    from .images import (
+        FoundBootImage,
+        ensure_boot_image,
+        ensure_boot_image_async,
+        find_boot_image,
+        find_boot_image_async,
+        remove_boot_image,
+        remove_boot_image_async,
+    )
+    from .kargs import Karg, choose_karg, format_karg, parse_kargs, replace_kargs, split_arguments
     from .labels import find_policy, label_tree, remove_labels
+    from .layouts import imported_image
+    from .os_release import OsRelease, parse_os_release
     from .policy import Policy, Specification
     from .transform import transform_for_boot
+    from .trees import directory_boot_tree, directory_boot_tree_async, image_boot_tree, image_boot_tree_async
+    from .uki import Uki, read_at, read_uki
+    from .variants import Variant, find_variant
 
 __all__ = [
+    "Against",
+    "BootEntry",
+    "BootExplanation",
+    "CheckResult",
+    "EntryText",
+    "FoundBootImage",
+    "Karg",
+    "KernelEntry",
+    "OsRelease",
     "Policy",
     "Specification",
+    "TextEntry",
+    "Uki",
+    "UkiEntry",
+    "Variant",
+    "check_boot",
+    "check_boot_async",
+    "choose_karg",
+    "directory_boot_tree",
+    "directory_boot_tree_async",
+    "ensure_boot_image",
+    "ensure_boot_image_async",
+    "explain_boot",
+    "find_boot_image",
+    "find_boot_image_async",
+    "find_entries",
     "find_policy",
+    "find_variant",
+    "format_karg",
+    "image_boot_tree",
+    "image_boot_tree_async",
+    "imported_image",
     "label_tree",
+    "parse_kargs",
+    "parse_os_release",
+    "read_at",
+    "read_uki",
+    "remove_boot_image",
+    "remove_boot_image_async",
     "remove_labels",
+    "replace_kargs",
+    "split_arguments",
     "transform_for_boot",
 ]
 
 _HOMES = {
+    "Against": "check",
+    "BootEntry": "entries",
+    "BootExplanation": "explain",
+    "CheckResult": "check",
+    "EntryText": "entries",
+    "FoundBootImage": "images",
+    "Karg": "kargs",
+    "KernelEntry": "entries",
+    "OsRelease": "os_release",
     "Policy": "policy",
     "Specification": "policy",
+    "TextEntry": "entries",
+    "Uki": "uki",
+    "UkiEntry": "entries",
+    "Variant": "variants",
+    "check_boot": "check",
+    "check_boot_async": "check",
+    "choose_karg": "kargs",
+    "directory_boot_tree": "trees",
+    "directory_boot_tree_async": "trees",
+    "ensure_boot_image": "images",
+    "ensure_boot_image_async": "images",
+    "explain_boot": "explain",
+    "find_boot_image": "images",
+    "find_boot_image_async": "images",
+    "find_entries": "entries",
     "find_policy": "labels",
+    "find_variant": "variants",
+    "format_karg": "kargs",
+    "image_boot_tree": "trees",
+    "image_boot_tree_async": "trees",
+    "imported_image": "layouts",
     "label_tree": "labels",
+    "parse_kargs": "kargs",
+    "parse_os_release": "os_release",
+    "read_at": "uki",
+    "read_uki": "uki",
+    "remove_boot_image": "images",
+    "remove_boot_image_async": "images",
     "remove_labels": "labels",
+    "replace_kargs": "kargs",
+    "split_arguments": "kargs",
     "transform_for_boot": "transform",
 }
 

@@ -6,17 +6,15 @@ images that containers run from (`oci.images`).  Functions here block; ``x_async
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from .. import fsverity
 from .._aio.hops import hop
 from .._repo import objects
 from .._repo.state import RepoState
 from ..digest import ObjectId
-from ..erofs.explain.causes import CAUSES, Cause
-from ..erofs.writer import build_image, image_pieces
+from ..erofs.writer import image_pieces
 from ..errors import AlgorithmMismatchError, BootError, OciError
 from ..naming import BOOT_IMAGE_REF, BOOT_IMAGE_V1_REF, KEEP_USER_XATTRS, boot_image_ref
 from ..oci.catalogue import OciImage, open_image
@@ -25,8 +23,8 @@ from ..repository import Repository, state_of
 from ..tree.inodes import Directory
 from ..tree.transform import XattrFilter
 from .reading import object_reader
-from .transform import Nanoseconds, transform_for_boot
 from .trees import image_boot_tree
+from .variants import KEPT_MODES, Variant, find_variant
 
 __all__ = [
     "FoundBootImage",
@@ -41,8 +39,6 @@ __all__ = [
 _REFS: Final = frozenset(
     boot + suffix for boot in (BOOT_IMAGE_REF, BOOT_IMAGE_V1_REF) for suffix in ("", KEEP_USER_XATTRS)
 )
-_CAUSES: Final = ("implicit-like-parents", "implicit-by-default")
-"""What of a tree may be different where another program made it; the others of `CAUSES` are settled before."""
 
 
 def ensure_boot_image(
@@ -117,28 +113,16 @@ class FoundBootImage:
     """How an image has to be made so that it has the digest that a kernel expects."""
 
     id: ObjectId
-    xattrs: XattrFilter
-    version: int
-    """Of the layout."""
-    nanoseconds: Nanoseconds
-    cause: Cause | None
-    """What else was different where the digest was computed."""
+    variant: Variant
     tried: int
     """Images that were built."""
-
-    @property
-    def text(self) -> str:
-        """The choices as composefs-rs prints them, and what only we try."""
-        more = "" if self.nanoseconds == "keep" else ", nanoseconds=usr"
-        more += f", {self.cause.name}" if self.cause else ""
-        return f"xattr-mode={self.xattrs.value}, format-version=V{self.version}{more}"
 
 
 def find_boot_image(repo: Repository, name: str, expected: ObjectId) -> FoundBootImage:
     """Find out which bootable image of *name* has the digest *expected*; store it and refer to it, durably.
 
     Tried are the images that are there, then what programs and their versions do differently: attributes that are
-    kept, layouts, nanoseconds of emptied directories, metadata of directories that no layer lists.
+    kept, layouts, nanoseconds of emptied directories, labels, metadata of directories that no layer lists.
 
     Raises:
         BootError: none of them has it.
@@ -152,17 +136,17 @@ def find_boot_image(repo: Repository, name: str, expected: ObjectId) -> FoundBoo
         state.require_writable()
         image = _container(repo, name)
         refs = find_images(state, image.manifest.config.digest)
-        tried = 0
-        for choice in _known(refs, expected):
-            return choice
-        for xattrs, version, nanoseconds, cause, root in _variants(repo, image):
-            tried += 1
-            content = build_image(root, state.algorithm, version)
-            if fsverity.digest(content, state.algorithm) == expected:
-                objects.ensure_object(state, content)
-                ref = boot_image_ref(version, keep_user_xattrs=_keeps_user(xattrs))
-                publish_image(state, _documents(image), {**refs, ref: expected})
-                return FoundBootImage(expected, xattrs, version, nanoseconds, cause, tried)
+        known = _known(refs, expected)
+        if known is not None:
+            return FoundBootImage(expected, known, 0)
+        make, read = partial(image_tree, repo, image), object_reader(state)
+        found, tried = find_variant(make, read, expected, kept_only=True)
+        if found is not None:
+            variant, content = found
+            objects.ensure_object(state, content)
+            ref = boot_image_ref(variant.version, keep_user_xattrs=_keeps_user(variant.xattrs))
+            publish_image(state, _documents(image), {**refs, ref: expected})
+            return FoundBootImage(expected, variant, tried)
     what = f"no bootable image of it has the digest {expected.hex()}; {tried} were tried"
     raise BootError(f"image {name}", what)
 
@@ -172,44 +156,12 @@ async def find_boot_image_async(repo: Repository, name: str, expected: ObjectId)
     return await hop(find_boot_image, repo, name, expected)
 
 
-_MODES: Final = (XattrFilter.ALLOWLIST_ONLY, XattrFilter.KEEP_USER_XATTRS)
-
-
-def _known(refs: dict[str, ObjectId], expected: ObjectId) -> Iterator[FoundBootImage]:
-    for xattrs in _MODES:
+def _known(refs: dict[str, ObjectId], expected: ObjectId) -> Variant | None:
+    for xattrs in KEPT_MODES:
         for version in (1, 2):
             if refs.get(boot_image_ref(version, keep_user_xattrs=_keeps_user(xattrs))) == expected:
-                yield FoundBootImage(expected, xattrs, version, "keep", None, 0)
-
-
-def _variants(
-    repo: Repository, image: OciImage
-) -> Iterator[tuple[XattrFilter, int, Nanoseconds, Cause | None, Directory]]:
-    state = state_of(repo)
-    causes: list[Cause | None] = [None, *(cause for cause in CAUSES if cause.name in _CAUSES)]
-    for cause in causes:
-        for nanoseconds in ("keep", "usr"):
-            for xattrs in _MODES:
-                root: Directory | None = image_tree(repo, image, xattrs)
-                assert root is not None
-                if cause is not None and cause.rewrite is not None:
-                    root = cause.rewrite(root, state.algorithm)
-                if root is None:
-                    continue
-                before = _subsecond(root)
-                transform_for_boot(root, object_reader(state), nanoseconds=nanoseconds)
-                if nanoseconds == "usr" and before:
-                    continue
-                for version in (1, 2, 0):
-                    yield xattrs, version, nanoseconds, cause, root
-
-
-def _subsecond(root: Directory) -> bool:
-    """Whether the emptied directories have the same nanoseconds as ``/usr``, so that both choices are one."""
-    found = {
-        child.mtime_ns % 1_000_000_000 for name, child in root.children.items() if name in (b"usr", b"boot", b"sysroot")
-    }
-    return len(found) == 1
+                return Variant(xattrs, version)
+    return None
 
 
 # -- helpers -----------------------------------------------------------------------------------

@@ -18,10 +18,19 @@ from typing import Final
 from ..errors import PolicyError
 from ..tree.inodes import NO_XATTRS, Directory, ExternalFile, InlineFile, Inode, Symlink, Xattrs
 from ..tree.transform import settle_links
-from ..tree.walk import directories
+from ..tree.walk import directories, find
 from .policy import ALIAS_FILES, FILE_LIMIT, SPECIFICATION_FILES, Engine, Policy
 
-__all__ = ["ATTRIBUTE", "ReadFile", "find_policy", "label_tree", "read_policy_files", "remove_labels", "walk_effective"]
+__all__ = [
+    "ATTRIBUTE",
+    "ReadFile",
+    "find_policy",
+    "kind_of",
+    "label_tree",
+    "read_policy_files",
+    "remove_labels",
+    "walk_effective",
+]
 
 ATTRIBUTE: Final = b"security.selinux"
 """The extended attribute that holds a label; without a NUL at its end."""
@@ -208,6 +217,12 @@ def _label_links(
         else:
             continue
         label(inode, context)
+
+
+def kind_of(root: Directory, path: bytes) -> int | None:
+    """The type of the file *path* as policies have it (`matching.KINDS`); None if it is not there."""
+    found = find(root, path)
+    return None if found is None else _KINDS[found.mode & _TYPE_BITS]
 
 
 def _inodes(root: Directory) -> Iterator[Inode]:

@@ -134,19 +134,20 @@ class Policy:
         kind = ord(kind) if isinstance(kind, str) else kind
         if kind not in KINDS:
             raise ValueError(f"{chr(kind)!r} is no type of files, which are {', '.join(map(chr, KINDS))}")
-        return self.decide(self.effective(path), kind)
+        if self.reading == "composefs":
+            path = self._effective(path)
+        return self.decide(path, kind)
 
     def decide(self, effective: bytes, kind: int) -> Specification | None:
-        """The line for a path whose aliases have been replaced."""
+        """The line for a path that `inside` made."""
+        if self.reading == "libselinux":
+            for table in self._aliases:
+                effective = _substituted(table, effective)
         index = self._matcher.find(effective, kind)
         return None if index < 0 else self._ordered[index]
 
-    def effective(self, path: bytes) -> bytes:
-        """*path* with aliases replaced."""
-        if self.reading == "libselinux":
-            for table in self._aliases:
-                path = _substituted(table, path)
-            return path
+    def _effective(self, path: bytes) -> bytes:
+        """*path* with aliases replaced on the way down."""
         if not self._merged:
             return path
         found = b"/"
@@ -156,13 +157,25 @@ class Policy:
         return found
 
     def inside(self, directory: bytes, name: bytes) -> bytes:
-        """The effective path of *name* in a directory with the effective path *directory* (reading ``composefs``)."""
+        """The path by which *name* is looked up in a directory that is looked up as *directory*."""
         path = (
             b"%b%b" % (directory, name) if directory.endswith(b"/") or not directory else b"%b/%b" % (directory, name)
         )
-        return self._merged.get(path, path)
+        return path if self.reading == "libselinux" else self._merged.get(path, path)
 
     # -- where the two readings differ
+
+    @property
+    def may_disagree(self) -> bool:
+        """Whether the files have anything that the two readings can differ about; most policies have not."""
+        local, homedirs = SPECIFICATION_FILES[1:]
+        files = {each.file for each in self.specifications}
+        if (local in files and homedirs in files) or (self._aliases[0] and self._aliases[1]):
+            return True
+        if any(_nested(alias, self._merged) for alias in self._merged):
+            return True
+        ordered = _libselinux_order(self.specifications)
+        return ordered != self.specifications
 
     def as_libselinux(self) -> Policy:
         """The same files as ``restorecon`` and ``setfiles`` read them; made once."""
@@ -212,6 +225,12 @@ def _has_metacharacters(regex: bytes) -> bool:
         elif byte in _METACHARACTERS:
             return True
     return False
+
+
+def _nested(alias: bytes, aliases: Mapping[bytes, bytes]) -> bool:
+    """Whether a directory above *alias* is one, or its replacement is looked up again."""
+    names = alias.split(b"/")
+    return any(b"/".join(names[:count]) in aliases for count in range(2, len(names)))
 
 
 def _substituted(table: Mapping[bytes, bytes], path: bytes) -> bytes:

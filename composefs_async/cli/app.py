@@ -88,6 +88,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         "cat": ("repository", "Print the content of a stream."),
         "create-image": ("trees", "Store a directory and an image of it."),
         "compute-id": ("trees", "Print the id that the image of a directory would have."),
+        "compute-karg": ("trees", "Print the kernel argument for the bootable image of a directory."),
         "create-dumpfile": ("trees", "Print a directory as a dump file."),
         "images": ("erofs_images", "List the EROFS images that have a name."),
         "import-image": ("erofs_images", "Store an EROFS image from standard input."),
@@ -106,6 +107,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         "leases": ("maintenance", "What keeps the content of interrupted imports."),
         "transaction": ("maintenance", "Keep gc away for a while."),
         "du": ("usage", "What tags and images cost, and what removing them would free."),
+        "boot": ("app", "What machines boot: kernel images and boot entries."),
         "refs": ("app", "References: the names that keep streams and images."),
         "upgrade": ("upgrade", "Give a repository from before meta.json existed one that fits."),
         "demo": ("demo", "Import an image made of this machine's files, and verify it."),
@@ -189,6 +191,16 @@ def app(
 )
 def oci() -> None:
     """Images and layers in the form of OCI."""
+
+
+@click.command(
+    cls=LazyGroup,
+    commands_in={
+        "check": ("boot", "Check whether kernel images and boot entries boot what is in the repository."),
+    },
+)
+def boot() -> None:
+    """What machines boot: kernel images and boot entries."""
 
 
 @click.command(

@@ -17,14 +17,25 @@ from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from .context import ObjectIdType, Settings, as_json, print_json
 from .output import print_bytes, printable
 from .progress import size_text
-from .sources import repository_image, take, take_both
+from .sources import boot_source, repository_image, take, take_both
 from .tables import table
 
 if TYPE_CHECKING:
+    from ..boot.explain import BootExplanation
     from ..erofs.explain.search import Explanation
     from ..tree.diff import Change, Value
 
-__all__ = ["diff", "dump_files", "explain", "image_objects", "images", "import_image", "ls", "tree"]
+__all__ = [
+    "boot_explanation_json",
+    "diff",
+    "dump_files",
+    "explain",
+    "image_objects",
+    "images",
+    "import_image",
+    "ls",
+    "tree",
+]
 
 _READ_SIZE: Final = 1 << 20
 _SHORT: Final = 12  # digits of an id
@@ -227,15 +238,22 @@ def _text(raw: bytes) -> str:
 # -- comparison --------------------------------------------------------------------------------
 
 
+def _bootable_option(function: Any) -> Any:
+    return click.option(
+        "--bootable", is_flag=True, help="Of directories and oci:NAME take the tree as a machine boots it."
+    )(function)
+
+
 @click.command(help="Print what is different in the trees BEFORE and AFTER.  Exit code 1 if anything is." + _SOURCES)
 @click.argument("before")
 @click.argument("after")
+@_bootable_option
 @as_json
 @click.pass_obj
-def diff(settings: Settings, before: str, after: str, json_output: bool) -> int:
+def diff(settings: Settings, before: str, after: str, bootable: bool, json_output: bool) -> int:
     from ..tree.diff import diff_trees
 
-    old, new = take_both(settings, before, after)
+    old, new = take_both(settings, before, after, bootable=bootable)
     changes = diff_trees(old.tree, new.tree)
     if json_output:
         print_json({"changes": [_change_json(change) for change in changes]})
@@ -278,19 +296,66 @@ def _json_value(name: str, value: Value) -> object:
 @click.argument("image")
 @click.argument("other", required=False)
 @click.option("--expected-digest", type=ObjectIdType(), help="What the id of the image should be.")
+@_bootable_option
 @as_json
 @click.pass_obj
 def explain(
-    settings: Settings, image: str, other: str | None, expected_digest: ObjectId | None, json_output: bool
+    settings: Settings,
+    image: str,
+    other: str | None,
+    *,
+    expected_digest: ObjectId | None,
+    bootable: bool,
+    json_output: bool,
 ) -> int:
     if (other is None) == (expected_digest is None):
         raise click.UsageError("either OTHER or --expected-digest is needed")
+    if bootable:
+        return _explain_boot(settings, image, other, expected_digest, json_output)
     found = _explained(settings, image, other, expected_digest)
     if json_output:
         print_json(_explanation_json(found))
     else:
         click.echo(printable(str(found)))
     return 1 if found.causes is None else 0
+
+
+def _explain_boot(
+    settings: Settings, image: str, other: str | None, expected: ObjectId | None, json_output: bool
+) -> int:
+    from .. import fsverity
+    from ..boot.explain import explain_boot
+    from ..boot.variants import Variant
+    from ..erofs.writer import build_image
+
+    theirs = None if other is None else take(settings, other, bootable=True)
+    wanted = expected.algorithm if expected else theirs.algorithm if theirs else None
+    make, read, algorithm, version = boot_source(settings, image, wanted)
+    _check_algorithms(algorithm, wanted)
+    if theirs is not None:
+        content = theirs.image
+        if content is None:
+            content = build_image(theirs.tree, algorithm, theirs.version)
+        expected = fsverity.digest(content, algorithm)
+    assert expected is not None
+    found = explain_boot(make, read, expected, usual=Variant(version=version), other=theirs.tree if theirs else None)
+    if json_output:
+        print_json(boot_explanation_json(found))
+    else:
+        click.echo(printable(str(found)))
+    return 0 if found.variant else 1
+
+
+def boot_explanation_json(found: BootExplanation) -> dict[str, Any]:
+    """The members of an explanation of a bootable image."""
+    line = found.specification
+    return {
+        "variant": str(found.variant) if found.variant else None,
+        "differences": list(found.differences),
+        "first": _change_json(found.first) if found.first else None,
+        "specification": {"file": line.file, "line": line.line, "regex": os.fsdecode(line.regex)} if line else None,
+        "attempts": found.tried,
+    }
 
 
 def _explained(settings: Settings, image: str, other: str | None, expected: ObjectId | None) -> Explanation:

@@ -174,6 +174,6 @@ def _boot_image(
         image = ensure_boot_image(repo, name)
         expected = image.boot_image(repo.metadata.formats.default)
     else:
-        choices = f" ({find_boot_image(repo, name, expected).text})"
+        choices = f" ({find_boot_image(repo, name, expected).variant})"
         image = open_image(repo, name)
     return expected, choices, image.manifest_id or result.manifest_id

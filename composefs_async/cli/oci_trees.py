@@ -9,10 +9,14 @@ import click
 from ..tree.transform import XattrFilter
 from .context import Settings
 from .mounts import MountArguments, mount_options
+from .oci_pull import PlatformType
 from .output import print_bytes
-from .trees import bootable_option, version_option, xattrs_option
+from .trees import bootable_option, image_format, version_option, xattrs_option
 
 if TYPE_CHECKING:
+    from ..digest import Algorithm, ObjectId
+    from ..oci.catalogue import OciImage
+    from ..oci.platforms import Platform
     from ..repository import Repository
     from ..tree import Directory
 
@@ -29,7 +33,7 @@ def dump(settings: Settings, name: str, bootable: bool, xattrs: str) -> None:
     from ..tree.dumpwriter import write_dump
 
     with settings.open() as repo:
-        print_bytes(write_dump(_tree(repo, name, bootable, xattrs)))
+        print_bytes(write_dump(_tree(repo, catalogue_image(repo, name), bootable, xattrs)))
 
 
 @click.command
@@ -37,16 +41,64 @@ def dump(settings: Settings, name: str, bootable: bool, xattrs: str) -> None:
 @bootable_option
 @xattrs_option
 @version_option
+@click.option("--platform", type=PlatformType(), help="OS/ARCH[/VARIANT] to take of an image directory.")
 @click.pass_obj
-def compute_id(settings: Settings, name: str, bootable: bool, xattrs: str, version: int | None) -> None:
-    """Print the id of the EROFS image that the layers of the image NAME make, without storing it."""
+def compute_id(
+    settings: Settings, name: str, *, bootable: bool, xattrs: str, version: int | None, platform: Platform | None
+) -> None:
+    """Print the id of the EROFS image that the layers of the image NAME make, without storing it.
+
+    NAME can also be an image in an image directory, oci:DIR[:TAG]; that works without a repository, too.
+    """
+    if name.startswith("oci:") and not _is_tag(settings, name):
+        click.echo(_id_of_layout(settings, name, bootable, xattrs, version, platform).hex())
+        return
+    with settings.open() as repo:
+        tree = _tree(repo, catalogue_image(repo, name), bootable, xattrs)
+        layout = repo.metadata.formats.default if version is None else version
+        click.echo(_id_of(tree, repo.algorithm, layout).hex())
+
+
+def _is_tag(settings: Settings, name: str) -> bool:
+    """Whether the repository, if there is one, has an image of that name."""
+    from ..errors import RepositoryNotFoundError, StreamNotFoundError
+
+    if settings.no_repo:
+        return False
+    try:
+        with settings.open() as repo:
+            catalogue_image(repo, name)
+    except RepositoryNotFoundError:
+        if settings.chosen:
+            raise
+        return False
+    except StreamNotFoundError:
+        return False
+    return True
+
+
+def _id_of_layout(
+    settings: Settings, reference: str, bootable: bool, xattrs: str, version: int | None, platform: Platform | None
+) -> ObjectId:
+    from anyio import to_thread
+
+    from ..boot.layouts import imported_image
+
+    algorithm, layout = image_format(settings, version)
+
+    async def compute() -> ObjectId:
+        async with imported_image(reference, algorithm, platform=platform) as (repo, image):
+            tree = await to_thread.run_sync(_tree, repo, image, bootable, xattrs)
+            return await to_thread.run_sync(_id_of, tree, algorithm, layout)
+
+    return settings.run(compute)
+
+
+def _id_of(tree: Directory, algorithm: Algorithm, version: int) -> ObjectId:
     from .. import fsverity
     from ..erofs.writer import build_image
 
-    with settings.open() as repo:
-        layout = repo.metadata.formats.default if version is None else version
-        image = build_image(_tree(repo, name, bootable, xattrs), repo.algorithm, layout)
-        click.echo(fsverity.digest(image, repo.algorithm).hex())
+    return fsverity.digest(build_image(tree, algorithm, version), algorithm)
 
 
 @click.command
@@ -70,13 +122,18 @@ def mount(settings: Settings, name: str, mountpoint: str, bootable: bool, option
         options.mount_at(repo, found.hex(), mountpoint)
 
 
-def _tree(repo: Repository, name: str, bootable: bool, xattrs: str) -> Directory:
+def catalogue_image(repo: Repository, name: str) -> OciImage:
+    """The image *name* of the repository."""
     from ..oci import catalogue
-    from ..oci.erofs_images import image_tree
 
-    image = catalogue.open_image(repo, name)
+    return catalogue.open_image(repo, name)
+
+
+def _tree(repo: Repository, image: OciImage, bootable: bool, xattrs: str) -> Directory:
     if bootable:
         from ..boot.trees import image_boot_tree
 
         return image_boot_tree(repo, image, xattrs=XattrFilter(xattrs))
+    from ..oci.erofs_images import image_tree
+
     return image_tree(repo, image, XattrFilter(xattrs))

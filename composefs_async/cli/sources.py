@@ -7,18 +7,26 @@ the tree that the layers of an OCI image make, or a path with a slash in it: of 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import click
 
 from ..digest import Algorithm
 from ..erofs.reader.tree import IMAGE_LIMIT, image_info, image_to_tree
 from ..errors import ErofsError, ImageNotFoundError, inputs_named
-from ..repository import Repository
+from ..repository import Repository, state_of
 from ..tree import Directory, ExternalFile
+from ..tree.transform import XattrFilter, transform_for_oci
 from ..tree.walk import walk
 from .context import Settings
 
-__all__ = ["Source", "algorithm_of", "read_image", "repository_image", "take", "take_both"]
+if TYPE_CHECKING:
+    from ..boot.labels import ReadFile
+
+__all__ = ["Source", "algorithm_of", "boot_source", "read_image", "repository_image", "take", "take_both"]
 
 _DEFAULT_VERSION: Final = 1
 _DUMP_START: Final = b"/ "
@@ -66,17 +74,23 @@ def algorithm_of(tree: Directory) -> Algorithm | None:
     return next((algorithm for algorithm in Algorithm if algorithm.digest_size == size), None)
 
 
-def take_both(settings: Settings, first: str, second: str) -> tuple[Source, Source]:
+def take_both(settings: Settings, first: str, second: str, *, bootable: bool = False) -> tuple[Source, Source]:
     """Two sources to be compared; where one is a directory, the other says by which algorithm it is digested."""
     if _is_directory(first):
-        other = take(settings, second)
-        return take(settings, first, other.algorithm), other
-    found = take(settings, first)
-    return found, take(settings, second, found.algorithm)
+        other = take(settings, second, bootable=bootable)
+        return take(settings, first, other.algorithm, bootable=bootable), other
+    found = take(settings, first, bootable=bootable)
+    return found, take(settings, second, found.algorithm, bootable=bootable)
 
 
-def take(settings: Settings, source: str, algorithm: Algorithm | None = None) -> Source:
-    """What *source* says; a directory is read as it is, and digested by *algorithm*."""
+def take(settings: Settings, source: str, algorithm: Algorithm | None = None, *, bootable: bool = False) -> Source:
+    """What *source* says; a directory is read as it is, and digested by *algorithm*.
+
+    Args:
+        bootable: of directories and OCI images the tree that a machine boots; images and dump files stay as they are.
+    """
+    if bootable and (_is_directory(source) or source.startswith("oci:")):
+        return _bootable(settings, source, algorithm)
     if _is_path(source):
         return _from_path(source, settings.algorithm or algorithm)
     with settings.open() as repo:
@@ -88,6 +102,62 @@ def take(settings: Settings, source: str, algorithm: Algorithm | None = None) ->
             return Source(tree, repo.metadata.formats.default, repo.algorithm)
         image = repository_image(repo, source)
         return Source(image_to_tree(image, repo.algorithm), image_info(image).version, repo.algorithm, image)
+
+
+def boot_source(
+    settings: Settings, source: str, algorithm: Algorithm | None = None
+) -> tuple[Callable[[XattrFilter], Directory], ReadFile, Algorithm, int]:
+    """What makes the tree of a directory or OCI image before it is transformed for booting, what reads files of its
+    policy, the algorithm of its digests, and the layout of its image.
+
+    What is made reads the repository anew; nothing has to be closed.
+
+    Raises:
+        click.UsageError: *source* is anything else.
+    """
+    from ..boot.reading import directory_reader
+
+    if _is_directory(source):
+        chosen = settings.algorithm or algorithm or Algorithm.SHA512
+        version = _DEFAULT_VERSION if settings.version is None else settings.version
+        return partial(_scanned, source, chosen), directory_reader(source), chosen, version
+    if not source.startswith("oci:"):
+        raise click.UsageError(f"{source}: only a directory or oci:NAME has a tree that can be made bootable")
+    name = source.removeprefix("oci:")
+    with settings.open() as repo:
+        return partial(_layers, settings, name), partial(_read, settings), repo.algorithm, repo.metadata.formats.default
+
+
+def _scanned(path: str, algorithm: Algorithm, xattrs: XattrFilter) -> Directory:
+    from .._repo.scan import scan_directory
+
+    root = scan_directory(path, algorithm)
+    transform_for_oci(root, xattrs)
+    return root
+
+
+def _layers(settings: Settings, name: str, xattrs: XattrFilter) -> Directory:
+    from ..oci import catalogue
+    from ..oci.erofs_images import image_tree
+
+    with settings.open() as repo:
+        return image_tree(repo, catalogue.open_image(repo, name), xattrs)
+
+
+def _read(settings: Settings, path: bytes, inode: ExternalFile) -> bytes:
+    from ..boot.reading import object_reader
+
+    with settings.open() as repo:
+        return object_reader(state_of(repo))(path, inode)
+
+
+def _bootable(settings: Settings, source: str, algorithm: Algorithm | None) -> Source:
+    from ..boot.transform import transform_for_boot
+
+    make, read, chosen, version = boot_source(settings, source, algorithm)
+    root = make(XattrFilter.ALLOWLIST_ONLY)
+    transform_for_boot(root, read)
+    return Source(root, version, chosen)
 
 
 def _is_path(source: str) -> bool:

@@ -1,4 +1,4 @@
-"""Commands on directories: ``create-image``, ``compute-id``, ``create-dumpfile``, which make bootable trees, too."""
+"""Commands on directories: ``create-image``, ``compute-id``, ``create-dumpfile``, ``compute-karg``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from ..digest import Algorithm
 from ..errors import RepositoryNotFoundError
-from ..tree.transform import XattrFilter, transform_for_oci
+from ..tree.transform import XattrFilter, clamp_times, transform_for_oci
 from .context import Settings
 from .output import print_bytes
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bootable_option",
+    "clamp_option",
     "compute_id",
+    "compute_karg",
     "create_dumpfile",
     "create_image",
     "image_format",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 _DEFAULT_VERSION: Final = 1
+_FORMS: Final = ("composefs.digest", "composefs", "both")
 
 
 def xattrs_option(function: Any) -> Any:
@@ -58,6 +61,17 @@ def bootable_option(function: Any) -> Any:
     )(function)
 
 
+def clamp_option(function: Any) -> Any:
+    """The option ``--clamp-mtime`` of a command."""
+    return click.option(
+        "--clamp-mtime",
+        "epoch",
+        type=click.IntRange(min=0),
+        metavar="EPOCH",
+        help="Nothing is newer than so many seconds after 1970 (SOURCE_DATE_EPOCH).",
+    )(function)
+
+
 def _as_is_option(function: Any) -> Any:
     return click.option(
         "--no-propagate-usr-to-root",
@@ -71,10 +85,11 @@ def _as_is_option(function: Any) -> Any:
 @click.argument("path", type=click.Path(exists=True, file_okay=False))
 @click.argument("name", required=False)
 @bootable_option
+@clamp_option
 @_as_is_option
 @xattrs_option
 @click.pass_obj
-def create_image(settings: Settings, path: str, name: str | None, bootable: bool, as_is: bool, xattrs: str) -> None:
+def create_image(settings: Settings, /, path: str, name: str | None, **how: Any) -> None:
     """Store the files of the directory PATH and an image of it, called NAME; print the id of the image.
 
     The image is that of an operating system: its root gets the metadata of /usr, and /run is emptied.
@@ -84,7 +99,7 @@ def create_image(settings: Settings, path: str, name: str | None, bootable: bool
     with settings.open() as repo:
         if name is not None:
             repo.has_image(f"refs/{name}")  # What can be no name is refused before the work.
-        tree = _prepared(repo.scan_directory(path), path, bootable, as_is, xattrs)
+        tree = _prepared(repo.scan_directory(path), path, **how)
         default, *others = repo.metadata.formats
         image_id = repo.write_image(build_image(tree, repo.algorithm, default), name)
         for version in others:
@@ -95,11 +110,12 @@ def create_image(settings: Settings, path: str, name: str | None, bootable: bool
 @click.command
 @click.argument("path", type=click.Path(exists=True, file_okay=False))
 @bootable_option
+@clamp_option
 @_as_is_option
 @xattrs_option
 @version_option
 @click.pass_obj
-def compute_id(settings: Settings, path: str, bootable: bool, as_is: bool, xattrs: str, version: int | None) -> None:
+def compute_id(settings: Settings, /, path: str, version: int | None, **how: Any) -> None:
     """Print the id that create-image would give the directory PATH, without storing anything.
 
     It works without a repository, which otherwise says by which algorithm and in which layout.
@@ -108,22 +124,23 @@ def compute_id(settings: Settings, path: str, bootable: bool, as_is: bool, xattr
     from ..erofs.writer import build_image
 
     algorithm, version = image_format(settings, version)
-    tree = _prepared(_scanned(path, algorithm), path, bootable, as_is, xattrs)
+    tree = _prepared(_scanned(path, algorithm), path, **how)
     click.echo(fsverity.digest(build_image(tree, algorithm, version), algorithm).hex())
 
 
 @click.command
 @click.argument("path", type=click.Path(exists=True, file_okay=False))
 @bootable_option
+@clamp_option
 @_as_is_option
 @xattrs_option
 @click.pass_obj
-def create_dumpfile(settings: Settings, path: str, bootable: bool, as_is: bool, xattrs: str) -> None:
+def create_dumpfile(settings: Settings, /, path: str, **how: Any) -> None:
     """Print the tree that create-image would make an image of, as a dump file."""
     from ..tree.dumpwriter import write_dump
 
     algorithm, _ = image_format(settings, None)
-    print_bytes(write_dump(_prepared(_scanned(path, algorithm), path, bootable, as_is, xattrs)))
+    print_bytes(write_dump(_prepared(_scanned(path, algorithm), path, **how)))
 
 
 def image_format(settings: Settings, version: int | None) -> tuple[Algorithm, int]:
@@ -145,7 +162,11 @@ def _scanned(path: str, algorithm: Algorithm) -> Directory:
     return scan_directory(path, algorithm)
 
 
-def _prepared(tree: Directory, path: str, bootable: bool, as_is: bool, xattrs: str) -> Directory:
+def _prepared(
+    tree: Directory, path: str, *, bootable: bool, as_is: bool, xattrs: str, epoch: int | None = None
+) -> Directory:
+    if epoch is not None:
+        clamp_times(tree, epoch)
     if not as_is:
         transform_for_oci(tree, XattrFilter(xattrs))
     if bootable:
@@ -154,3 +175,41 @@ def _prepared(tree: Directory, path: str, bootable: bool, as_is: bool, xattrs: s
 
         transform_for_boot(tree, directory_reader(path))
     return tree
+
+
+@click.command
+@click.argument("path", type=click.Path(exists=True, file_okay=False))
+@clamp_option
+@_as_is_option
+@click.option("--form", type=click.Choice(_FORMS), help="Of the argument, if not the one that fits the layout.")
+@click.option("--insecure", is_flag=True, help="Do not require fs-verity.")
+@version_option
+@click.pass_obj
+def compute_karg(
+    settings: Settings,
+    path: str,
+    *,
+    epoch: int | None,
+    as_is: bool,
+    form: Any,
+    insecure: bool,
+    version: int | None,
+) -> None:
+    """Print the kernel argument for the bootable image of the directory PATH, without storing anything."""
+    from .. import fsverity
+    from ..boot.kargs import format_karg
+    from ..boot.trees import refuse_root
+    from ..erofs.writer import build_image
+
+    refuse_root(path)
+    algorithm, version = image_format(settings, version)
+    tree = _prepared(
+        _scanned(path, algorithm),
+        path,
+        bootable=True,
+        as_is=as_is,
+        xattrs=XattrFilter.ALLOWLIST_ONLY.value,
+        epoch=epoch,
+    )
+    image = fsverity.digest(build_image(tree, algorithm, version), algorithm)
+    click.echo(format_karg(image, version, insecure=insecure or settings.insecure, form=form))

@@ -13,7 +13,7 @@ from typing import Final
 from .inodes import NO_XATTRS, Directory, Inode, Xattrs
 from .walk import directories
 
-__all__ = ["XattrFilter", "filter_xattrs", "settle_links", "transform_for_oci"]
+__all__ = ["XattrFilter", "clamp_times", "filter_xattrs", "settle_links", "transform_for_oci"]
 
 _CAPABILITY: Final = b"security.capability"
 _USER: Final = b"user."
@@ -48,6 +48,19 @@ def transform_for_oci(root: Directory, xattrs: XattrFilter = XattrFilter.ALLOWLI
             run.mtime_ns = usr.mtime_ns
     filter_xattrs(root, xattrs)
     settle_links(root)
+
+
+def clamp_times(root: Directory, epoch: int) -> None:
+    """Give everything that is newer than *epoch*, in seconds since 1970, that time, in place.
+
+    Trees that were made at different moments, and differ in nothing else, are equal then; see SOURCE_DATE_EPOCH of
+    reproducible-builds.org.
+    """
+    limit = epoch * 1_000_000_000
+    root.mtime_ns = min(root.mtime_ns, limit)
+    for directory in directories(root):
+        for inode in directory.children.values():
+            inode.mtime_ns = min(inode.mtime_ns, limit)
 
 
 def settle_links(root: Directory) -> None:

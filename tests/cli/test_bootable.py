@@ -163,3 +163,80 @@ def test_an_image_without_a_directory_that_booting_needs(cli: Cli, tmp_path: Pat
     layer = boot.layer_of(files, tuple(name for name in ("boot", "sysroot", "run") if name != missing))
     run = on("oci", "pull", "--progress", "none", "--bootable", boot.write_layout(tmp_path / "layout", layer), "demo")
     assert (run.code, f"/{missing}: there is no such directory" in run.err) == (5, True)
+
+
+def test_the_kernel_argument_of_a_directory(cli: Cli, b2: Path, empty: Path) -> None:
+    computed = cli("--no-repo", "--hash", "sha256", "compute-id", "--bootable", b2).good().text.strip()
+    run = cli("--no-repo", "--hash", "sha256", "compute-karg", b2).good()
+    assert run.text == f"composefs.digest=v1-sha256-12:{computed}\n"
+    run = cli("--no-repo", "--hash", "sha256", "--insecure", "--erofs-version", "2", "compute-karg", b2).good()
+    assert run.text == f"composefs=?{B2_ID}\n"
+    run = cli("--no-repo", "--hash", "sha256", "compute-karg", "--insecure", "--form", "both", b2).good()
+    assert run.text == f"composefs.digest=?v1-sha256-12:{computed} composefs=?{computed}\n"
+    run = cli.on(empty)("compute-karg", b2).good()
+    assert run.text.startswith("composefs.digest=v1-sha512-12:")
+    cli("compute-karg", "/").failed(5, "running system")
+    cli("--erofs-version", "2", "compute-karg", "--form", "both", b2).failed(5, "composefs= alone")
+
+
+def test_times_can_be_clamped(cli: Cli, b2: Path, tmp_path: Path) -> None:
+    other = boot.make_b2(tmp_path / "other")
+    (other / "usr").touch()
+    command = ("--no-repo", "compute-id", "--bootable")
+    first, second = (cli(*command, path).good().text for path in (b2, other))
+    assert first != second
+    first, second = (cli(*command, "--clamp-mtime", 1_600_000_000, path).good().text for path in (b2, other))
+    assert first == second
+    dump = cli("--no-repo", "create-dumpfile", "--clamp-mtime", 1_700_000_100, b2).good().text.splitlines()
+    times = {line.split()[0]: line.split()[7] for line in dump}
+    assert (times["/usr"], times["/opt"]) == ("1700000100.0", "1700000000.500000000")
+
+
+@pytest.mark.parametrize("options", [("--no-repo", "--hash", "sha256"), ()])
+def test_an_image_directory_needs_no_repository(
+    cli: Cli, tmp_path: Path, b1: str, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    on = cli if options else cli.on(repository(tmp_path, "sha256", 1))
+    computed = on(*options, "oci", "compute-id", "--bootable", b1).good().text.strip()
+    assert computed == B1_IDS["sha256", 1]
+    computed = on(*options, "oci", "compute-id", "--bootable", "--erofs-version", "2", b1).good().text.strip()
+    assert computed == B1_IDS["sha256", 2]
+    assert list((tmp_path / "tmp").iterdir()) == []
+    if not options:  # a tag of that name comes first
+        other = boot.write_layout(tmp_path / "other", boot.layer_of({**boot.B1_FILES, "etc/hostname": b"other"}))
+        on("oci", "pull", other, b1).good()
+        assert on("oci", "compute-id", "--bootable", b1).good().text.strip() != B1_IDS["sha256", 1]
+    on(*options, "oci", "compute-id", "oci:/nowhere").failed(3, "/nowhere")
+
+
+def test_boot_check_and_explain(cli: Cli, tmp_path: Path, b1: str, b2: Path) -> None:
+    on = cli.on(repository(tmp_path, "sha256", 1))
+    on("oci", "pull", "--bootable", b1, "demo").good()
+    entry = tmp_path / "x.conf"
+    entry.write_text(f"options composefs=?{B1_IDS['sha256', 1]}\n")
+    run = on("boot", "check", entry, "--against", "oci:demo").good()
+    assert run.text == f"{entry}: ok, boots {B1_IDS['sha256', 1]}\n"
+    found = on("boot", "check", entry, "--against", b2, "--json")
+    assert (found.code, found.json["ok"], found.json["checks"][0]["image"]) == (1, False, B1_IDS["sha256", 1])
+    assert "the first difference is at /, mtime_ns" in found.json["checks"][0]["problems"][0]
+    entry.write_text("options quiet\n")
+    run = on("boot", "check", entry)
+    assert (run.code, run.text.splitlines()[1]) == (1, "  problem: no kernel argument names an image")
+    run = on("explain", "--bootable", "oci:demo", "--expected-digest", B1_IDS["sha256", 2]).good()
+    assert run.text == "the image has layout 2, not 1 (xattr-mode=allowlist-only, format-version=V2)\n"
+    run = on("explain", "--bootable", "oci:demo", "--expected-digest", "0" * 64, "--json")
+    assert (run.code, run.json["variant"], run.json["differences"]) == (1, None, [])
+    dump = tmp_path / "b2.dump"
+    text = (boot.VECTORS / "b2.dump").read_bytes()
+    dump.write_bytes(text.replace(b"security.selinux=u:o:opt:s0", b"security.selinux=u:o:no:s0"))
+    assert cli("diff", "--bootable", b2, boot.VECTORS / "b2.dump").good().text == ""
+    run = cli("--hash", "sha256", "explain", "--bootable", b2, dump)
+    assert (run.code, "/opt/d, xattr security.selinux" in run.text, "file_contexts, line 5: /opt/.*" in run.text) == (
+        1, True, True,
+    )  # fmt: skip
+    run = cli("--hash", "sha256", "explain", "--bootable", b2, boot.VECTORS / "b2.dump").good()
+    assert run.text == "the images are equal\n"
+    cli("explain", "--bootable", dump, dump).failed(2, "only a directory or oci:NAME")
