@@ -17,6 +17,7 @@ from .progress import size_text
 
 if TYPE_CHECKING:
     from .._sys.probe import Abilities
+    from .._sys.rootless_probe import RootlessAbilities
 
 __all__ = ["doctor"]
 
@@ -32,19 +33,31 @@ def doctor(settings: Settings, path: str | None, json_output: bool) -> None:
     """Tell what the directory PATH (or the repository's place, or here), its file system and the kernel can do."""
     from .. import _native
     from .._sys.probe import probe
+    from .._sys.rootless_probe import probe_rootless
 
     place = path or _existing(settings.path() if settings.chosen else os.curdir)
-    found = probe(place)
+    found, rootless = probe(place), probe_rootless()
     native: dict[str, Any] = {"backend": _native.BACKEND, "implementations": dict(_native.FEATURES)}
     versions = {"python": platform.python_version(), "kernel": os.uname().release} | _versions()
     if json_output:
-        print_json({"filesystem": asdict(found), "native": native, "versions": versions, "cpus": os.cpu_count()})
+        print_json(
+            {
+                "filesystem": asdict(found),
+                "rootless": asdict(rootless),
+                "native": native,
+                "versions": versions,
+                "cpus": os.cpu_count(),
+            }
+        )
         return
     kind = f" ({found.kind})" if found.kind else ""
     click.echo(f"{printable(os.path.abspath(place))}{kind}:")
     for good, name, meaning in _lines(found):
         click.echo(f"  {_WORDS[good]:4}{name:18}{meaning}")
     click.echo(f"  {size_text(found.free_bytes)} free, {found.free_inodes} free inodes")
+    click.echo("mounts without root:")
+    for good, name, meaning in _rootless_lines(rootless):
+        click.echo(f"  {_WORDS[good]:4}{name:18}{meaning}")
     click.echo("digests:")
     click.echo(f"  {native['backend']} code on {os.cpu_count()} processor(s)")
     for algorithm, implementations in _native.FEATURES.items():
@@ -83,6 +96,33 @@ def _lines(found: Abilities) -> list[tuple[bool | None, str, str]]:
     }
     unknown = "cannot be tried where nothing can be written"
     return [(good, name, {True: yes, False: no, None: unknown}[good]) for name, (good, yes, no) in facts.items()]
+
+
+def _rootless_lines(found: RootlessAbilities) -> list[tuple[bool, str, str]]:
+    facts: dict[str, tuple[bool, str, str]] = {
+        "user namespaces": (
+            found.user_namespaces,
+            "'mount --rootless' can have one",
+            "a sysctl or the container forbids them: user.max_user_namespaces, kernel.unprivileged_userns_clone",
+        ),
+        "more owners": (
+            found.ids,
+            "files keep their owners in rootless mounts",
+            "all files belong to root there; newuidmap and /etc/subuid would give more",
+        ),
+        "tmpfs attributes": (
+            found.tmpfs_xattrs,
+            "the metadata of images can stand in memory",
+            "no 'mount --rootless'; it needs Linux 6.6 with CONFIG_TMPFS_XATTR",
+        ),
+        "userxattr data": (
+            found.userxattr_data,
+            "overlayfs finds content in objects",
+            "no 'mount --rootless'; it needs Linux 6.16",
+        ),
+        "/dev/fuse": (found.fuse, "'mount --fuse' can work", "no 'mount --fuse'"),
+    }
+    return [(good, name, yes if good else no) for name, (good, yes, no) in facts.items()]
 
 
 def _why_not_writable(found: Abilities) -> str:

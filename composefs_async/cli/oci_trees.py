@@ -8,7 +8,7 @@ import click
 
 from ..tree.transform import XattrFilter
 from .context import Settings
-from .mounts import MountArguments, mount_options
+from .mounts import MountArguments, MountCommand, mount_options
 from .oci_pull import PlatformType
 from .output import print_bytes
 from .trees import bootable_option, image_format, version_option, xattrs_option
@@ -101,13 +101,12 @@ def _id_of(tree: Directory, algorithm: Algorithm, version: int) -> ObjectId:
     return fsverity.digest(build_image(tree, algorithm, version), algorithm)
 
 
-@click.command
+@click.command(cls=MountCommand)
 @click.argument("name")
-@click.argument("mountpoint", type=click.Path(exists=True, file_okay=False))
 @click.option("--bootable", is_flag=True, help="Mount the image that a machine boots.")
 @mount_options
 @click.pass_obj
-def mount(settings: Settings, name: str, mountpoint: str, bootable: bool, options: MountArguments) -> None:
+def mount(settings: Settings, name: str, bootable: bool, options: MountArguments) -> None:
     """Mount the EROFS image of the image NAME, a tag or @sha256:… of a manifest."""
     from ..errors import ImageNotFoundError
     from ..oci import catalogue
@@ -119,7 +118,7 @@ def mount(settings: Settings, name: str, mountpoint: str, bootable: bool, option
             raise ImageNotFoundError(f"the bootable EROFS image of {name}; 'oci pull --bootable' makes it")
         if found is None:
             raise ImageNotFoundError(f"the EROFS image of {name}; 'oci upgrade' makes missing ones")
-        options.mount_at(repo, found.hex(), mountpoint)
+        options.mount(repo, found.hex())
 
 
 def catalogue_image(repo: Repository, name: str) -> OciImage:

@@ -11,12 +11,13 @@ from .._repo.state import RepoState
 from .images import ImageOperations
 from .maintenance import UpkeepOperations
 from .references import ReferenceOperations
+from .rootless import RootlessOperations
 from .streams import StreamOperations
 
 __all__ = ["Repository"]
 
 
-class Repository(StreamOperations, ImageOperations, ReferenceOperations, UpkeepOperations):
+class Repository(StreamOperations, ImageOperations, RootlessOperations, ReferenceOperations, UpkeepOperations):
     """An open repository; holds a shared lock, which keeps garbage collectors of all processes away.
 
     Safe for use from several threads and event loops, until `close` or the end of its ``with`` block.  Nothing that is
