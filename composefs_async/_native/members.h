@@ -12,7 +12,7 @@
 
 #define MEMBER_NAME 100
 #define MEMBER_PREFIX 155
-#define MEMBER_INLINE_MAX 64 /* INLINE_MAX of tarheader.py */
+#define MEMBER_INLINE_MAX 64 /* INLINE_MAX of tar/header.py */
 
 enum member_type { MEMBER_FILE, MEMBER_HARDLINK, MEMBER_SYMLINK, MEMBER_DIRECTORY };
 

@@ -100,7 +100,11 @@ def _list_json(repo: Repository, diff_id: str) -> None:
 
 
 def _members(entry: TarEntry) -> dict[str, Any]:
+    from ..oci.tar.sparse import SparseContent
+
     content = entry.content
+    if isinstance(content, SparseContent):
+        content = content.stored
     return {
         "path": "/" + os.fsdecode(entry.path),
         "type": entry.type.name.lower(),

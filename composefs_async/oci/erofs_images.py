@@ -84,7 +84,8 @@ class MadeImage:
 
 
 def image_tree(repo: Repository, image: OciImage, xattrs: XattrFilter | None = XattrFilter.ALLOWLIST_ONLY) -> Directory:
-    """The tree that the layers of *image* make together.  Blocks; reads the streams of the layers, but no objects.
+    """The tree that the layers of *image* make together.  Blocks; reads the streams of the layers, and of their objects
+    only the data of sparse files.
 
     Args:
         xattrs: as for `filesystem.tree_from_layers`; the default gives the tree of its EROFS images.
@@ -127,7 +128,7 @@ def ensure_images(repo: Repository, name: str) -> OciImage:
         digest = image.manifest.config.digest
         documents = Documents(image.manifest.digest, image.manifest.raw, digest, image.config_raw, _layers(image))
         found = find_images(state, digest)
-        tree = partial(tree_of_layers, state, documents.layers, XattrFilter.ALLOWLIST_ONLY)
+        tree = partial(tree_of_layers, state, documents.layers, XattrFilter.ALLOWLIST_ONLY, store=True)
         found.update((image_ref(made.version), made.id) for made in make_missing(state, found, tree))
         publish_image(state, documents, found, new_tag)
         return open_image(repo, f"@{image.manifest.digest}")

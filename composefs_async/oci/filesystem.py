@@ -1,7 +1,7 @@
 """The tree that the layers of an image make together.
 
 Owns what paths, whiteouts, opaque directories and hard links of a layer mean, and what replaces what.  Does not own
-reading layers (`tarentries`), kinds of inodes nor the transformation before an image is made (`tree`).
+reading layers (`tar.members`), kinds of inodes nor the transformation before an image is made (`tree`).
 
 The result is that of composefs-rs for every image that it accepts and that follows the OCI specification
 (image-spec, layer.md).  Two things differ.  Whiteouts hide what lower layers brought, wherever in their layer they
@@ -26,14 +26,15 @@ from __future__ import annotations
 
 import enum
 import stat
-from collections.abc import Iterable
-from typing import Final, NoReturn
+from collections.abc import Callable, Iterable
+from typing import Final, NoReturn, TypeAlias
 
 from ..digest import ObjectId
-from ..errors import OciError
+from ..errors import ComposefsError, OciError
 from ..tree.inodes import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from ..tree.transform import XattrFilter, settle_links, transform_for_oci
 from .tar.members import EntryType, TarEntry
+from .tar.sparse import SparseContent
 
 __all__ = ["TreeBuilder", "XattrFilter", "tree_from_layers"]
 
@@ -62,6 +63,8 @@ _FILE, _DIRECTORY, _SYMLINK, _HARDLINK = (
 )
 _FILE_BITS, _DIRECTORY_BITS, _SYMLINK_BITS = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
 
+SparseFinder: TypeAlias = Callable[[SparseContent], bytes | ObjectId]
+
 _Place = tuple[Directory, dict[bytes, Inode], set[bytes]]
 """A directory, its children, and the names in it that the current layer brought."""
 
@@ -78,28 +81,37 @@ class _Way(enum.Enum):
 
 
 def tree_from_layers(
-    layers: Iterable[Iterable[TarEntry]], xattrs: XattrFilter | None = XattrFilter.ALLOWLIST_ONLY
+    layers: Iterable[Iterable[TarEntry]],
+    xattrs: XattrFilter | None = XattrFilter.ALLOWLIST_ONLY,
+    *,
+    sparse: SparseFinder | None = None,
 ) -> Directory:
     """The root of the tree that *layers*, the lowest first, make together.  Blocks as reading them does.
 
     Args:
         xattrs: which extended attributes stay; None leaves the tree as the layers have it, without
             `transform_for_oci`.
+        sparse: as for `TreeBuilder`.
 
     Raises:
         OciError: a layer contradicts itself or those below it; the message names the entry.
     """
-    builder = TreeBuilder()
+    builder = TreeBuilder(sparse)
     for layer in layers:
         builder.add_layer(layer)
     return builder.finish(xattrs)
 
 
 class TreeBuilder:
-    """Takes one layer after the other.  After an error the tree is of no use."""
+    """Takes one layer after the other.  After an error the tree is of no use.
 
-    def __init__(self) -> None:
-        self._layer = ""
+    Args:
+        sparse: finds out what a sparse file contains, as `sparse_contents.SparseContents.find` does, which stores it,
+            too.  Without it such files are refused.
+    """
+
+    def __init__(self, sparse: SparseFinder | None = None) -> None:
+        self._layer, self._sparse = "", sparse
         self._root = _plain_directory()
         self._own: dict[Directory, set[bytes]] = {}
         self._places: dict[bytes, _Place] = {}
@@ -158,6 +170,8 @@ class TreeBuilder:
             if kind is _FILE:
                 if isinstance(content, ObjectId):
                     new = ExternalFile(_FILE_BITS | mode, 1, uid, gid, mtime_ns, xattrs, size, content)
+                elif isinstance(content, SparseContent):
+                    new = self._sparse_file(entry, content)
                 else:
                     new = InlineFile(_FILE_BITS | mode, 1, uid, gid, mtime_ns, xattrs, content or b"")
             elif kind is _DIRECTORY:
@@ -265,6 +279,20 @@ class TreeBuilder:
         if self._unlisted > _MAX_UNLISTED:
             self._refuse(path, f"more than {_MAX_UNLISTED} directories are not listed in any layer")
         return _plain_directory()
+
+    def _sparse_file(self, entry: TarEntry, content: SparseContent) -> Inode:
+        if self._sparse is None:
+            self._refuse(entry.path, "it is a sparse file, and what it contains is not here")
+        try:
+            found = self._sparse(content)
+        except ValueError as error:
+            if isinstance(error, ComposefsError):
+                raise
+            self._refuse(entry.path, str(error))
+        common = (_FILE_BITS | entry.mode, 1, entry.uid, entry.gid, entry.mtime_ns, entry.xattrs)
+        if isinstance(found, ObjectId):
+            return ExternalFile(*common, entry.size, found)
+        return InlineFile(*common, found)
 
     # -- hard links and whiteouts --------------------------------------------------------------
 

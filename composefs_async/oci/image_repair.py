@@ -18,7 +18,7 @@ from .._aio.hops import checked_hop, hop, in_loop, opening_hop, using
 from .._maintenance.repair.apply import ITSELF, Repair
 from .._maintenance.repair.damaged_graph import Damage, is_there
 from .._maintenance.repair.sources import DirectorySource, RepositorySource, open_source
-from .._repo import publish, streams
+from .._repo import publish
 from .._repo.images import image_link
 from .._repo.publish import Link
 from .._repo.state import RepoState
@@ -40,13 +40,13 @@ from ..naming import (
 from ..progress import ProgressCallback
 from ..reports import RepairResult
 from ..repository import Repository, state_of
-from ..splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, SplitstreamWriter
+from ..splitstream import OCI_CONFIG, OCI_MANIFEST, SplitstreamWriter
 from ..tree.inodes import Directory
 from .catalogue import open_image
-from .filesystem import TreeBuilder, XattrFilter
+from .filesystem import XattrFilter
+from .importing.incremental_tree import tree_of_layers
 from .limits import Limits
 from .repair_sources import ImageDocuments, ImagesOfLayout, ImagesOfRepository, ImagesSource
-from .tar.members import read_entries
 
 __all__ = ["repair"]
 
@@ -323,7 +323,7 @@ def _make_images(run: Repair, layers: Sequence[tuple[str, ObjectId]]) -> list[tu
     """The images that a pull would make; none if layers are not whole."""
     if any(run.damage.hurts(stream_id) for _, stream_id in layers):
         return []
-    tree, made = _tree(run.state, layers), dict[str, ObjectId]()
+    tree, made = _tree(run, layers), dict[str, ObjectId]()
     for version in run.state.metadata.formats:
         if image_ref(version) not in made:
             content = build_image(tree, run.state.algorithm, version)
@@ -343,7 +343,7 @@ def _rebuild_images(run: Repair, repo: Repository) -> None:
                 image = open_image(repo, f"@{manifest_digest}")
                 lacking = {key: found for key, found in image.images.items() if found in run.damage.unreadable}
                 if image.config and lacking and not any(run.damage.hurts(layer) for layer in image.layers.values()):
-                    tree = _tree(run.state, [(each, image.layers[each]) for each in image.config.diff_ids])
+                    tree = _tree(run, [(each, image.layers[each]) for each in image.config.diff_ids])
                     for key, wanted in lacking.items():
                         contents = (build_image(tree, run.state.algorithm, each) for each in _VERSIONS.get(key, ()))
                         _put_image(run, wanted, contents)
@@ -351,12 +351,8 @@ def _rebuild_images(run: Repair, repo: Repository) -> None:
             run.mend_names()
 
 
-def _tree(state: RepoState, layers: Sequence[tuple[str, ObjectId]]) -> Directory:
-    builder = TreeBuilder()
-    for diff_id, stream_id in layers:
-        with streams.open_stream(state, layer_stream(diff_id), stream_id, OCI_LAYER) as reader:
-            builder.add_layer(read_entries(reader.chunks()), f"layer {diff_id}")
-    return builder.finish(XattrFilter.ALLOWLIST_ONLY)
+def _tree(run: Repair, layers: Sequence[tuple[str, ObjectId]]) -> Directory:
+    return tree_of_layers(run.state, layers, XattrFilter.ALLOWLIST_ONLY, store=not run.dry_run)
 
 
 def _put_image(run: Repair, wanted: ObjectId, contents: Iterator[bytes]) -> None:

@@ -1,7 +1,7 @@
 """Looking into layers that a repository holds: their bytes, their members, and what they cost.
 
 Does not own finding layers (`catalogue`: an image's ``layers``), importing them (`layers`), nor what tar headers mean
-(`tarentries`).
+(`tar.members`).
 
 Functions here block; ``x_async`` runs ``x`` in a worker thread.  A repository that somebody else made is safe to look
 at: memory is bounded, and whatever is damaged is an error.
@@ -20,12 +20,14 @@ from .._repo.streams import OpenStream
 from ..digest import ObjectId
 from ..errors import DigestMismatchError, StreamNotFoundError, inputs_named
 from ..naming import layer_stream
-from ..repository import Repository
+from ..repository import Repository, state_of
 from ..splitstream import OCI_LAYER
 from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from ..tree.dumpwriter import format_entry, format_link
 from .documents import content_hasher
+from .sparse_contents import SparseContents
 from .tar.members import EntryType, TarEntry, read_entries
+from .tar.sparse import SparseContent
 
 __all__ = [
     "LayerInfo",
@@ -99,11 +101,14 @@ def layer_dump(repo: Repository, diff_id: str) -> Iterator[bytes]:
     Raises:
         StreamNotFoundError, SplitstreamError, TarError
     """
+    contents = SparseContents(state_of(repo), store=False)
     for entry in layer_entries(repo, diff_id):
         path = b"/" + entry.path
         if entry.type is EntryType.HARDLINK:
             yield format_link(path, b"/" + entry.link)
         else:
+            if isinstance(entry.content, SparseContent):
+                entry = entry._replace(content=contents.find(entry.content))  # noqa: PLW2901
             yield format_entry(path, _inode(entry), 1)
 
 
@@ -158,7 +163,13 @@ class _Counts:
 
     def add(self, entry: TarEntry) -> None:
         self.entries += 1
-        self.external += entry.size if isinstance(entry.content, ObjectId) else 0
+        if isinstance(entry.content, SparseContent):
+            self._add(entry.content.stored, entry.content.form.stored)
+        else:
+            self._add(entry.content, entry.size)
+
+    def _add(self, content: bytes | ObjectId | None, size: int) -> None:
+        self.external += size if isinstance(content, ObjectId) else 0
 
 
 def _inode(entry: TarEntry) -> Inode:
@@ -173,4 +184,5 @@ def _inode(entry: TarEntry) -> Inode:
         return Special(*common, entry.rdev)
     if isinstance(entry.content, ObjectId):
         return ExternalFile(*common, entry.size, entry.content)
+    assert not isinstance(entry.content, SparseContent)
     return InlineFile(*common, entry.content or b"")

@@ -14,6 +14,7 @@ import pytest
 from composefs_async.digest import ObjectId
 from composefs_async.errors import TarError
 from composefs_async.oci.tar.members import EntryType, TarEntry, read_entries
+from composefs_async.oci.tar.sparse import SparseContent
 from composefs_async.oci.tar.split import EXTERNAL, INLINE, LARGE_END, TarSplitter
 
 GNU_FORMATS = ["v7", "oldgnu", "gnu", "ustar", "posix"]
@@ -142,17 +143,47 @@ def test_xattrs_of_gnu_tar_read_back(gnu_tar, tmp_path):
     assert [entry.xattrs for entry in entries(archive)] == [((b"user.a", b""), (b"user.b", b"value=\0\n"))]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [["--format=gnu"], *(["--format=posix", f"--sparse-version={n}"] for n in ("0.0", "0.1", "1.0"))],
-    ids=str,
-)
-def test_sparse_members_of_gnu_tar_are_refused(gnu_tar, tmp_path, options):
-    with (tmp_path / "file").open("wb") as file:
-        file.seek(10 << 20)
-        file.write(b"end")
-    with pytest.raises(TarError, match="sparse members"):
-        entries(gnu_tar(*options, "--sparse", "-C", str(tmp_path), "file"))
+def make_sparse(path: Path) -> bytes:
+    content = bytearray(10 << 20)
+    content[5_000_000:5_000_003], content[-3:] = b"mid", b"end"
+    with path.open("wb") as file:
+        os.pwrite(file.fileno(), b"mid", 5_000_000)
+        os.pwrite(file.fileno(), b"end", (10 << 20) - 3)
+    return bytes(content)
+
+
+def test_sparse_members_of_the_old_gnu_form_are_refused(gnu_tar, tmp_path):
+    make_sparse(tmp_path / "file")
+    with pytest.raises(TarError, match="sparse members of the old GNU form"):
+        entries(gnu_tar("--format=gnu", "--sparse", "-C", str(tmp_path), "file"))
+
+
+def check_sparse(archive: bytes, expected: bytes) -> None:
+    (entry,) = entries(archive)
+    assert (entry.path, entry.size) == (b"file", len(expected))
+    assert isinstance(entry.content, SparseContent)
+    data = archive[entry.offset + 512 :][: entry.content.form.stored]
+    segments, at = entry.content.form.segments(data) or ([], 0)
+    made = bytearray(entry.size)
+    for offset, length in segments:
+        made[offset : offset + length] = data[at : at + length]
+        at += length
+    assert len(data) == at < len(made)
+    assert made == expected
+
+
+@pytest.mark.parametrize("version", ["0.0", "0.1", "1.0"])
+def test_sparse_members_of_gnu_tar_read_back(gnu_tar, tmp_path, version):
+    expected = make_sparse(tmp_path / "file")
+    check_sparse(gnu_tar("--format=posix", f"--sparse-version={version}", "-S", "-C", str(tmp_path), "file"), expected)
+
+
+def test_sparse_members_of_bsdtar_read_back(bsd_tar, tmp_path):
+    expected = make_sparse(tmp_path / "file")
+    archive = bsd_tar("--format=pax", "-f", "-", "-C", str(tmp_path), "file")
+    if b"GNU.sparse" not in archive[:2048]:
+        pytest.skip("the file system of tmp_path does not say where holes are")
+    check_sparse(archive, expected)
 
 
 @pytest.mark.parametrize("tar_format", ["ustar", "pax", "gnutar"])

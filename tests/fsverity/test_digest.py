@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from composefs_async import _native, fsverity
@@ -227,3 +227,33 @@ def test_public_names_come_from_the_backend_in_force() -> None:
     module = {"native": "_compiled", "python": "_python"}[_native.BACKEND]
     assert fsverity.digest.__module__ == f"composefs_async.fsverity.{module}"
     assert all(hasattr(fsverity, name) for name in fsverity.__all__)
+
+
+HOLES = [*SIZES[:20], 64 * 64 * 4096 + 1, 2 * 64 * 4096 + 4096, 3 * 128 * 4096 - 1]
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_holes_count_as_the_zeros_that_they_are(data: st.DataObject) -> None:
+    algorithm = data.draw(st.sampled_from(ALGORITHMS))
+    parts = data.draw(
+        st.lists(st.tuples(st.sampled_from(HOLES), st.sampled_from([0, 1, 100, 4096, 5000, 600_000])), max_size=4)
+    )
+    hasher, whole = fsverity.Hasher(algorithm), bytearray()
+    for hole, content in parts:
+        hasher.update_zeros(hole)
+        hasher.update(CONTENT[:content])
+        whole += bytes(hole) + CONTENT[:content]
+    assert (hasher.size, hasher.id()) == (len(whole), fsverity.digest(whole, algorithm))
+    assert len(hasher._rest) < fsverity.PIECE
+
+
+def test_holes_of_any_size_take_little(fsverity: ModuleType) -> None:
+    for algorithm in ALGORITHMS:
+        hasher, small = fsverity.Hasher(algorithm), fsverity.Hasher(algorithm)
+        for count in ((1 << 62) - 5, 1 << 61, 12345):
+            hasher.update_zeros(count)
+            hasher.update(b"x")
+            assert len(hasher._rest) + sum(len(level) for level in hasher._levels) < 13 * 16 * 4096
+        small.update_zeros(1 << 62)
+        assert hasher.id() != small.id()

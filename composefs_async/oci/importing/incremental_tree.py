@@ -2,7 +2,7 @@
 
 Owns the order: layers go into the tree lowest first, whenever they arrive.  The layer that is next and is just being
 imported is followed chunk by chunk; others are read back from their streams as soon as those below them are in.  Does
-not own what layers mean (`filesystem`, `tarentries`), nor importing them (`conveyor`).
+not own what layers mean (`filesystem`, `tar.members`), nor importing them (`stages`).
 
 What goes into the tree has not been verified yet.  Nobody looks at the tree before the layers have been, and a layer
 that contradicts itself is met again then, when its error no longer hides that its digest is wrong.
@@ -24,6 +24,7 @@ from ...naming import layer_stream
 from ...splitstream import OCI_LAYER
 from ...tree.inodes import Directory
 from ..filesystem import TreeBuilder, XattrFilter
+from ..sparse_contents import SparseContents
 from ..tar.members import EntryReader, TarEntry, read_entries
 
 __all__ = ["Follower", "GrowingTree", "tree_of_layers"]
@@ -77,7 +78,7 @@ class GrowingTree:
 
     def __init__(self, state: RepoState, diff_ids: Sequence[str]) -> None:
         self._state, self._diff_ids = state, diff_ids
-        self._builder: TreeBuilder | None = TreeBuilder()
+        self._builder: TreeBuilder | None = TreeBuilder(SparseContents(state, store=True).find)
         self._count = 0
         self._busy = False
         self._hides = False
@@ -138,13 +139,25 @@ class GrowingTree:
         """
         builder, self._builder = self._builder, None
         if builder is None or self._count < len(self._diff_ids):
-            return tree_of_layers(self._state, layers, XattrFilter.ALLOWLIST_ONLY)
+            return tree_of_layers(self._state, layers, XattrFilter.ALLOWLIST_ONLY, store=True)
         return builder.finish()
 
 
-def tree_of_layers(state: RepoState, layers: Iterable[tuple[str, ObjectId]], xattrs: XattrFilter | None) -> Directory:
-    """The tree that stored layers, the lowest first, make together.  Blocks; reads their streams, but no objects."""
-    builder = TreeBuilder()
+def tree_of_layers(
+    state: RepoState,
+    layers: Iterable[tuple[str, ObjectId]],
+    xattrs: XattrFilter | None,
+    *,
+    store: bool = False,
+) -> Directory:
+    """The tree that stored layers, the lowest first, make together.
+
+    Blocks; reads their streams, and of their objects only the data of sparse files.
+
+    Args:
+        store: the files that sparse members mean, which an image of the tree refers to.
+    """
+    builder = TreeBuilder(SparseContents(state, store=store).find)
     for diff_id, stream_id in layers:
         _add_layer(state, builder, diff_id, stream_id)
     return builder.finish(xattrs)

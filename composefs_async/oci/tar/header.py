@@ -1,13 +1,13 @@
 """What a tar header says: numbers, names, extension headers before it, and everything that is refused.
 
 Owns the meaning of a header of 512 bytes together with the extension headers before it, for the splitter
-and for the reader alike: what one accepts the other reads.  It does not own the records of PAX (`tarpax`),
-where headers are (`tarsplit`, `tarentries`), nor what a path or a whiteout means in a tree.
+and for the reader alike: what one accepts the other reads.  It does not own the records of PAX (`pax`),
+where headers are (`split`, `members`), nor what a path or a whiteout means in a tree.
 
 Formats: V7, ustar, GNU (long names, base-256 numbers) and PAX, after POSIX pax(1), the GNU tar manual
 "Basic Tar Format" and tar(5) of libarchive.  Where a header contradicts itself it means what it means to GNU tar,
 bsdtar, and Go's archive/tar; `HeaderParser.difference` tells where composefs-rs 0.9.0 reads another member.  Sparse
-members are refused.  All input is untrusted.
+members of the old GNU form are refused.  All input is untrusted.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from zlib_ng import zlib_ng
 
 from ...errors import TarError
 from .pax import PaxRecords, signed64
+from .sparse import SparseForm
 
 __all__ = [
     "BLOCK",
@@ -98,7 +99,7 @@ class Member(NamedTuple):
     uid: int
     gid: int
     size: int
-    """Of the data behind the header; 0 for all but files, which have none."""
+    """Of a file, in bytes: of the data behind the header, unless it is a sparse one.  0 for other types."""
     mtime_ns: int
     """Since 1970, in nanoseconds; negative before."""
     rdev: int
@@ -117,6 +118,8 @@ class Header(NamedTuple):
     """None for an extension header or a global header."""
     collect: bool
     """The data is wanted by `HeaderParser.extension`."""
+    sparse: SparseForm | None = None
+    """How the data of a sparse file become the file; None for all others."""
 
 
 V = TypeVar("V")
@@ -252,7 +255,7 @@ class HeaderParser:
         """Takes the data of the header for which `parse` said *collect*.
 
         Raises:
-            TarError: it is malformed, or describes a sparse member; with the offset of its header.
+            TarError: it is malformed; with the offset of its header.
         """
         try:
             if self._kind == b"x":
@@ -281,10 +284,10 @@ class HeaderParser:
             raise ValueError("sparse members of the old GNU form are not supported")
         if kind not in _TYPES:
             raise ValueError(f"unsupported member type {kind!r}")
-        member = self._member(header, kind, size, offset)
+        member, size, sparse = self._member(header, kind, size, offset)
         self._pax, self._names, self._bytes = None, {}, 0
         self.pending = False
-        return Header(member.size, member, False)
+        return Header(size, member, False, sparse)
 
     def _begin_extension(self, kind: bytes, size: int, offset: int) -> Header:
         if kind in self._names or (kind == b"x" and self._pax is not None):
@@ -296,7 +299,7 @@ class HeaderParser:
         self.pending = True
         return Header(size, None, True)
 
-    def _member(self, header: bytes, flag: bytes, size: int, offset: int) -> Member:
+    def _member(self, header: bytes, flag: bytes, size: int, offset: int) -> tuple[Member, int, SparseForm | None]:
         pax, names, magic = self._pax, self._names, header[257:263]
         has_prefix = magic == _USTAR and header[345] != 0
         path = names.get(b"L") or _text(header[:100])
@@ -306,8 +309,9 @@ class HeaderParser:
         mode, uid, gid = self.memos.owners[header[100:124]]
         mtime_ns = self.memos.times[header[136:148]]
         xattrs: tuple[tuple[bytes, bytes], ...] = ()
+        sparse = None
         if pax:
-            path, link = pax.path or path, pax.link or link
+            path, link = (pax.sparse and pax.sparse.name) or pax.path or path, pax.link or link
             size = size if pax.size is None else pax.size
             uid = uid if pax.uid is None else pax.uid
             gid = gid if pax.gid is None else pax.gid
@@ -315,18 +319,22 @@ class HeaderParser:
             xattrs = tuple(sorted(pax.xattrs.items()))
         kind = _type_of(flag, magic, path)
         self._note_difference(header, flag, kind, size, offset)
-        return Member(
+        size = self._check_size(size) if kind is EntryType.FILE else 0
+        if pax and pax.sparse and (sparse := pax.sparse.form(size)) and kind is not EntryType.FILE:
+            raise ValueError("a sparse member that is no file")
+        member = Member(
             self._checked_path(path),
             kind,
             mode,
             uid,
             gid,
-            self._check_size(size) if kind is EntryType.FILE else 0,
+            self._check_size(sparse.size) if sparse else size,
             mtime_ns,
             _device(header) if kind in _DEVICES and magic in (_USTAR, _GNU) else 0,
             self._checked_link(link, kind),
             xattrs,
         )
+        return member, size, sparse
 
     def _note_difference(self, header: bytes, flag: bytes, kind: EntryType, size: int, offset: int) -> None:
         """Remember if composefs-rs 0.9.0 takes this member for another one, and does not refuse it."""

@@ -1,12 +1,12 @@
 """Members back out of a stored layer: inline bytes and object ids in, one entry per member out.
 
 Owns the walk over a splitstream's chunks and the rules that tie content to its member.  It does not own the
-splitstream format, nor what a header means (`tarheader`), nor what a path, a whiteout or a hard link means in
+splitstream format, nor what a header means (`header`), nor what a path, a whiteout or a hard link means in
 a tree.
 
 Streams that composefs-rs stored are read whether or not they have the archive's trailer, and with or without
 the padding behind the last member.  All input is untrusted; memory is bounded by the largest inline chunk and
-`tarheader.MAX_EXTENSION_DATA`.
+`header.MAX_EXTENSION_DATA`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ... import _native
 from ...digest import ObjectId
 from ...errors import TarError
 from .header import BLOCK, GNU_MAGIC, INLINE_MAX, USTAR_MAGIC, EntryType, HeaderParser, Member, Memo, byte_sum
+from .sparse import SparseContent, SparseForm
 
 Buffer = bytes | bytearray | memoryview
 
@@ -69,8 +70,9 @@ class TarEntry(NamedTuple):
     """A symlink's target verbatim, a hard link's in the form of *path*, else empty."""
     xattrs: tuple[tuple[bytes, bytes], ...]
     """Names and values, by name; of equal names the last in the archive."""
-    content: bytes | ObjectId | None
-    """A file's bytes if they are at most 64, the object that holds them if more; None for other types."""
+    content: bytes | ObjectId | SparseContent | None
+    """A file's bytes if they are at most 64, the object that holds them if more, what the archive has of a sparse one;
+    None for other types."""
     offset: int
     """Of the header in the archive, in bytes."""
 
@@ -131,8 +133,10 @@ class EntryReader:
         self._held_bytes = 0
         self._skip = 0  # data and padding to pass over; if so nothing is held
         self._padding = 0  # how many of them may be missing at the end
-        self._inside: tuple[Member | None, int, int] | None = None  # whose data comes (None: extension), size, offset
-        self._waiting: list[Any] | None = None  # the fields of a file whose content must come as an object
+        # whose data comes (None: extension), size, offset, and form
+        self._inside: tuple[Member | None, int, int, SparseForm | None] | None = None
+        # the fields of a file whose content must come as an object; for that of a sparse one, its form
+        self._waiting: list[Any] | None = None
         self._zero_block = False
         self.ended: bool = False
         """The archive's trailer has been read; what follows must not be given."""
@@ -186,8 +190,10 @@ class EntryReader:
         if fields is None:
             raise TarError("an object stands where there is no content of a file larger than 64 bytes", self._offset)
         self._waiting = None
+        form, size = fields[_CONTENT], fields[_SIZE]
         fields[_CONTENT] = content
-        size = fields[_SIZE]
+        if form is not None:
+            fields[_CONTENT], size = SparseContent(content, form), form.stored
         self._offset += size
         self._skip = self._padding = -size & 511
         return _entry(TarEntry, fields)
@@ -246,7 +252,7 @@ class EntryReader:
                 byte_sum, (link, prefix, rest_sum) = sums[checksum], rests[rest]
             except ValueError:
                 break
-            # The byte sum: see tarheader.  So few bytes cannot reach what Adler-32 is modulo of.
+            # The byte sum: see header.  So few bytes cannot reach what Adler-32 is modulo of.
             if (_adler32(data[at : at + _REST]) & 0xFFFF) - 1 + rest_sum != byte_sum or not name[0]:
                 break
             if not digits.isdigit() or size_field[11] not in _ENDS or kind not in _PLAIN_TYPES:
@@ -290,12 +296,12 @@ class EntryReader:
             self._zero_block = True
             return at
         self._zero_block = False
-        size, member, collect = self._parser.parse(header, offset)
+        size, member, collect, sparse = self._parser.parse(header, offset)
         if collect or (member and member.type is EntryType.FILE):
             if size > INLINE_MAX and member:
-                self._waiting = [*member, None, offset]
+                self._waiting = [*member, sparse, offset]
             else:
-                self._inside = member, size, offset
+                self._inside = member, size, offset, sparse
             return at
         if member:
             entries.append(TarEntry(*member, None, offset))
@@ -304,11 +310,12 @@ class EntryReader:
 
     def _data(self, data: bytes, at: int, entries: list[TarEntry]) -> int:
         assert self._inside is not None
-        (member, size, offset), self._inside = self._inside, None
+        (member, size, offset, sparse), self._inside = self._inside, None
+        content = data[at : at + size]
         if member is None:
-            self._parser.extension(data[at : at + size])
+            self._parser.extension(content)
         else:
-            entries.append(TarEntry(*member, data[at : at + size], offset))
+            entries.append(TarEntry(*member, SparseContent(content, sparse) if sparse else content, offset))
         self._padding = -size & 511
         return at + size + self._padding
 

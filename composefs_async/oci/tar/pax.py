@@ -1,7 +1,8 @@
 """The records of a PAX extended header that mean something to a layer.
 
 Owns the syntax of records, their values and which are refused; every refusal is a ValueError, to which
-`tarheader` adds the place.  It does not own how records and header fields go together.
+`header` adds the place.  It does not own how records and header fields go together, nor sparse members
+(`sparse`).
 
 Sources: POSIX pax(1) "pax Extended Header"; SCHILY.xattr as star, GNU tar and Go write it.
 """
@@ -9,6 +10,8 @@ Sources: POSIX pax(1) "pax Extended Header"; SCHILY.xattr as star, GNU tar and G
 from __future__ import annotations
 
 import re
+
+from .sparse import SparseRecords
 
 __all__ = ["PaxRecords", "signed64"]
 
@@ -24,7 +27,7 @@ class PaxRecords:
     """One extended header's *data*, of which the last of equal records counts; an empty one leaves the header's value.
 
     Raises:
-        ValueError: a record is malformed, or belongs to a sparse member.
+        ValueError: a record is malformed.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -35,6 +38,7 @@ class PaxRecords:
         self.gid: int | None = None
         self.mtimes: list[bytes] = []
         self.xattrs: dict[bytes, bytes] = {}
+        self.sparse: SparseRecords | None = None
         for key, value in _records(data):
             self._take(key, value)
         self.mtime_ns: int | None = _mtime_ns(self.mtimes[0], self.mtimes[-1]) if self.mtimes else None
@@ -55,7 +59,8 @@ class PaxRecords:
         elif key == b"gid":
             self.gid = _owner(value) if value else None
         elif key.startswith(b"GNU.sparse."):
-            raise ValueError("sparse members are not supported")
+            self.sparse = self.sparse or SparseRecords()
+            self.sparse.take(key[11:], value)
         elif not key.isascii():
             key.decode()
 

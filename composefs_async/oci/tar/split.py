@@ -2,12 +2,12 @@
 
 Owns the walk over an archive of any size in pieces of any size: which bytes are a file's content, and that
 every byte up to the end of input comes out exactly once, in order.  It copies nothing but headers, opens
-nothing and waits for nothing.  It does not own what a header means (`tarheader`) or the way back from a
-stored stream to members (`tarentries`).
+nothing and waits for nothing.  It does not own what a header means (`header`) or the way back from a
+stored stream to members (`members`).
 
 An external range is the whole content of a regular file of more than 64 bytes; everything else, headers,
 small files, padding, trailer and whatever follows it, is inline.  An archive is refused for whatever
-`tarentries.read_entries` would refuse later, so that no stream is published that cannot be read.
+`members.read_entries` would refuse later, so that no stream is published that cannot be read.
 
 Two ways to drive it: `TarSplitter.feed` takes pieces of any size and answers with copies, for convenience;
 `TarSplitter.split` works on the caller's buffer and answers with positions in it, in 3 µs a member, natively 0.7::
@@ -33,6 +33,7 @@ from zlib_ng import zlib_ng
 from ... import _native
 from ...errors import TarError
 from .header import BLOCK, GNU_MAGIC, INLINE_MAX, MAX_FILE_SIZE, USTAR_MAGIC, EntryType, HeaderParser
+from .sparse import MAX_MAP, SparseForm
 
 __all__ = [
     "EXTERNAL",
@@ -94,7 +95,8 @@ class Event(NamedTuple):
 class TarSplitter:
     """Splits one archive.  Not for two threads at a time; of no use after it raised.
 
-    Memory: a copy of the extension headers before a member, at most `tarheader.MAX_EXTENSION_DATA`.
+    Memory: a copy of the extension headers before a member, at most `header.MAX_EXTENSION_DATA`, or of the map of a
+    sparse one, at most `sparse.MAX_MAP`.
 
     Args:
         carry_limit: files up to this size in bytes come as one contiguous range.
@@ -129,6 +131,7 @@ class TarSplitter:
         self._size = 0
         self._header_offset = 0
         self._collected = bytearray()
+        self._sparse: SparseForm | None = None  # of the file that comes, as long as its map has not been seen
         self._tail = bytearray()
         self._finished = False
 
@@ -231,7 +234,7 @@ class TarSplitter:
             while at <= last:
                 name, owner, size_field, mtime, checksum, kind, link, magic = unpack(view, at)
                 half, content = at + 256, at + BLOCK
-                # The byte sum: see tarheader.
+                # The byte sum: see header.
                 low, high = adler32(view[at:half]), adler32(view[half:content])
                 if (low & 0xFFFF) + (high & 0xFFFF) - 2 != sums[checksum] or magic not in _MAGICS or not name:
                     break
@@ -265,7 +268,8 @@ class TarSplitter:
             self._zero_block = True
             return at
         self._zero_block = False
-        size, member, collect = self._parser.parse(header, offset)
+        size, member, collect, sparse = self._parser.parse(header, offset)
+        self._sparse = sparse if sparse and sparse.map is None else None
         self._padding = -size & 511
         if member and member.type is EntryType.FILE and size > INLINE_MAX:
             return self._begin_file(size, at)
@@ -289,6 +293,8 @@ class TarSplitter:
             self._stalled = True
             return at
         self._items.append((EXTERNAL, at, stop))
+        if self._sparse is not None:
+            self._check_map(view[at:stop])
         return self._end_file(stop, end)
 
     def _large(self, view: memoryview, at: int, end: int) -> int:
@@ -298,12 +304,26 @@ class TarSplitter:
             self._stalled = True
             return at
         self._items.append((LARGE_PIECE, at, at + taken))
+        if self._sparse is not None:
+            self._check_map(view[at : at + taken])
         at = self._inline = at + taken
         self._left -= taken
         if self._left:
             return at
         self._items.append((LARGE_END, 0, self._size))
         return self._end_file(at, end)
+
+    def _check_map(self, data: memoryview) -> None:
+        """Look at the map before the data of a sparse member as soon as all of it is here."""
+        assert self._sparse is not None
+        self._collected += data[: MAX_MAP - len(self._collected)]
+        try:
+            if self._sparse.segments(bytes(self._collected)) is None:
+                return
+        except ValueError as error:
+            raise TarError(str(error), self._header_offset) from None
+        self._collected.clear()
+        self._sparse = None
 
     def _end_file(self, stop: int, end: int) -> int:
         self._inline = stop

@@ -1,7 +1,7 @@
 """Layers as they are shipped: tar archives of real files, packed and hashed in one pass.
 
 Owns packing for `layout_writer`, and making archives with the standard library's `tarfile`.  Does not own
-reading archives (`tarsplit`) nor unpacking.  Everything here blocks.
+reading archives (`split`) nor unpacking.  Everything here blocks.
 
 The same calls give the same bytes, with one limit: gzip and zstd also depend on the versions of zlib-ng and
 libzstd, and zlib-ng's output on the kind of processor.

@@ -245,13 +245,6 @@ def refused(tar) -> dict[str, tuple[bytes, str, int]]:
         ),
         "GNU sparse": (header(kind=b"S", magic=OLD_GNU), "sparse members of the old GNU form", 0),
         "GNU sparse, other version": (header(kind=b"S", magic=V7), "sparse members of the old GNU form", 0),
-        "PAX sparse 0.0": (pax((b"GNU.sparse.size", b"1"), (b"GNU.sparse.numblocks", b"0")) + file, "sparse", 0),
-        "PAX sparse 0.1": (pax((b"GNU.sparse.map", b"0,1")) + file, "sparse", 0),
-        "PAX sparse 1.0": (
-            pax((b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0")) + member(b"a", b"9" * 512),
-            "sparse",
-            0,
-        ),
         "unknown type": (header(kind=b"V"), "unsupported member type b'V'", 0),
         "two PAX headers": (pax((b"path", b"a")) + pax((b"path", b"b")) + file, "a second PAX header", 1024),
         "two long names": (member(b"l", b"n", b"L") * 2 + file, "a second GNU long name", 1024),
