@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from .repository import Repository
     from .results import ImportStats, StoredObject, StoreOutcome
 
+    __version__: str
+
 __all__ = [
     "Algorithm",
     "ErofsFormats",
@@ -78,6 +80,8 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name == "errors":
         return importlib.import_module(".errors", __name__)
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("composefs-async")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
