@@ -9,7 +9,9 @@
     │   ├── UnsupportedFeatureError
     │   ├── AlgorithmMismatchError
     │   ├── ReadOnlyRepositoryError
-    │   └── RepositoryInUseError
+    │   ├── RepositoryInUseError
+    │   ├── RepositoryClosedError (ValueError)
+    │   └── WrongProcessError (RuntimeError)
     ├── IntegrityError                   content is not what its name says
     │   ├── DigestMismatchError
     │   ├── VerityMissingError
@@ -69,6 +71,7 @@ __all__ = [
     "ReachUnknownError",
     "ReadOnlyRepositoryError",
     "RegistryError",
+    "RepositoryClosedError",
     "RepositoryError",
     "RepositoryInUseError",
     "RepositoryNotFoundError",
@@ -79,6 +82,7 @@ __all__ = [
     "UnsupportedFeatureError",
     "VerityMissingError",
     "VerityNotSupportedError",
+    "WrongProcessError",
 ]
 
 
@@ -146,6 +150,26 @@ class RepositoryInUseError(RepositoryError):
         self.path = path
         self.operation = operation
         super().__init__(f"{path} is in use: {operation} needs it alone; try again when the others have finished")
+
+
+class RepositoryClosedError(RepositoryError, ValueError):
+    """The handle of the repository at *path* has been closed, perhaps while the operation was under way."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        super().__init__(f"the repository {path} is closed")
+
+
+class WrongProcessError(RepositoryError, RuntimeError):
+    """The repository at *path* was opened by process *pid*, and is used in another one."""
+
+    def __init__(self, path: str, pid: int) -> None:
+        self.path = path
+        self.pid = pid
+        super().__init__(
+            f"the repository {path} was opened by process {pid} and is of no use in another, such as one that was "
+            "forked: open it there again"
+        )
 
 
 # -- content that is not what its name says ----------------------------------------------------

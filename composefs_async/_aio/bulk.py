@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
-from anyio import Lock, create_task_group, to_thread
+from anyio import Lock, create_task_group
 from anyio.lowlevel import checkpoint
 
 from .._repo.batch import MAX_BYTES, MAX_ITEMS, Buffer, fill_batch, results, store_batch
@@ -16,6 +17,7 @@ from ..results import StoredObject
 from ..splitstream import SplitstreamWriter
 from .groups import single_error
 from .hops import hop, resources
+from .threads import in_thread
 
 __all__ = ["iterate", "resolve_pending", "store_all"]
 
@@ -41,7 +43,7 @@ async def store_all(state: RepoState, contents: Iterable[Buffer] | AsyncIterable
                     return
                 at = len(outcomes)
                 outcomes.extend([_UNDONE] * len(batch))
-            outcomes[at : at + len(batch)] = await to_thread.run_sync(store_batch, state, batch, limiter=limiter)
+            outcomes[at : at + len(batch)] = await in_thread(partial(store_batch, state, batch), limiter)
 
     with single_error():
         async with aclosing(_batches(contents)) as batches, create_task_group() as tasks:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
-from anyio import CapacityLimiter, from_thread
+from anyio import CapacityLimiter, Event, from_thread
 from anyio.lowlevel import RunVar
 
 from .._repo.batch import MAX_BYTES, MAX_ITEMS, NATIVE, Buffer, store_batch
@@ -32,6 +32,8 @@ class LoopResources:
         self.write_semaphore = CapacityLimiter(os.cpu_count() or 4)
         # Threads that store in pure Python only take the GIL from each other.
         self.batches = self.write_semaphore if NATIVE else CapacityLimiter(1)
+        self.running: set[Event] = set()
+        """Operations under way, each with what it sets at its end."""
         # And from those who wake up because their batch is done: fewer, larger ones.
         items = MAX_ITEMS if NATIVE else 4 * MAX_ITEMS
         self.coalescer: Coalescer[Buffer, StoredObject] = Coalescer(

@@ -402,5 +402,7 @@ def _read(state: RepoState, object_id: ObjectId, reached: Reached) -> Node | Non
         raise ReachUnknownError(path, str(error)) from error
     except OSError as error:
         reached.seen.discard(object_id)
+        if error.errno in IN_THE_WAY:
+            raise ReachUnknownError(path, error.strerror or "") from error
         reason = f"could not be read: {error.strerror}"
         raise OSError(error.errno, reason, os.path.join(state.path, path)) from error

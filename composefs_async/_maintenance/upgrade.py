@@ -66,7 +66,7 @@ def _is_old(path: str, timeout: float | None, check: Callable[[], object] | None
     try:
         with opening.locked_directory(path, "looking at it", timeout=timeout, check=check) as fd:
             found = not meta_file.exists(fd) and (detect.has_names(fd) or bool(detect.count_objects(fd).counts))
-        os.close(fd)
+        fd.give_up()
     except RepositoryNotFoundError:
         return False
     return found

@@ -44,7 +44,8 @@ def read(fd: int, path: str) -> tuple[Metadata, Algorithm | None]:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        os.stat(NAME, dir_fd=fd)  # a link that leads nowhere is none
+        with files.naming(path):
+            os.stat(NAME, dir_fd=fd)  # a link that leads nowhere is none
         raise MetadataError(what, "it is a symbolic link") from None
     metadata = Metadata.decode(content, what)
     if guard is not None and guard is not metadata.algorithm:

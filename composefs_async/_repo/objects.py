@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 
 from .. import fsverity
 from .._sys import errnos, files, verity
-from .._sys.beneath import open_beneath, opened_beneath
+from .._sys.beneath import open_beneath, opened_beneath, opened_parent
 from ..digest import ObjectId
 from ..errors import (
     AlgorithmMismatchError,
@@ -61,7 +61,7 @@ def has_object(state: RepoState, object_id: ObjectId) -> bool:
         try:
             os.close(open_beneath(object_id.path, os.O_PATH, dir_fd=state.objects_fd))
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ELOOP):
+            if error.errno != errno.ENOENT and not _is_link(state, object_id, error):
                 raise
             return False
     return True
@@ -81,6 +81,17 @@ def stands(state: RepoState, object_id: ObjectId) -> bool:
                 raise
             return False
     return True
+
+
+def _is_link(state: RepoState, object_id: ObjectId, error: OSError) -> bool:
+    """Whether an object could not be opened because it is itself a link, and not the directory that it is in."""
+    if error.errno != errno.ELOOP:
+        return False
+    try:
+        with opened_parent(object_id.path, dir_fd=state.objects_fd):
+            return True
+    except OSError:
+        return False
 
 
 def ensure_object(state: RepoState, data: bytes | bytearray | memoryview, *, compare: bool = False) -> StoredObject:
@@ -207,8 +218,8 @@ def open_object(state: RepoState, object_id: ObjectId) -> int:
     except FileNotFoundError:
         raise ObjectNotFoundError(object_id.hex()) from None
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise IntegrityError(f"object {object_id.hex()} is, or is in, a symbolic link") from None
+        if _is_link(state, object_id, error):
+            raise IntegrityError(f"object {object_id.hex()} is a symbolic link") from None
         files.place(error, _objects_path(state))
         raise
     try:

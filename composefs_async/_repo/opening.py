@@ -10,6 +10,7 @@ from .._sys import files
 from ..digest import Algorithm
 from ..errors import MetadataError, RepositoryInUseError, RepositoryNotFoundError
 from . import detect, meta_file
+from .lifetime import Descriptor
 from .metadata import ErofsFormats, Metadata
 from .state import RepoState
 
@@ -60,15 +61,15 @@ def locked_directory(
     exclusive: bool = False,
     timeout: float | None = None,
     check: Callable[[], object] | None = None,
-) -> Iterator[int]:
-    """A descriptor of the directory *path* with its lock; `load` takes it over, an error closes it.
+) -> Iterator[Descriptor]:
+    """A descriptor of the directory *path* with its lock; `load` takes it over, an error gives the lock up.
 
     Raises:
         RepositoryNotFoundError: there is no such directory.
         RepositoryInUseError: the lock is not to be had within *timeout* seconds.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = Descriptor(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RepositoryNotFoundError(path, (error.strerror or "").lower()) from None
     try:
@@ -76,7 +77,7 @@ def locked_directory(
             raise RepositoryInUseError(path, operation)
         yield fd
     except BaseException:
-        os.close(fd)
+        fd.give_up()
         raise
 
 

@@ -8,12 +8,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from .._sys import files
 from .._sys.beneath import open_trusted
 from ..digest import Algorithm, ObjectId
 from ..errors import ReadOnlyRepositoryError, RepositoryInUseError
+from .lifetime import Lifetime
 from .metadata import Metadata
 from .sync import SyncGroup
 
@@ -34,8 +35,6 @@ class RepoState:
 
     def __init__(self, path: str, fd: int, metadata: Metadata, *, secure: bool) -> None:
         self.path = path
-        self.fd: int = fd
-        """The repository directory, which also carries the flock."""
         self.metadata = metadata
         self.secure = secure
         """Every object must be protected by fs-verity, and is measured when it is opened."""
@@ -43,10 +42,10 @@ class RepoState:
         """Whether this file system does fs-verity; None until it has been tried."""
         self.leases: list[OpenLease] = []
         """What keeps layers that are imported by this handle until an image names them."""
-        self.syncs: SyncGroup = SyncGroup(fd)
-        self._objects_fd: int | None = None
-        self._mutex = threading.Lock()
-        self._users = threading.Condition(self._mutex)
+        self._users = threading.Condition()
+        lifetime = Lifetime(path, fd, self._users)
+        self.lifetime: Lifetime = lifetime
+        self.syncs: SyncGroup = SyncGroup(lambda: lifetime.fd)
         self._shared = 0
         self._waiting = 0  # for the end of an exclusive operation
         self._exclusive: int | None = None  # the thread that has the repository alone
@@ -56,29 +55,33 @@ class RepoState:
         return self.metadata.algorithm
 
     @property
-    def closed(self) -> bool:
-        return self.fd < 0
+    def fd(self) -> int:
+        """The repository directory, which also carries the flock; whoever has it in hand may use it.
 
-    def close(self) -> None:
-        """Give up the lock and all descriptors; a second call does nothing."""
-        with self._mutex:
-            for fd in (self._objects_fd, self.fd):
-                if fd is not None and fd >= 0:
-                    os.close(fd)
-            self._objects_fd = None
-            self.fd = -1
+        Raises:
+            RepositoryClosedError, WrongProcessError
+        """
+        return self.lifetime.fd
 
     @property
     def objects_fd(self) -> int:
-        """``objects/``, made if it is not there; stays owned by the state."""
-        if self._objects_fd is not None:
-            return self._objects_fd
-        with self._mutex:
-            if self._objects_fd is None:
-                if self.fd < 0:
-                    raise ValueError(f"the repository {self.path} is closed")
-                self._objects_fd = self._open_objects()
-            return self._objects_fd
+        """``objects/``, made if it is not there; stays owned by the state.
+
+        Raises:
+            RepositoryClosedError, WrongProcessError
+        """
+        return self.lifetime.objects(self._open_objects)
+
+    @property
+    def closed(self) -> bool:
+        return self.lifetime.closed
+
+    def close(self) -> None:
+        """Wait for all operations, then give up the lock and all descriptors; a second call does nothing."""
+        self.lifetime.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"the repository {self.path} cannot be copied or sent elsewhere: open its path there")
 
     def _open_objects(self) -> int:
         with files.naming(self.path):
@@ -94,13 +97,12 @@ class RepoState:
         Raises:
             ReadOnlyRepositoryError: unknown features, a read-only mount, or missing permission.
         """
-        if self.closed:
-            raise ValueError(f"the repository {self.path} is closed")
+        fd = self.fd
         if unknown := self.metadata.unknown_read_only:
             raise ReadOnlyRepositoryError(self.path, f"it uses features unknown to this version: {', '.join(unknown)}")
-        if os.fstatvfs(self.fd).f_flag & os.ST_RDONLY:
+        if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
             raise ReadOnlyRepositoryError(self.path, "the file system is mounted read-only")
-        if not os.access(".", os.W_OK, dir_fd=self.fd, effective_ids=True):
+        if not os.access(".", os.W_OK, dir_fd=fd, effective_ids=True):
             raise ReadOnlyRepositoryError(self.path, "permission denied")
 
     # -- who may work beside whom --------------------------------------------------------------
@@ -111,6 +113,15 @@ class RepoState:
 
         Another process is kept away by its lock on the repository; this does the same within the handle.
         """
+        user = self.lifetime.begin(nested=True)
+        try:
+            with self._beside_others():
+                yield
+        finally:
+            self.lifetime.end(user)
+
+    @contextlib.contextmanager
+    def _beside_others(self) -> Iterator[None]:
         with self._users:
             self._waiting += 1
             try:
@@ -142,6 +153,11 @@ class RepoState:
         Raises:
             RepositoryInUseError: not within *timeout* seconds.
         """
+        with self.lifetime.using(), self._alone(operation, timeout, check):
+            yield
+
+    @contextlib.contextmanager
+    def _alone(self, operation: str, timeout: float | None, check: Callable[[], object] | None) -> Iterator[None]:
         end = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             self._exclude_users(operation, end, check)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -98,7 +98,7 @@ def open_stream(
 
 def merge_splitstream(
     state: RepoState, name: str, object_id: ObjectId | None = None, content_type: int | None = None
-) -> Iterator[bytes]:
+) -> Generator[bytes]:
     """The original content in pieces of at most 1 MiB, the objects in it checked against their ids.
 
     An object is known to be corrupt only at its end, when its pieces have been given out already.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from .._sys import files
 
@@ -10,10 +11,14 @@ __all__ = ["SyncGroup"]
 
 
 class SyncGroup:
-    """Serves each request by the first syncfs that *starts* after it, so that none is answered too early."""
+    """Serves each request by the first syncfs that *starts* after it, so that none is answered too early.
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    Args:
+        descriptor: of anything on the file system; may raise.
+    """
+
+    def __init__(self, descriptor: Callable[[], int]) -> None:
+        self._descriptor = descriptor
         self._changed = threading.Condition()
         self._started = 0
         self._finished = 0
@@ -27,6 +32,7 @@ class SyncGroup:
 
     def sync(self) -> None:
         """Return when everything written before the call is on the disk.  Blocks."""
+        fd = self._descriptor()  # before the lock: it tells whether this is another process
         with self._changed:
             wanted = self._started + 1
             while self._running and self._finished < wanted:
@@ -35,15 +41,15 @@ class SyncGroup:
             if leads:
                 self._running, self._started = True, wanted
         if leads:
-            self._flush(wanted)
+            self._flush(fd, wanted)
         # The kernel tells each error once: whoever waited for that flush, or an earlier one, must hear of it.
         if self._failure is not None and self._failure[0] >= wanted:
             raise self._failure[1]
 
-    def _flush(self, number: int) -> None:
+    def _flush(self, fd: int, number: int) -> None:
         failure = None
         try:
-            files.syncfs(self._fd)
+            files.syncfs(fd)
         except OSError as error:
             failure = number, error
         with self._changed:

@@ -137,8 +137,10 @@ def open_trusted(path: str, *, dir_fd: int, flags: int = os.O_RDONLY) -> int:
             os.close(fd)
             fd = below
         return fd
-    except BaseException:
+    except BaseException as error:
         os.close(fd)
+        if isinstance(error, OSError):
+            error.filename = path
         raise
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
-from .beneath import open_beneath, opened_beneath, opened_parent
+from .beneath import opened_beneath, opened_parent
 
 __all__ = [
     "LOCK_POLL",
@@ -28,6 +28,7 @@ __all__ = [
     "place",
     "replace_symlink",
     "syncfs",
+    "unlock",
     "whole_paths",
     "write_all",
 ]
@@ -161,7 +162,8 @@ class Tmpfile:
         """Make one in *directory*, below *dir_fd*; its link must be on the same file system."""
         if not _tmpfile_refused or os.stat(directory, dir_fd=dir_fd).st_dev not in _tmpfile_refused:
             try:
-                return cls(open_beneath(directory, _TMPFILE_FLAGS, mode, dir_fd=dir_fd), None)
+                with opened_beneath(directory, os.O_PATH | os.O_DIRECTORY, dir_fd=dir_fd) as fd:
+                    return cls(os.open(".", _TMPFILE_FLAGS, mode, dir_fd=fd), None)
             except OSError as error:
                 if error.errno not in _REFUSED:
                     raise
@@ -174,7 +176,8 @@ class Tmpfile:
         for _ in range(_ATTEMPTS):
             path = f"{directory}/{TMPFILE_PREFIX}{secrets.token_hex(6)}"
             with contextlib.suppress(FileExistsError):
-                fd = open_beneath(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode, dir_fd=dir_fd)
+                with opened_parent(path, dir_fd=dir_fd) as (parent, name):
+                    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=parent)
                 return cls(fd, os.readlink(f"/proc/self/fd/{fd}"))
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
 
@@ -289,6 +292,11 @@ def fsync_directory(path: str, *, dir_fd: int) -> None:
 
 
 # -- locks -------------------------------------------------------------------------------------
+
+
+def unlock(fd: int) -> None:
+    """Give up the flock(2) of the open file *fd*, also for processes that have inherited it.  Never waits."""
+    _libc.flock(fd, fcntl.LOCK_UN)
 
 
 def lock(fd: int, *, exclusive: bool, timeout: float | None = None, check: Callable[[], object] | None = None) -> bool:

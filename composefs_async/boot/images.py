@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final
 
 from .._aio.hops import hop
+from .._aio.operations import async_operation, operation
 from .._repo import objects
 from .._repo.state import RepoState
 from ..digest import ObjectId
@@ -41,6 +42,7 @@ _REFS: Final = frozenset(
 )
 
 
+@operation
 def ensure_boot_image(
     repo: Repository, name: str, *, xattrs: XattrFilter = XattrFilter.ALLOWLIST_ONLY, versions: tuple[int, ...] = ()
 ) -> OciImage:
@@ -76,6 +78,7 @@ def ensure_boot_image(
         return open_image(repo, f"@{image.manifest.digest}")
 
 
+@async_operation
 async def ensure_boot_image_async(
     repo: Repository, name: str, *, xattrs: XattrFilter = XattrFilter.ALLOWLIST_ONLY, versions: tuple[int, ...] = ()
 ) -> OciImage:
@@ -83,6 +86,7 @@ async def ensure_boot_image_async(
     return await hop(ensure_boot_image, repo, name, xattrs=xattrs, versions=versions)
 
 
+@operation
 def remove_boot_image(repo: Repository, name: str) -> OciImage:
     """Let the image *name* refer to no bootable image any more, durably; the next gc removes those that it had.
 
@@ -100,6 +104,7 @@ def remove_boot_image(repo: Repository, name: str) -> OciImage:
         return open_image(repo, f"@{image.manifest.digest}")
 
 
+@async_operation
 async def remove_boot_image_async(repo: Repository, name: str) -> OciImage:
     """Remove references to bootable images in a worker thread; see `remove_boot_image`."""
     return await hop(remove_boot_image, repo, name)
@@ -118,6 +123,7 @@ class FoundBootImage:
     """Images that were built."""
 
 
+@operation
 def find_boot_image(repo: Repository, name: str, expected: ObjectId) -> FoundBootImage:
     """Find out which bootable image of *name* has the digest *expected*; store it and refer to it, durably.
 
@@ -151,6 +157,7 @@ def find_boot_image(repo: Repository, name: str, expected: ObjectId) -> FoundBoo
     raise BootError(f"image {name}", what)
 
 
+@async_operation
 async def find_boot_image_async(repo: Repository, name: str, expected: ObjectId) -> FoundBootImage:
     """Find a bootable image by its digest in a worker thread; see `find_boot_image`."""
     return await hop(find_boot_image, repo, name, expected)

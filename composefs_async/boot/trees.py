@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from .._aio.hops import hop, write_hop
+from .._aio.operations import async_operation, operation
 from .._repo.scan import ScanOptions, scan_and_store, scan_directory
 from ..digest import Algorithm
 from ..errors import BootError
@@ -101,6 +102,7 @@ def refuse_root(path: Path) -> None:
         raise BootError(os.fspath(path), "it is the root of the running system; give a copy or a mount of the tree")
 
 
+@operation
 def image_boot_tree(
     repo: Repository,
     image: OciImage,
@@ -120,6 +122,7 @@ def image_boot_tree(
     return root
 
 
+@async_operation
 async def image_boot_tree_async(
     repo: Repository,
     image: OciImage,

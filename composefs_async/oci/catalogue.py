@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .._aio.hops import hop
+from .._aio.operations import async_operation, operation
 from ..digest import ObjectId, check_content_digest
 from ..errors import ComposefsError, FormatError, InvalidNameError, OciError, StreamNotFoundError
 from ..naming import (
@@ -97,6 +98,7 @@ class ImageSummary:
 # -- images ------------------------------------------------------------------------------------
 
 
+@operation
 def images(repo: Repository) -> list[ImageSummary]:
     """All tags, sorted by name; one whose image is broken is in the list, with its error."""
     referrers = _referrer_counts(repo)
@@ -111,6 +113,7 @@ def images(repo: Repository) -> list[ImageSummary]:
     return sorted(found.values(), key=lambda image: image.name)
 
 
+@async_operation
 async def images_async(repo: Repository) -> list[ImageSummary]:
     return await hop(images, repo)
 
@@ -143,6 +146,7 @@ def _referrer_counts(repo: Repository) -> dict[str, int]:
     return counts
 
 
+@operation
 def referrers(repo: Repository, manifest_digest: str) -> list[str]:
     """Digests of the manifests that are recorded as referring to *manifest_digest*, sorted."""
     check_content_digest(manifest_digest)
@@ -150,10 +154,12 @@ def referrers(repo: Repository, manifest_digest: str) -> list[str]:
     return [digest for _, stream in found if (digest := digest_of_manifest_stream(stream))]
 
 
+@async_operation
 async def referrers_async(repo: Repository, manifest_digest: str) -> list[str]:
     return await hop(referrers, repo, manifest_digest)
 
 
+@operation
 def open_image(repo: Repository, name: str) -> OciImage:
     """The image with the tag *name*, or with the manifest digest *name* (``@sha256:…`` or ``sha256:…``).
 
@@ -207,6 +213,7 @@ def _require_layers(config_digest: str, names: Iterable[str], refs: Mapping[str,
     return {layer: refs[layer] for layer in names}
 
 
+@async_operation
 async def open_image_async(repo: Repository, name: str) -> OciImage:
     return await hop(open_image, repo, name)
 
@@ -236,6 +243,7 @@ def _document(repo: Repository, name: str, stream_id: ObjectId, content_type: in
         return payload, dict(reader.named_refs)
 
 
+@operation
 def tag(repo: Repository, manifest_digest: str, name: str) -> None:
     """Name the image with that manifest; durable on return.
 
@@ -249,10 +257,12 @@ def tag(repo: Repository, manifest_digest: str, name: str) -> None:
         raise StreamNotFoundError(manifest_digest, "manifest") from None
 
 
+@async_operation
 async def tag_async(repo: Repository, manifest_digest: str, name: str) -> None:
     await hop(tag, repo, manifest_digest, name)
 
 
+@operation
 def untag(repo: Repository, name: str) -> None:
     """Remove a tag, durably; what it led to stays until garbage is collected.
 
@@ -263,5 +273,6 @@ def untag(repo: Repository, name: str) -> None:
         raise StreamNotFoundError(name, "tag")
 
 
+@async_operation
 async def untag_async(repo: Repository, name: str) -> None:
     await hop(untag, repo, name)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from .._aio.hops import hop, write_hop
+from .._aio.operations import async_operation, operation
 from .._repo import images, objects, publish, streams
 from .._repo.publish import Link
 from .._repo.state import RepoState
@@ -83,6 +84,7 @@ class MadeImage:
 # -- for users ---------------------------------------------------------------------------------
 
 
+@operation
 def image_tree(repo: Repository, image: OciImage, xattrs: XattrFilter | None = XattrFilter.ALLOWLIST_ONLY) -> Directory:
     """The tree that the layers of *image* make together.  Blocks; reads the streams of the layers, and of their objects
     only the data of sparse files.
@@ -97,12 +99,14 @@ def image_tree(repo: Repository, image: OciImage, xattrs: XattrFilter | None = X
     return tree_of_layers(state_of(repo), _layers(image), xattrs)
 
 
+@async_operation
 async def image_tree_async(
     repo: Repository, image: OciImage, xattrs: XattrFilter | None = XattrFilter.ALLOWLIST_ONLY
 ) -> Directory:
     return await write_hop(state_of(repo), image_tree, repo, image, xattrs)
 
 
+@operation
 def ensure_images(repo: Repository, name: str) -> OciImage:
     """Make the EROFS images that the image *name* (a tag or ``@DIGEST``) lacks; an artifact has none.  Durable.
 
@@ -134,6 +138,7 @@ def ensure_images(repo: Repository, name: str) -> OciImage:
         return open_image(repo, f"@{image.manifest.digest}")
 
 
+@async_operation
 async def ensure_images_async(repo: Repository, name: str) -> OciImage:
     return await hop(ensure_images, repo, name)
 

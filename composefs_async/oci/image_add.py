@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from .._aio.hops import hop
+from .._aio.operations import async_operation
 from ..digest import sha256_content_digest
 from ..errors import ImageNotFoundError, OciError, StreamNotFoundError
 from ..progress import ProgressCallback
@@ -25,6 +26,7 @@ __all__ = ["add_image"]
 _LISTED = 4  # as many layers as an error message lists
 
 
+@async_operation
 async def add_image(
     repo: Repository,
     manifest: bytes,

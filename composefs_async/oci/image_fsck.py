@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .._aio.hops import hop
+from .._aio.operations import async_operation, operation
 from .._repo import publish as _names
 from .._sys.errnos import is_unread
 from ..digest import ObjectId
@@ -59,6 +60,7 @@ class OciFsckResult:
         return self.repo.ok and not self.findings
 
 
+@operation
 def fsck(
     repo: Repository,
     name: str | None = None,
@@ -73,6 +75,7 @@ def fsck(
     return _check_images(repo, name, found)
 
 
+@async_operation
 async def fsck_async(
     repo: Repository,
     name: str | None = None,

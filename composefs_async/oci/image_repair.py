@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from .._aio.hops import checked_hop, hop, in_loop, opening_hop, using
+from .._aio.operations import async_operation
 from .._maintenance.repair.apply import ITSELF, Repair
 from .._maintenance.repair.damaged_graph import Damage, is_there
 from .._maintenance.repair.sources import DirectorySource, RepositorySource, open_source
@@ -56,6 +57,7 @@ _VERSIONS = {IMAGE_REF: (2,), IMAGE_V1_REF: (1, 0)}
 """Layouts that an image under a reference can have."""
 
 
+@async_operation
 async def repair(
     repo: Repository,
     sources: Sequence[str | os.PathLike[str]] = (),

@@ -9,6 +9,7 @@ import enum
 from dataclasses import dataclass
 
 from .._aio.hops import hop
+from .._aio.operations import async_operation, operation
 from ..errors import ComposefsError, ReadOnlyRepositoryError
 from ..naming import image_ref
 from ..repository import Repository, state_of
@@ -42,6 +43,7 @@ class UpgradedImage:
     """Why it failed."""
 
 
+@operation
 def upgrade_images(repo: Repository) -> list[UpgradedImage]:
     """Make what images lack, from their layers; sorted by name.  Durable; one that fails does not stop the others.
 
@@ -53,6 +55,7 @@ def upgrade_images(repo: Repository) -> list[UpgradedImage]:
     return [_upgrade(repo, image.name) for image in images(repo)]
 
 
+@async_operation
 async def upgrade_images_async(repo: Repository) -> list[UpgradedImage]:
     return await hop(upgrade_images, repo)
 

@@ -16,6 +16,7 @@ from functools import partial
 
 from .._aio.bulk import iterate
 from .._aio.hops import hop
+from .._aio.operations import async_operation, operation
 from .._repo.streams import OpenStream
 from ..digest import ObjectId
 from ..errors import DigestMismatchError, StreamNotFoundError, inputs_named
@@ -116,6 +117,7 @@ def layer_dump_async(repo: Repository, diff_id: str) -> AsyncIterator[bytes]:
     return iterate(partial(layer_dump, repo, diff_id), at_a_time=_MEMBERS)
 
 
+@operation
 def layer_info(repo: Repository, diff_id: str) -> LayerInfo:
     """Read the whole stream of a layer, but none of its objects, and count.
 
@@ -134,6 +136,7 @@ def layer_info(repo: Repository, diff_id: str) -> LayerInfo:
     return LayerInfo(diff_id, stream_id, size, counts.entries, objects, counts.external, counts.inline)
 
 
+@async_operation
 async def layer_info_async(repo: Repository, diff_id: str) -> LayerInfo:
     return await hop(layer_info, repo, diff_id)
 

@@ -7,6 +7,7 @@ they are methods, in one module for each kind of thing.
 
 from __future__ import annotations
 
+from .._aio.operations import counted
 from .._repo.state import RepoState
 from .images import ImageOperations
 from .maintenance import UpkeepOperations
@@ -17,10 +18,13 @@ from .streams import StreamOperations
 __all__ = ["Repository"]
 
 
+@counted
 class Repository(StreamOperations, ImageOperations, RootlessOperations, ReferenceOperations, UpkeepOperations):
     """An open repository; holds a shared lock, which keeps garbage collectors of all processes away.
 
-    Safe for use from several threads and event loops, until `close` or the end of its ``with`` block.  Nothing that is
+    Safe for use from several threads and event loops of one process, until `close` or the end of its ``with`` block,
+    which wait for operations under way; later ones raise `RepositoryClosedError`.  In a process that was forked every
+    operation raises `WrongProcessError`: open the path again there.  Nothing that is
     stored survives a power loss before `sync`, or before a publishing operation (`write_stream`, `register_stream`,
     `name_stream`) returns.
 

@@ -7,12 +7,12 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from anyio import AsyncContextManagerMixin, CapacityLimiter
 
 from .. import _maintenance
-from .._aio import hops
+from .._aio import hops, operations
 from .._aio.handles import HandleGroup
 from .._aio.hops import checked_hop, hop
 from .._repo import opening
@@ -250,8 +250,23 @@ class OpenRepository(AsyncContextManagerMixin):
         )
 
     def close(self) -> None:
-        """Release the lock and all descriptors; a second call does nothing."""
+        """Let no operation begin, wait for those under way, and release the lock and all descriptors.
+
+        A second call does nothing.  Operations of the event loop that runs in the calling thread are cancelled and
+        raise RepositoryClosedError; they cannot be waited for here, and the last one releases everything: `aclose`
+        waits.  Likewise if it is called from inside an operation, such as by a progress callback.
+        """
         self._state.close()
+
+    async def aclose(self) -> None:
+        """`close`, and wait for the operations that it cancels; the end of ``async with`` does the same.
+
+        Whoever is cancelled meanwhile waits for the end, too.
+        """
+        await operations.aclose(self._state)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"the repository {self.path} cannot be copied or sent to another process: open its path there")
 
     def __enter__(self) -> Self:
         return self
@@ -263,7 +278,7 @@ class OpenRepository(AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        # The block owns what was spawned in it: it ends when all of that has, and then closes.
+        # The block owns what was spawned in it: it ends when all of that has, and then closes, which cancels others.
         try:
             async with HandleGroup.open() as group:
                 self._handles = group
@@ -272,7 +287,7 @@ class OpenRepository(AsyncContextManagerMixin):
                 finally:
                     self._handles = None
         finally:
-            self.close()
+            await self.aclose()
 
     # -- what it is ----------------------------------------------------------------------------
 

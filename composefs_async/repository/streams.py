@@ -153,7 +153,7 @@ class StreamOperations(ObjectOperations):
         Raises:
             StreamNotFoundError, ObjectNotFoundError, SplitstreamError, IntegrityError
         """
-        return streams.merge_splitstream(self._state, name, object_id, content_type)
+        return self._state.lifetime.steps(streams.merge_splitstream(self._state, name, object_id, content_type))
 
     def merge_splitstream_async(
         self, name: str, object_id: ObjectId | None = None, content_type: int | None = None

@@ -135,10 +135,10 @@ REMEMBERED = ".composefs-async/reach"
 
 
 def without_objects(path: Path) -> list[str]:
-    """All names but those of whole objects; temporary ones begin with a dot.  Empty directories count too."""
+    """All names but those of whole objects and their directory; temporary ones begin with a dot; empty directories."""
     entries = [entry for entry in path.rglob("*") if not entry.is_dir() or not list(entry.iterdir())]
     names = [str(entry.relative_to(path)) for entry in entries]
-    return sorted(name for name in names if not name.startswith("objects/") or "/." in name)
+    return sorted(name for name in names if name != "objects" and (not name.startswith("objects/") or "/." in name))
 
 
 def objects_are_whole(path: Path) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from ..._aio.operations import async_operation
 from ..._aio.hops import hop, resources, using, write_hop
 from ..._repo import objects, streams
 from ..._repo.publish import check_reference
@@ -91,6 +92,7 @@ def _ignore(event: object) -> None:
     pass
 
 
+@async_operation
 async def import_layer(
     repo: Repository,
     diff_id: str | None,

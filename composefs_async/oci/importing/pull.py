@@ -13,6 +13,7 @@ from functools import partial
 
 from anyio import create_task_group
 
+from ..._aio.operations import async_operation
 from ..._aio.groups import single_error
 from ..._aio.hops import hop, resources, write_hop
 from ..._maintenance import leases
@@ -65,6 +66,7 @@ class PullResult:
     """In the order of the config."""
 
 
+@async_operation
 async def pull(
     repo: Repository,
     source: str | ImageSource,
