@@ -17,7 +17,7 @@ from ..results import StoredObject
 from ..splitstream import SplitstreamWriter
 from .groups import single_error
 from .hops import hop, resources
-from .threads import in_thread
+from .to_thread import in_thread
 
 __all__ = ["iterate", "resolve_pending", "store_all"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from ..._aio.operations import async_operation
 from ..._aio.hops import hop, resources, using, write_hop
+from ..._aio.operations import async_operation
 from ..._repo import objects, streams
 from ..._repo.publish import check_reference
 from ..._repo.state import RepoState

@@ -13,9 +13,9 @@ from functools import partial
 
 from anyio import create_task_group
 
-from ..._aio.operations import async_operation
 from ..._aio.groups import single_error
 from ..._aio.hops import hop, resources, write_hop
+from ..._aio.operations import async_operation
 from ..._maintenance import leases
 from ...digest import ObjectId
 from ...errors import ErofsError, FormatError, IntegrityError
