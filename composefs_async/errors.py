@@ -14,6 +14,7 @@
     │   └── WrongProcessError (RuntimeError)
     ├── IntegrityError                   content is not what its name says
     │   ├── DigestMismatchError
+    │   ├── PolicyError              policy.json does not allow the image
     │   ├── VerityMissingError
     │   ├── VerityNotSupportedError
     │   └── ReachUnknownError
@@ -180,13 +181,26 @@ class IntegrityError(ComposefsError):
 
 
 class DigestMismatchError(IntegrityError):
-    """*what* has another digest than the one it is known by."""
+    """*what* has another digest than the one it is known by; *host* has sent it, if it came from a network."""
 
-    def __init__(self, what: str, expected: str, found: str) -> None:
+    def __init__(self, what: str, expected: str, found: str, host: str = "", note: str = "") -> None:
         self.what = what
         self.expected = expected
         self.found = found
-        super().__init__(f"{what}: expected digest {expected}, found {found}")
+        self.host = host
+        self.note = note
+        sent = f" from {host}" if host else ""
+        super().__init__(f"{what}{sent}: expected digest {expected}, found {found}{f' ({note})' if note else ''}")
+
+
+class PolicyError(IntegrityError):
+    """The policy in *file* does not allow *reference*, for what *requirement* says."""
+
+    def __init__(self, reference: str, requirement: str, file: str) -> None:
+        self.reference = reference
+        self.requirement = requirement
+        self.file = file
+        super().__init__(f"{reference}: the policy {file} does not allow it: {requirement}")
 
 
 class VerityMissingError(IntegrityError):
@@ -366,17 +380,43 @@ class TransportError(ComposefsError):
 
 
 class RegistryError(TransportError):
-    """A registry answered with an error."""
+    """A registry answered with an error, or with what cannot be used.
 
-    def __init__(self, what: str, status: int, code: str) -> None:
+    Args:
+        status: of HTTP; 0 if there was no answer.
+        code: of the distribution specification, such as ``MANIFEST_UNKNOWN``; may be empty.
+        message: what it said, or what is wrong; printable.
+    """
+
+    def __init__(self, what: str, status: int, code: str, *, host: str = "", message: str = "") -> None:
         self.what = what
         self.status = status
         self.code = code
-        super().__init__(f"{what}: the registry answered {status} {code}")
+        self.host = host
+        self.message = message
+        who = f"the registry {host}" if host else "the registry"
+        answered = " ".join(filter(None, (f"{who} answered {status}" if status else host, code)))
+        super().__init__(": ".join(filter(None, (what, answered, message))))
 
 
 class AuthenticationError(TransportError):
-    """Credentials are missing or were refused."""
+    """Credentials for *host* are missing or were refused.
+
+    Args:
+        scope: what was to be done, as registries spell it; may be empty.
+        looked_in: where credentials were looked for and not found.
+        reason: what the registry said, and whose credentials it was shown.
+    """
+
+    def __init__(self, host: str = "", scope: str = "", looked_in: tuple[str, ...] = (), reason: str = "") -> None:
+        self.host = host
+        self.scope = scope
+        self.looked_in = looked_in
+        self.reason = reason
+        wanted = f" for {scope}" if scope else ""
+        where = f"no credentials were found in: {', '.join(looked_in)}" if looked_in else ""
+        text = "; ".join(filter(None, (reason or "it wants credentials", where)))
+        super().__init__(f"access to {host or 'the registry'} is refused{wanted}: {text}")
 
 
 class ProxyError(TransportError):

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 from .results import ImportStats
 
 __all__ = [
+    "BytesFetched",
     "BytesRead",
     "CheckProgress",
     "CollectProgress",
@@ -33,6 +34,10 @@ __all__ = [
     "ObjectsStored",
     "ProgressCallback",
     "ProgressEvent",
+    "RateLimit",
+    "RegistryWarning",
+    "Retrying",
+    "SourceChosen",
     "is_intermediate",
     "to_json",
 ]
@@ -160,6 +165,67 @@ class CollectProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceChosen:
+    """A registry or one of its mirrors has the image, and layers are asked of it first."""
+
+    reference: str
+    host: str
+    mirror: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BytesFetched:
+    """Intermediate: what of a blob has come over the network."""
+
+    diff_id: str
+    digest: str
+    """Of the blob as shipped."""
+    received: int
+    """Bytes that this process has received for it, also those that were thrown away."""
+    resumed: int
+    """Bytes that an earlier process had left."""
+    total: int
+    connections: int
+    """That it has now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """A request has failed in a way that may pass; it is sent again after a pause."""
+
+    what: str
+    host: str
+    attempt: int
+    """That has failed, since something was achieved last; counts from 1."""
+    of: int
+    """How many more attempts there are at most without any progress."""
+    delay: float
+    """Seconds."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """A registry says how often it may be asked; None is what it does not say."""
+
+    host: str
+    limit: int | None
+    remaining: int | None
+    window: int | None
+    """Seconds."""
+    source: str
+    """What is counted: an account, or an address."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryWarning:
+    """A registry wants people to read this; it is shown once."""
+
+    host: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One line for people."""
 
@@ -179,6 +245,11 @@ ProgressEvent: TypeAlias = (
     | ImportDone
     | CheckProgress
     | CollectProgress
+    | SourceChosen
+    | BytesFetched
+    | Retrying
+    | RateLimit
+    | RegistryWarning
     | Message
 )
 
@@ -189,7 +260,7 @@ the thread that called them; it must return quickly, and what it raises ends the
 
 def is_intermediate(event: ProgressEvent) -> bool:
     """Whether a later event of the same kind and layer or stage makes this one useless, so that it may be dropped."""
-    return isinstance(event, BytesRead | ObjectsStored | CheckProgress | CollectProgress)
+    return isinstance(event, BytesRead | BytesFetched | ObjectsStored | CheckProgress | CollectProgress)
 
 
 def to_json(event: ProgressEvent) -> dict[str, Any]:
