@@ -14,7 +14,7 @@
     │   └── WrongProcessError (RuntimeError)
     ├── IntegrityError                   content is not what its name says
     │   ├── DigestMismatchError
-    │   ├── PolicyError              policy.json does not allow the image
+    │   ├── ImagePolicyError             policy.json does not allow the image
     │   ├── VerityMissingError
     │   ├── VerityNotSupportedError
     │   └── ReachUnknownError
@@ -28,7 +28,7 @@
     │   ├── DumpfileError                at a line
     │   ├── TarError                     at a byte offset
     │   ├── CompressionError             at a byte offset of the packed input
-    │   ├── PolicyError                  an SELinux policy, at a line
+    │   ├── SELinuxPolicyError           at a line
     │   ├── BootError                    a kernel, boot entry or kernel argument
     │   └── OciError
     ├── InvalidNameError (ValueError)    a name that would leave its directory
@@ -36,6 +36,7 @@
     │   ├── RegistryError
     │   ├── AuthenticationError
     │   └── ProxyError
+    ├── PolicyError                      the base of ImagePolicyError and SELinuxPolicyError
     └── MountError (OSError)
 
 The arguments are kept as attributes; the class writes the message.  An `OSError` of the kernel passes
@@ -60,6 +61,7 @@ __all__ = [
     "ErofsError",
     "FormatError",
     "ImageNotFoundError",
+    "ImagePolicyError",
     "IntegrityError",
     "InvalidNameError",
     "MetadataError",
@@ -76,6 +78,7 @@ __all__ = [
     "RepositoryError",
     "RepositoryInUseError",
     "RepositoryNotFoundError",
+    "SELinuxPolicyError",
     "SplitstreamError",
     "StreamNotFoundError",
     "TarError",
@@ -89,6 +92,10 @@ __all__ = [
 
 class ComposefsError(Exception):
     """The base of all of them."""
+
+
+class PolicyError(ComposefsError):
+    """A policy forbids something, or cannot be used: `ImagePolicyError` or `SELinuxPolicyError`."""
 
 
 # -- the repository as a whole -----------------------------------------------------------------
@@ -193,8 +200,8 @@ class DigestMismatchError(IntegrityError):
         super().__init__(f"{what}{sent}: expected digest {expected}, found {found}{f' ({note})' if note else ''}")
 
 
-class PolicyError(IntegrityError):
-    """The policy in *file* does not allow *reference*, for what *requirement* says."""
+class ImagePolicyError(PolicyError, IntegrityError):
+    """The policy in *file* (containers-policy.json(5)) does not allow *reference*, for what *requirement* says."""
 
     def __init__(self, reference: str, requirement: str, file: str) -> None:
         self.reference = reference
@@ -344,7 +351,7 @@ class OciError(FormatError):
         super().__init__(f"{what}: {reason}")
 
 
-class PolicyError(FormatError):
+class SELinuxPolicyError(PolicyError, FormatError):
     """The SELinux policy file *name* cannot be used; *line* counts from 1, and is None where no line is to blame."""
 
     def __init__(self, name: str, reason: str, line: int | None = None) -> None:

@@ -58,7 +58,7 @@ def ensure_boot_image(
         BootError: the tree lacks ``/usr``, ``/boot`` or ``/sysroot``; or *xattrs* is `XattrFilter.NONE`, for which
             there is no name.
         OciError: it is an artifact.
-        PolicyError, ErofsError, ReadOnlyRepositoryError
+        SELinuxPolicyError, ErofsError, ReadOnlyRepositoryError
         The errors of `open_image`.
     """
     keep_user = _keeps_user(xattrs)
@@ -133,7 +133,7 @@ def find_boot_image(repo: Repository, name: str, expected: ObjectId) -> FoundBoo
     Raises:
         BootError: none of them has it.
         AlgorithmMismatchError: it is a digest of another algorithm.
-        OciError, PolicyError, ReadOnlyRepositoryError, and the errors of `open_image`.
+        OciError, SELinuxPolicyError, ReadOnlyRepositoryError, and the errors of `open_image`.
     """
     state = state_of(repo)
     if expected.algorithm is not state.algorithm:

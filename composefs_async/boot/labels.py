@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from ..errors import PolicyError
+from ..errors import SELinuxPolicyError
 from ..tree.inodes import NO_XATTRS, Directory, ExternalFile, InlineFile, Inode, Symlink, Xattrs
 from ..tree.transform import settle_links
 from ..tree.walk import directories, find
@@ -63,7 +63,7 @@ def find_policy(root: Directory, read: ReadFile, *, engine: Engine | None = None
     Whether SELinux is enabled there does not matter.
 
     Raises:
-        PolicyError: a file of it is missing, malformed, too large, or no regular file.
+        SELinuxPolicyError: a file of it is missing, malformed, too large, or no regular file.
     """
     files = read_policy_files(root, read)
     return None if files is None else Policy.from_files(files, engine=engine)
@@ -84,7 +84,7 @@ def read_policy_files(root: Directory, read: ReadFile) -> dict[str, bytes] | Non
     files = ((each, _file(place, where, each, read, FILE_LIMIT)) for each in (*SPECIFICATION_FILES, *ALIAS_FILES))
     found = {each: content for each, content in files if content is not None}
     if SPECIFICATION_FILES[0] not in found:
-        raise PolicyError(f"{where}/{SPECIFICATION_FILES[0]}", "the policy has no such file")
+        raise SELinuxPolicyError(f"{where}/{SPECIFICATION_FILES[0]}", "the policy has no such file")
     return found
 
 
@@ -94,7 +94,7 @@ def _type_in(config: bytes) -> str | None:
         try:
             text = raw.decode()
         except UnicodeDecodeError:
-            raise PolicyError(_CONFIG, "it is not UTF-8", line) from None
+            raise SELinuxPolicyError(_CONFIG, "it is not UTF-8", line) from None
         key, equals, value = text.partition("=")
         if equals and _spaces.sub("", key).upper() == "SELINUXTYPE":
             return _spaces.sub("", value)
@@ -105,14 +105,14 @@ def _directory(top: Directory, where: str, path: str, *, required: bool) -> Dire
     for name in filter(None, path.split("/")):
         where = f"{where}/{name}"
         if name in (".", "..") or "\0" in name:
-            raise PolicyError(_CONFIG, f"the policy's directory {where!r} is no path inside /etc/selinux")
+            raise SELinuxPolicyError(_CONFIG, f"the policy's directory {where!r} is no path inside /etc/selinux")
         found = top.children.get(name.encode())
         if found is None:
             if required:
-                raise PolicyError(where, f"there is no such directory, which {_CONFIG} asks for")
+                raise SELinuxPolicyError(where, f"there is no such directory, which {_CONFIG} asks for")
             return None
         if not isinstance(found, Directory):
-            raise PolicyError(where, _not_a("directory", found))
+            raise SELinuxPolicyError(where, _not_a("directory", found))
         top = found
     return top
 
@@ -126,9 +126,9 @@ def _file(directory: Directory, where: str, name: str, read: ReadFile, limit: in
     if isinstance(inode, InlineFile):
         return inode.content
     if not isinstance(inode, ExternalFile):
-        raise PolicyError(path, _not_a("regular file", inode))
+        raise SELinuxPolicyError(path, _not_a("regular file", inode))
     if inode.size > limit:
-        raise PolicyError(path, f"{inode.size} bytes are more than the limit of {limit}")
+        raise SELinuxPolicyError(path, f"{inode.size} bytes are more than the limit of {limit}")
     return read(path.encode(), inode)
 
 

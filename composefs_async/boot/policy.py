@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ..errors import PolicyError
+from ..errors import SELinuxPolicyError
 from .matching import KINDS, Matcher, Rule, compiled, matcher_for
 from .regex import BracketError, parse_expression
 
@@ -86,7 +86,7 @@ class Policy:
             reading: whose reading counts.
 
         Raises:
-            PolicyError: an expression is malformed.
+            SELinuxPolicyError: an expression is malformed.
         """
         self.specifications = specifications
         self.reading: Reading = reading
@@ -95,7 +95,7 @@ class Policy:
         try:
             self._matcher: Matcher = matcher_for([_rule(each) for each in self._ordered], engine=engine)
         except (re.error, RecursionError, OverflowError) as error:
-            raise PolicyError(SPECIFICATION_FILES[0], f"an expression is too much for Python: {error}") from None
+            raise SELinuxPolicyError(SPECIFICATION_FILES[0], f"an expression is too much for Python: {error}") from None
         self._merged = {alias: original for table in aliases for alias, original in table.items()}
         self._other: Policy | None = None
 
@@ -107,16 +107,16 @@ class Policy:
             engine: ``re2`` or ``python``, which give the same labels; by default the first if it is installed.
 
         Raises:
-            PolicyError: ``file_contexts`` is missing, or a file is malformed.
+            SELinuxPolicyError: ``file_contexts`` is missing, or a file is malformed.
         """
         if SPECIFICATION_FILES[0] not in files:
-            raise PolicyError(SPECIFICATION_FILES[0], "the policy has no such file")
+            raise SELinuxPolicyError(SPECIFICATION_FILES[0], "the policy has no such file")
         found: list[Specification] = []
         for name in SPECIFICATION_FILES:
             for each in _specifications(name, files.get(name, b"")):
                 found.append(each)
                 if len(found) > SPECIFICATION_LIMIT:
-                    raise PolicyError(name, f"more than {SPECIFICATION_LIMIT} specifications", each.line)
+                    raise SELinuxPolicyError(name, f"more than {SPECIFICATION_LIMIT} specifications", each.line)
         aliases = tuple(dict(_aliases(name, files.get(name, b""))) for name in ALIAS_FILES)
         return cls(tuple(found), aliases, engine=engine)
 
@@ -197,10 +197,12 @@ def _rule(specification: Specification) -> Rule:
         if expression.re2 is None:  # the others are made of what both engines know
             compiled(expression, specification.kind)
     except BracketError as error:
-        raise PolicyError(specification.file, f"{error} in {_shown(specification.regex)}", specification.line) from None
+        raise SELinuxPolicyError(
+            specification.file, f"{error} in {_shown(specification.regex)}", specification.line
+        ) from None
     except (re.error, RecursionError, OverflowError) as error:
         reason = f"{error} in {_shown(specification.regex)}"
-        raise PolicyError(specification.file, reason, specification.line) from None
+        raise SELinuxPolicyError(specification.file, reason, specification.line) from None
     return expression, specification.kind
 
 
@@ -250,12 +252,12 @@ def _specifications(name: str, content: bytes) -> Iterator[Specification]:
         if others and others[0].startswith(b"-"):
             code = others.pop(0)[1:]
             if len(code) != 1 or code not in KINDS:
-                raise PolicyError(name, f"{_shown(b'-' + code)} is no type of files", line)
+                raise SELinuxPolicyError(name, f"{_shown(b'-' + code)} is no type of files", line)
             kind = code[0]
         if not others:
-            raise PolicyError(name, "the context is missing", line)
+            raise SELinuxPolicyError(name, "the context is missing", line)
         if len(others) > 1:
-            raise PolicyError(name, "there is something after the context", line)
+            raise SELinuxPolicyError(name, "there is something after the context", line)
         yield Specification(regex, kind, None if others[0] == _NONE else others[0], name, line)
 
 
@@ -263,14 +265,14 @@ def _aliases(name: str, content: bytes) -> Iterator[tuple[bytes, bytes]]:
     for line, fields in _fields(name, content):
         if len(fields) != 2:
             reason = "the original path is missing" if len(fields) < 2 else "there is something after the original path"
-            raise PolicyError(name, reason, line)
+            raise SELinuxPolicyError(name, reason, line)
         yield fields[0], fields[1]
 
 
 def _fields(name: str, content: bytes) -> Iterator[tuple[int, list[bytes]]]:
     """The fields of each line that has some and is no comment, with its number."""
     if len(content) > FILE_LIMIT:
-        raise PolicyError(name, f"{len(content)} bytes are more than the limit of {FILE_LIMIT}")
+        raise SELinuxPolicyError(name, f"{len(content)} bytes are more than the limit of {FILE_LIMIT}")
     for line, raw in enumerate(content.split(b"\n"), 1):
         if raw.isascii():
             fields = raw.split()  # of bytes: the white space of ASCII
@@ -278,8 +280,8 @@ def _fields(name: str, content: bytes) -> Iterator[tuple[int, list[bytes]]]:
             try:
                 fields = [field.encode() for field in _spaces.split(raw.decode()) if field]
             except UnicodeDecodeError:
-                raise PolicyError(name, "it is not UTF-8", line) from None
+                raise SELinuxPolicyError(name, "it is not UTF-8", line) from None
         if fields and not fields[0].startswith(b"#"):
             if b"\0" in raw:
-                raise PolicyError(name, "a NUL byte", line)
+                raise SELinuxPolicyError(name, "a NUL byte", line)
             yield line, fields

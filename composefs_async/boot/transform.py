@@ -41,7 +41,7 @@ def transform_for_boot(
 
     Raises:
         BootError: one of ``/usr``, ``/boot`` and ``/sysroot`` is missing, or no directory.
-        PolicyError: the policy is malformed.
+        SELinuxPolicyError: the policy is malformed.
     """
     usr, *emptied = [_directory(root, name) for name in (b"usr", *EMPTIED)]
     for directory in emptied:

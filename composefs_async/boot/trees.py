@@ -54,7 +54,7 @@ def directory_boot_tree(
 
     Raises:
         BootError: *path* is ``/``, or lacks ``/usr``, ``/boot`` or ``/sysroot``.
-        PolicyError, IntegrityError
+        SELinuxPolicyError, IntegrityError
         OSError: something cannot be read.
     """
     refuse_root(path)
@@ -115,7 +115,7 @@ def image_boot_tree(
     Raises:
         OciError: it is an artifact, or its layers contradict each other.
         BootError: it lacks ``/usr``, ``/boot`` or ``/sysroot``.
-        PolicyError, NotFoundError, IntegrityError, SplitstreamError, TarError
+        SELinuxPolicyError, NotFoundError, IntegrityError, SplitstreamError, TarError
     """
     root = image_tree(repo, image, xattrs)
     transform_for_boot(root, object_reader(state_of(repo)), nanoseconds=nanoseconds)

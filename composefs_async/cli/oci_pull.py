@@ -10,6 +10,14 @@ import click
 from .context import ObjectIdType, Settings, as_json, print_json
 from .output import printable
 from .progress import progress_option, showing, size_text
+from .registry_options import (
+    RegistryCommand,
+    access_of,
+    access_options,
+    run_within,
+    transfer_of,
+    transfer_options,
+)
 
 if TYPE_CHECKING:
     from ..digest import ObjectId
@@ -92,7 +100,7 @@ def stats_text(stats: ImportStats) -> str:
     )
 
 
-@click.command
+@click.command(cls=RegistryCommand)
 @click.argument("image", type=ImageReference())
 @click.argument("name", required=False)
 @click.option("--platform", type=PlatformType(), help="OS/ARCH[/VARIANT] to take, if it is not this machine's.")
@@ -110,6 +118,14 @@ def stats_text(stats: ImportStats) -> str:
     help="With --bootable: try everything that programs do differently until the image has this digest.",
 )
 @limit_options
+@click.option(
+    "--spool-dir", type=click.Path(), help="Where layers from registries arrive; inside the repository if not."
+)
+@click.option("--no-spool", is_flag=True, help="Let them arrive in memory, so that the next pull cannot go on.")
+@click.option("--chunk-size", type=click.IntRange(64 << 10, 1 << 30), help="Bytes of a layer to ask for at once.")
+@click.option("--bootc-auth", is_flag=True, help="Look for credentials where bootc keeps them, too.")
+@access_options()
+@transfer_options
 @progress_option
 @as_json
 @click.pass_obj
@@ -125,17 +141,26 @@ def pull(
     expected_digest: ObjectId | None,
     progress: str,
     json_output: bool,
-    **limits: Any,
+    max_ratio: float | None,
+    max_layer_size: int | None,
+    max_file_size: int | None,
+    **registry: Any,
 ) -> None:
-    """Import IMAGE (oci:DIR[:TAG], oci:DIR:@INDEX or oci:DIR@DIGEST) and tag it as NAME, or as IMAGE."""
+    """Import IMAGE and tag it as NAME, or as IMAGE.
+
+    IMAGE is oci:DIR[:TAG], oci:DIR:@INDEX or oci:DIR@DIGEST, or docker://HOST/NAME[:TAG][@DIGEST].
+    """
     from .. import oci
 
     if expected_digest is not None and not bootable:
         raise click.UsageError("--expected-digest needs --bootable")
+    limits = limits_of(max_ratio, max_layer_size, max_file_size)
     with settings.open() as repo, showing(progress) as show:
         options = {"tag": name, "platform": platform, "make_images": make_images}
-        work = partial(oci.pull, repo, image, **options, progress=show, limits=limits_of(**limits))
-        result = settings.run(work)
+        work = partial(oci.pull, repo, image, **options, progress=show, limits=limits)
+        if image.startswith("docker:"):
+            work = partial(work, access=access_of(registry, settings=settings), transfer=transfer_of(registry))
+        result = run_within(settings, registry["timeout"], work)
         boot, choices, manifest_id = None, "", result.manifest_id
         if bootable:
             boot, choices, manifest_id = _boot_image(repo, result, expected_digest)
@@ -149,6 +174,11 @@ def pull(
                 "image": result.image_id.hex() if result.image_id else None,
                 **({"bootImage": boot.hex()} if boot else {}),
                 "layers": [{"diffId": layer.diff_id, "verity": layer.stream_id.hex()} for layer in result.layers],
+                **(
+                    {"source": result.source, "fetched": result.bytes_fetched, "resumed": result.bytes_resumed}
+                    if result.source
+                    else {}
+                ),
                 "stats": {key: getattr(result.stats, key) for key in result.stats.__dataclass_fields__},
             }
         )
@@ -158,6 +188,9 @@ def pull(
     click.echo(f"verity   {manifest_id.hex()}")
     click.echo(f"tagged   {printable(result.tag)}")
     click.echo(f"objects  {stats_text(result.stats)}")
+    if result.source:
+        resumed = f", {size_text(result.bytes_resumed)} resumed" if result.bytes_resumed else ""
+        click.echo(f"source   {printable(result.source)}; {size_text(result.bytes_fetched)} fetched{resumed}")
     if boot is not None:
         click.echo(f"Boot image: {boot.hex()}{choices}")
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..progress import (
+    BytesFetched,
     BytesRead,
     CheckProgress,
     CollectProgress,
@@ -29,6 +30,10 @@ from ..progress import (
     Message,
     ProgressCallback,
     ProgressEvent,
+    RateLimit,
+    RegistryWarning,
+    Retrying,
+    SourceChosen,
     to_json,
 )
 from .output import printable
@@ -115,6 +120,20 @@ def _done(event: ProgressEvent) -> str:
         case Message(text):
             return printable(text)
         case _:
+            return _of_registry(event)
+
+
+def _of_registry(event: ProgressEvent) -> str:
+    match event:
+        case SourceChosen(_, host, True):
+            return f"from the mirror {printable(host)}"
+        case Retrying(what, _, attempt, of, delay, reason):
+            return printable(f"{what}: {reason}; waiting {delay:.1f} s before attempt {attempt} of {of}")
+        case RegistryWarning(host, text):
+            return printable(f"{host} warns: {text}")
+        case RateLimit(host, limit, remaining, _, source) if limit is not None and remaining is not None:
+            return printable(f"{host}: {remaining} of {limit} requests left{f' for {source}' if source else ''}")
+        case _:
             return ""
 
 
@@ -161,8 +180,16 @@ class _Bars:
                 self._progress.console.print(f"{diff_id[:_SHORT]} present", highlight=False)
             case Message(text):
                 self._progress.console.print(printable(text), highlight=False, markup=False)
+            case BytesFetched(diff_id, _, received, resumed, total, connections) if diff_id in self._tasks:
+                self._fetched(diff_id, received + resumed, total, connections)
             case _:
-                pass
+                if line := _of_registry(event):
+                    self._progress.console.print(line, highlight=False, markup=False)
+
+    def _fetched(self, diff_id: str, here: int, total: int, connections: int) -> None:
+        """While a layer is on its way, its bar says how much of it is here, and over how many connections it comes."""
+        note = f" ({here * 100 // total} % here, {connections} connections)" if here < total else ""
+        self._progress.update(self._tasks[diff_id], description=f"{diff_id[:_SHORT]}{note}")
 
     def _check(self, stage: str, done: int, total: int, read: int) -> None:
         """The bars are of bytes, and how many there will be is told by the share of the work that is done."""

@@ -110,7 +110,8 @@ class Transfer:
 class Surroundings:
     """Where configuration is looked for: the environment, and the user."""
 
-    environ: Mapping[str, str]
+    variables: Mapping[str, str]
+    """Of the environment."""
     uid: int
     root: Path = Path("/")
     """Of the system's files; tests give their own."""
@@ -123,7 +124,7 @@ class Surroundings:
 
     def get(self, name: str) -> str | None:
         """A variable that is set and not empty."""
-        return self.environ.get(name) or None
+        return self.variables.get(name) or None
 
     @property
     def home(self) -> Path:

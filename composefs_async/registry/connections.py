@@ -10,7 +10,7 @@ import importlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TypeAlias
@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 import httpcore2
 from anyio import CancelScope, fail_after, move_on_after
 
-from .._aio.threads import in_thread
+from .._aio.to_thread import in_thread
 from ..errors import TransportError
 from .access import Access, Surroundings, Transfer
 from .certs import find_certificates, make_context
@@ -77,25 +77,25 @@ class Response:
         text = values.pop() if len(values) == 1 else ""
         return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes.
+    async def next_chunk(self) -> bytes:
+        """More of the body; empty at its end.
 
         Raises:
             FailedAttemptError: the connection broke.
         """
         try:
-            async for chunk in self._stream:
-                self.received += len(chunk)
-                yield chunk
+            chunk = await anext(self._stream, b"")
         except _FAILURES as error:
             raise _failure(error, self.url, in_body=True) from error
-        self.ended = True
+        self.received += len(chunk)
+        self.ended = not chunk
+        return chunk
 
     async def read(self, limit: int) -> bytes | None:
         """The whole body; None if it has more than *limit* bytes."""
         pieces: list[bytes] = []
         size = 0
-        async for chunk in self.chunks():
+        while chunk := await self.next_chunk():
             pieces.append(chunk)
             size += len(chunk)
             if size > limit:
@@ -105,15 +105,19 @@ class Response:
 
 @dataclass(slots=True)
 class Connections:
-    """The connections of one client; closed by `aclose`."""
+    """The connections of one client; closed by `aclose`.  Making it blocks."""
 
     access: Access
     transfer: Transfer
     around: Surroundings
+    user_agent: str = field(default_factory=lambda: f"composefs-async/{version('composefs-async')}")
     _pools: dict[tuple[Origin, _Trust], httpcore2.AsyncConnectionPool] = field(
         default_factory=dict[tuple[Origin, tuple[str, bool, bool]], httpcore2.AsyncConnectionPool]
     )
     _contexts: dict[_Trust, ssl.SSLContext] = field(default_factory=dict[tuple[str, bool, bool], ssl.SSLContext])
+
+    def __post_init__(self) -> None:
+        self.user_agent = f"{self.user_agent} {self.access.user_agent}".strip()
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -122,11 +126,6 @@ class Connections:
                 with move_on_after(_CLOSING):
                     await pool.aclose()
         self._pools.clear()
-
-    @property
-    def user_agent(self) -> str:
-        more = f" {self.access.user_agent}" if self.access.user_agent else ""
-        return f"composefs-async/{version('composefs-async')}{more}"
 
     @asynccontextmanager
     async def send(
@@ -189,7 +188,8 @@ class Connections:
             if encoding not in (None, "identity"):
                 raise TransportError(f"{shown(url)}: the answer is encoded, which was not asked for")
             decoded = [(name.decode("ascii").lower(), value.decode("latin-1")) for name, value in raw.headers]
-            yield Response(raw.status, url, decoded, raw.aiter_stream())
+            async with aclosing(raw.aiter_stream()) as stream:
+                yield Response(raw.status, url, decoded, stream)
         finally:
             with CancelScope(shield=True), move_on_after(_CLOSING):
                 await raw.aclose()
@@ -228,7 +228,7 @@ class Connections:
         return self._contexts[trust]
 
     def _proxy(self, origin: Origin) -> httpcore2.Proxy | None:
-        url = proxy_for(self.around.environ, origin.scheme, origin.host, origin.port)
+        url = proxy_for(self.around.variables, origin.scheme, origin.host, origin.port)
         if url is None:
             return None
         parts = urlsplit(url)
@@ -263,36 +263,50 @@ _UNCONNECTED = (httpcore2.ConnectError, httpcore2.ConnectTimeout)
 def _failure(error: Exception, url: str, *, in_body: bool = False) -> FailedAttemptError:
     """What failed, in words, and whether it may be tried again."""
     host = origin_of(url).authority
-    cause = error.__cause__
+    cause = _cause(error)
     unconnected = isinstance(error, _UNCONNECTED)
     again = True
     if isinstance(cause, ssl.SSLCertVerificationError):
         again, reason = False, f"the certificate is not valid: {cause.verify_message}"
     elif isinstance(cause, ssl.SSLError) and unconnected:
-        reason = f"there is no TLS: {cause.reason or 'the connection was closed'}"
+        again = isinstance(cause, ssl.SSLEOFError)
+        detail = (cause.reason or "the connection was closed").replace("_", " ").lower()
+        reason = f"it speaks no TLS that can be used ({detail}); --tls-verify=false also tries HTTP without TLS"
     elif isinstance(error, httpcore2.TimeoutException | TimeoutError):
         reason = "no connection in time" if unconnected else "nothing came for too long"
     elif isinstance(error, httpcore2.ProxyError):
-        again, reason = False, f"the proxy refuses: {error}"
+        again, reason = False, f"the proxy refuses: {str(error)[:120]}"
     elif isinstance(error, httpcore2.ProtocolError):
         reason = "the connection broke" if in_body else f"no valid answer: {str(error)[:120]}"
+    elif isinstance(cause, socket.gaierror):
+        # EAI_AGAIN is the server of names that does not answer; everything else is a name that is not there.
+        again = cause.errno == socket.EAI_AGAIN
+        reason = f"the host is not known: {cause.strerror}"
     else:
-        reason, again = _of_system(error, cause)
+        reason = (getattr(cause, "strerror", None) or "the connection broke").lower()
+    if not reason.isprintable():
+        reason = "no valid answer"
     return FailedAttemptError(TransportError(f"{host}: {reason}"), reason, again=again, unconnected=unconnected)
 
 
-def _of_system(error: Exception, cause: BaseException | None) -> tuple[str, bool]:
-    while cause is not None and not isinstance(cause, OSError) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    if isinstance(cause, BaseExceptionGroup):
-        cause = next((each for each in cause.exceptions if isinstance(each, OSError)), cause)
-    if isinstance(cause, socket.gaierror):
-        # EAI_AGAIN is the server of names that does not answer; everything else is a name that is not there.
-        return f"the host is not known: {cause.strerror}", cause.errno == socket.EAI_AGAIN
-    if isinstance(cause, OSError) and cause.__cause__ is not None and isinstance(cause.__cause__, OSError):
-        cause = cause.__cause__
-    text = getattr(cause, "strerror", None) or str(error) or "the connection broke"
-    return text[:160].lower() if text.isprintable() else "the connection broke", True
+def _cause(error: BaseException) -> OSError | None:
+    """What the system or TLS said, wherever in the chain of exceptions it is."""
+    found: OSError | None = None
+    pending: list[BaseException] = [error]
+    seen: set[int] = set()
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, ssl.SSLError | socket.gaierror):
+            return current
+        if isinstance(current, OSError) and current.strerror and not isinstance(current, TimeoutError):
+            found = found or current
+        pending += [each for each in (current.__cause__, current.__context__) if each is not None]
+        if isinstance(current, BaseExceptionGroup):
+            pending += current.exceptions
+    return found
 
 
 def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .._aio.threads import in_thread
+from .._aio.to_thread import in_thread
 from ..errors import TransportError
 from .access import Access, Credentials, Surroundings
 from .auth_files import FILE_LIMIT, AuthFile, HelperNeeded, encode_entry, hub_key, parse_auth_file
@@ -79,7 +79,7 @@ class CredentialStore:
             if helper == FILES:
                 found = await self._search_files(host, path, looked)
             else:
-                found = await ask_helper(helper, hub_key(host), self.around.environ, "registries.conf")
+                found = await ask_helper(helper, hub_key(host), self.around.variables, "registries.conf")
                 looked.append(f"docker-credential-{helper}")
             if found is not None:
                 return Found(found, tuple(looked))
@@ -92,7 +92,7 @@ class CredentialStore:
             for found in file.find(host, path) if file is not None else ():
                 if isinstance(found, Credentials):
                     return found
-                credentials = await ask_helper(found.name, found.server, self.around.environ, str(place.path))
+                credentials = await ask_helper(found.name, found.server, self.around.variables, str(place.path))
                 if credentials is not None:
                     return credentials
         return None
@@ -182,7 +182,7 @@ async def forget_credentials(access: Access, around: Surroundings, key: str) -> 
         file = parse_auth_file(await in_thread(path.read_bytes), str(path))
         for found in file.find(key.partition("/")[0], key.partition("/")[2]):
             if isinstance(found, HelperNeeded):
-                removed |= await erase_from_helper(found.name, found.server, around.environ, str(path))
+                removed |= await erase_from_helper(found.name, found.server, around.variables, str(path))
     return removed
 
 

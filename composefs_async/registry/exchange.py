@@ -37,10 +37,12 @@ from .tokens import Authenticator
 from .urls import Origin, origin_of, resolve_location, shown
 from .warnings_header import parse_warnings
 
-__all__ = ["Exchange", "Reply", "Request", "repository_path"]
+__all__ = ["EXPIRED", "Exchange", "Reply", "Request", "repository_path"]
 
 T = TypeVar("T")
 
+EXPIRED = frozenset({400, 401, 403, 404, 410})
+"""Answers of a place that was redirected to, when a signed URL is no longer good."""
 _REDIRECTS = 5
 _FOLLOWED = frozenset({301, 302, 303, 307, 308})
 _KEEPING_METHOD = frozenset({307, 308})
@@ -154,7 +156,14 @@ class Exchange:
         async def attempt() -> Reply:
             async with self.open(request) as response:
                 if response.status not in fine:
-                    raise await self.refusal(request, response)
+                    error = await self.refusal(request, response)
+                    if response.redirected and response.status in EXPIRED and isinstance(error, ComposefsError):
+                        # The registry may redirect to another URL, or one that is good for longer.
+                        raise FailedAttemptError(
+                            RegistryError(request.what, response.status, "", host=response.host, message="redirected"),
+                            f"{response.status} from {response.host}",
+                        )
+                    raise error
                 self.succeeded(request, response)
                 if request.method == "HEAD" or response.status == 204:
                     return Reply(response, b"")

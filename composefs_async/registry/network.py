@@ -6,6 +6,7 @@ take the whole way through the HTTP parser.  The end of a connection that TLS di
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 from collections.abc import Iterable, Iterator
@@ -184,11 +185,9 @@ class _TLSStream(httpcore2.AsyncNetworkStream):
 
 def _is_readable(stream: SocketStream) -> bool:
     """Whether an idle connection has something to read: that can only be its end."""
-    raw = stream.extra(SocketAttribute.raw_socket)
-    try:
-        raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
+    number = stream.extra(SocketAttribute.raw_socket).fileno()
+    if number < 0:
+        return True
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    return bool(poll.poll(0))

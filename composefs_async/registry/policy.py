@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import PolicyError, TransportError
+from ..errors import ImagePolicyError, TransportError
 from .access import Access, Surroundings
 from .reference import Reference
 
@@ -76,12 +76,12 @@ class Policy:
             The demands for signatures; all must be met.
 
         Raises:
-            PolicyError: the image is rejected, or something is demanded that cannot be checked.
+            ImagePolicyError: the image is rejected, or something is demanded that cannot be checked.
         """
         demands: list[SigstoreKey] = []
         for requirement in self.requirements(transport, scopes):
             if requirement.type == "reject":
-                raise PolicyError(reference, "it rejects this image", self.file)
+                raise ImagePolicyError(reference, "it rejects this image", self.file)
             if requirement.type == "signedBy" or (requirement.type == "sigstoreSigned" and transport != "docker"):
                 self._cannot_check(reference, requirement.type)
             if requirement.sigstore is not None:
@@ -91,7 +91,7 @@ class Policy:
         return demands
 
     def _cannot_check(self, reference: str, kind: str) -> NoReturn:
-        raise PolicyError(
+        raise ImagePolicyError(
             reference,
             f"it demands a signature ({kind}) that this program cannot check; skopeo can: "
             f"skopeo copy {reference} oci:DIR, then pull oci:DIR",
@@ -125,7 +125,7 @@ def load_policy(access: Access, around: Surroundings) -> Policy | None:
 
     Raises:
         TransportError: a file that was asked for cannot be read.
-        PolicyError: the file is not valid.
+        ImagePolicyError: the file is not valid.
     """
     if access.policy == "insecure":
         return None
@@ -149,7 +149,7 @@ def parse_policy(content: bytes, file: str) -> Policy:
     """Understand a policy; anything unknown, missing or said twice makes all of it an error.
 
     Raises:
-        PolicyError: it is not valid.
+        ImagePolicyError: it is not valid.
     """
     if len(content) > _LIMIT:
         _invalid(file, f"it is larger than {_LIMIT} bytes")
@@ -236,4 +236,4 @@ def _keys(file: str, value: object, needed: set[str], allowed: set[str] | frozen
 
 
 def _invalid(file: str, reason: str) -> NoReturn:
-    raise PolicyError("no image", f"it is not valid: {reason}", file)
+    raise ImagePolicyError("no image", f"it is not valid: {reason}", file)

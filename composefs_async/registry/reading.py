@@ -5,7 +5,8 @@ Owns the requests and the checks of their answers.  Does not own redirects, acce
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from ..errors import AuthenticationError, DigestMismatchError, ImageNotFoundError, OciError, RegistryError
@@ -156,20 +157,22 @@ async def head_blob(session: Session, place: Place, digest: str, actions: str = 
 # -- listings ----------------------------------------------------------------------------------
 
 
-async def tags(session: Session, place: Place) -> AsyncIterator[str]:
+async def tags(session: Session, place: Place) -> AsyncGenerator[str, None]:
     """All tags of a repository, in the registry's order, each once."""
     target = repository_path(place.path, f"tags/list?n={_PAGE_SIZE}")
-    async for tag in _listed(session, place, f"tags of {place.name}", target, "tags", place.scopes()):
-        yield tag
+    async with aclosing(_listed(session, place, f"tags of {place.name}", target, "tags", place.scopes())) as found:
+        async for tag in found:
+            yield tag
 
 
-async def catalog(session: Session, place: Place) -> AsyncIterator[str]:
+async def catalog(session: Session, place: Place) -> AsyncGenerator[str, None]:
     """All repositories of a registry, if it tells."""
     what = f"catalog of {place.endpoint.host}"
     target = f"/v2/_catalog?n={_PAGE_SIZE}"
     try:
-        async for name in _listed(session, place, what, target, "repositories", ("registry:catalog:*",)):
-            yield name
+        async with aclosing(_listed(session, place, what, target, "repositories", ("registry:catalog:*",))) as found:
+            async for name in found:
+                yield name
     except (ImageNotFoundError, AuthenticationError) as error:
         raise RegistryError(
             what, 0, "", host=place.endpoint.host, message=f"it lists no repositories, as many do not: {error}"
@@ -178,18 +181,19 @@ async def catalog(session: Session, place: Place) -> AsyncIterator[str]:
 
 async def _listed(
     session: Session, place: Place, what: str, target: str, key: str, scopes: tuple[str, ...]
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str, None]:
     seen: set[str] = set()
-    async for body in _pages(session, place, what, target, scopes):
-        for name in parse_json(body, what, limit=_PAGE_LIMIT).list_of(key, str) or ():
-            if name not in seen:
-                seen.add(name)
-                yield name
+    async with aclosing(_pages(session, place, what, target, scopes)) as pages:
+        async for body in pages:
+            for name in parse_json(body, what, limit=_PAGE_LIMIT).list_of(key, str) or ():
+                if name not in seen:
+                    seen.add(name)
+                    yield name
 
 
 async def _pages(
     session: Session, place: Place, what: str, target: str, scopes: tuple[str, ...]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     asked: set[str] = set()
     while target not in asked and len(asked) < _PAGES:
         asked.add(target)
@@ -208,7 +212,7 @@ async def _pages(
 
 async def referrers(
     session: Session, place: Place, reference: Reference, artifact_type: str | None = None
-) -> AsyncIterator[Descriptor]:
+) -> AsyncGenerator[Descriptor, None]:
     """What refers to the manifest *reference*, which has a digest; by the API, or by the tag that stands in for it.
 
     Args:
@@ -219,10 +223,11 @@ async def referrers(
     query = f"?artifactType={artifact_type}" if artifact_type else ""
     target = repository_path(place.path, f"referrers/{reference.digest}{query}")
     try:
-        async for body in _pages(session, place, what, target, place.scopes()):
-            for each in _index_entries(what, body):
-                if artifact_type in (None, each.artifact_type):
-                    yield each
+        async with aclosing(_pages(session, place, what, target, place.scopes())) as pages:
+            async for body in pages:
+                for each in _index_entries(what, body):
+                    if artifact_type in (None, each.artifact_type):
+                        yield each
     except ImageNotFoundError:
         pass
     else:

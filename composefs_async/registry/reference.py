@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from ..errors import OciError
+from ..errors import InvalidNameError
 
 __all__ = ["DOCKER_HUB", "TRANSPORT", "Reference", "check_digest", "check_tag_name", "parse_reference"]
 
@@ -74,11 +74,13 @@ def parse_reference(text: str, *, default_tag: str | None = "latest") -> Referen
         default_tag: if there is neither tag nor digest; None for the name of a repository.
 
     Raises:
-        OciError: *text* is anything else; the message says what is wrong with it.
+        InvalidNameError: *text* is anything else; the message says what is wrong with it.
     """
     if not text.startswith(TRANSPORT):
         hint = f"; did you mean {TRANSPORT}{_brief(text)}?" if text and "://" not in text else ""
-        raise OciError(_brief(text), f"not a reference to a registry, which is spelled docker://HOST/NAME[:TAG]{hint}")
+        raise InvalidNameError(
+            _brief(text), f"not a reference to a registry, which is spelled docker://HOST/NAME[:TAG]{hint}"
+        )
     rest = text[len(TRANSPORT) :]
     _check_common_mistakes(text, rest)
     name, at, digest = rest.partition("@")
@@ -89,7 +91,7 @@ def parse_reference(text: str, *, default_tag: str | None = "latest") -> Referen
     if colon and "/" not in last:
         name, tag = head, last
         if not _TAG.fullmatch(tag):
-            raise OciError(_brief(text), f"{tag[:_QUOTED]!r} is not a tag")
+            raise InvalidNameError(_brief(text), f"{tag[:_QUOTED]!r} is not a tag")
     domain, path = _split(name)
     _check_name(text, domain, path)
     if tag is None and not at:
@@ -116,10 +118,10 @@ def check_tag_name(tag: str) -> str:
     """Return *tag* if a registry can have it.
 
     Raises:
-        OciError: it cannot.
+        InvalidNameError: it cannot.
     """
     if not _TAG.fullmatch(tag):
-        raise OciError(f"tag {tag[:_QUOTED]!r}", "a tag has 1 to 128 letters, digits, '_', '.' and '-'")
+        raise InvalidNameError(tag[:_QUOTED], "a tag has 1 to 128 letters, digits, '_', '.' and '-'")
     return tag
 
 
@@ -127,21 +129,21 @@ def _check(text: str, check: object) -> None:
     try:
         check()  # type: ignore[operator]
     except ValueError as error:
-        raise OciError(_brief(text), str(error)) from None
+        raise InvalidNameError(_brief(text), str(error)) from None
 
 
 def _check_common_mistakes(text: str, rest: str) -> None:
     what = _brief(text)
     if not rest:
-        raise OciError(what, "the name is missing: docker://HOST/NAME[:TAG]")
+        raise InvalidNameError(what, "the name is missing: docker://HOST/NAME[:TAG]")
     if any(char.isspace() for char in text):
-        raise OciError(what, "a reference has no spaces")
+        raise InvalidNameError(what, "a reference has no spaces")
     if "://" in rest:
-        raise OciError(what, "give no scheme: docker://HOST/NAME[:TAG]")
+        raise InvalidNameError(what, "give no scheme: docker://HOST/NAME[:TAG]")
     if "?" in rest or "#" in rest:
-        raise OciError(what, "a reference has no '?' and no '#'")
+        raise InvalidNameError(what, "a reference has no '?' and no '#'")
     if _IMAGE_ID.fullmatch(rest):
-        raise OciError(what, "this looks like the id of an image; registries know names, and digests after '@'")
+        raise InvalidNameError(what, "this looks like the id of an image; registries know names, and digests after '@'")
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -160,19 +162,19 @@ def _check_name(text: str, domain: str, path: str) -> None:
     what = _brief(text)
     found = _DOMAIN.fullmatch(domain)
     if not found:
-        raise OciError(what, f"{domain[:_QUOTED]!r} is not the name of a host")
+        raise InvalidNameError(what, f"{domain[:_QUOTED]!r} is not the name of a host")
     if found["port"] and not 1 <= int(found["port"]) <= 65535:
-        raise OciError(what, f"{found['port']} is not a port")
+        raise InvalidNameError(what, f"{found['port']} is not a port")
     if path.lower() != path:
-        raise OciError(what, f"names of repositories are lower case: {path[:_QUOTED]!r}")
+        raise InvalidNameError(what, f"names of repositories are lower case: {path[:_QUOTED]!r}")
     if path.endswith("/") or "//" in path or not path:
-        raise OciError(what, "a part of the name is empty")
+        raise InvalidNameError(what, "a part of the name is empty")
     if {".", ".."} & set(path.split("/")):
-        raise OciError(what, "'.' and '..' are no parts of a name")
+        raise InvalidNameError(what, "'.' and '..' are no parts of a name")
     if not _PATH.fullmatch(path):
-        raise OciError(what, f"{path[:_QUOTED]!r} is not the name of a repository")
+        raise InvalidNameError(what, f"{path[:_QUOTED]!r} is not the name of a repository")
     if len(path) > _PATH_LIMIT:
-        raise OciError(what, f"the name has {len(path)} characters, more than {_PATH_LIMIT}")
+        raise InvalidNameError(what, f"the name has {len(path)} characters, more than {_PATH_LIMIT}")
 
 
 def _brief(text: str) -> str:

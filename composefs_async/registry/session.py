@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from .._aio.threads import in_thread
-from ..errors import ComposefsError, PolicyError
+from .._aio.to_thread import in_thread
+from ..errors import ComposefsError, ImagePolicyError
 from ..progress import Message, ProgressCallback, SourceChosen
 from .access import Access, Surroundings, Transfer
 from .credentials import CredentialStore
@@ -57,6 +57,8 @@ class Session:
         self._store = CredentialStore(access, around, self._conf.credential_helpers)
         self.exchange = Exchange(access, transfer, around, self._store, self._report)
         self._chosen: set[tuple[str, str]] = set()
+        self.received: int = 0
+        """Bytes of blobs that have come over the network."""
 
     @classmethod
     async def open(cls, access: Access, transfer: Transfer, progress: ProgressCallback | None) -> Session:
@@ -111,20 +113,23 @@ class Session:
         for place in self.places(reference):
             try:
                 result = await ask(place)
-            except PolicyError:
+            except ImagePolicyError:
                 raise
             except ComposefsError as error:
                 failures.append((place, error))
-                continue
-            self.warn()
-            if (str(reference), place.endpoint.host) not in self._chosen:
-                self._chosen.add((str(reference), place.endpoint.host))
-                self.report(SourceChosen(str(reference), place.endpoint.host, place.mirror))
-            return place, result
+            else:
+                self._note_source(reference, place)
+                return place, result
         self.warn()
-        for place, error in failures[:-1]:
-            self.report(Message(f"mirror {place.name}: {error}"))
+        for place, failure in failures[:-1]:
+            self.report(Message(f"mirror {place.name}: {failure}"))
         raise failures[-1][1]
+
+    def _note_source(self, reference: Reference, place: Place) -> None:
+        self.warn()
+        if (reference.name, place.endpoint.host) not in self._chosen:
+            self._chosen.add((reference.name, place.endpoint.host))
+            self.report(SourceChosen(str(reference), place.endpoint.host, place.mirror))
 
     # -- policy --------------------------------------------------------------------------------
 
@@ -132,7 +137,7 @@ class Session:
         """What the policy wants of an image before it is taken.
 
         Raises:
-            PolicyError: it rejects the image, or wants what cannot be checked.
+            ImagePolicyError: it rejects the image, or wants what cannot be checked.
         """
         policy = await self.policy()
         if policy is None:

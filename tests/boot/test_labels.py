@@ -14,7 +14,7 @@ from composefs_async.boot.transform import Nanoseconds
 from composefs_async.boot.trees import directory_boot_tree
 from composefs_async.digest import Algorithm
 from composefs_async.erofs.writer import build_image
-from composefs_async.errors import BootError, IntegrityError, PolicyError
+from composefs_async.errors import BootError, IntegrityError, SELinuxPolicyError
 from composefs_async.tree import Directory, ExternalFile, write_dump
 from composefs_async.tree.inodes import make_xattrs
 from composefs_async.tree.walk import find
@@ -129,7 +129,7 @@ def test_what_is_no_plain_file_or_directory_is_refused_by_name(
     entries: dict[str, Content], name: str, words: str
 ) -> None:
     root = make_tree({**with_policy({}, contexts="/.* any"), **entries})
-    with pytest.raises(PolicyError, match=re.escape(words)) as caught:
+    with pytest.raises(SELinuxPolicyError, match=re.escape(words)) as caught:
         find_policy(root, no_reading)
     assert caught.value.name == name
 
@@ -137,7 +137,7 @@ def test_what_is_no_plain_file_or_directory_is_refused_by_name(
 def test_files_that_are_too_large_are_not_read() -> None:
     large = ExternalFile(0o100644, 1, 0, 0, 0, (), (64 << 20) + 1, b"x" * 32)
     root = make_tree(with_policy({f"{POLICY}/file_contexts": large}))
-    with pytest.raises(PolicyError, match="more than the limit"):
+    with pytest.raises(SELinuxPolicyError, match="more than the limit"):
         find_policy(root, no_reading)
 
 
@@ -147,7 +147,7 @@ def test_a_directory_is_read_below_itself_only(b2: Path, tmp_path: Path) -> None
     config = b2 / "etc/selinux/config"
     config.unlink()
     config.symlink_to(outside)
-    with pytest.raises(PolicyError, match="/etc/selinux/config: it is a symbolic link, which is not followed"):
+    with pytest.raises(SELinuxPolicyError, match="/etc/selinux/config: it is a symbolic link, which is not followed"):
         directory_boot_tree(b2)
 
 

@@ -10,7 +10,7 @@ import pytest
 from composefs_async.boot import Policy
 from composefs_async.boot.matching import re2_module
 from composefs_async.boot.policy import FILE_LIMIT
-from composefs_async.errors import PolicyError
+from composefs_async.errors import SELinuxPolicyError
 
 from .conftest import ENGINES
 
@@ -88,17 +88,17 @@ def test_a_malformed_file_is_refused_with_its_name_and_line(
     files: dict[str, str], line: int | None, words: str
 ) -> None:
     names = {name: "file_contexts" if name == "contexts" else f"file_contexts.{name}" for name in files}
-    with pytest.raises(PolicyError, match=re.escape(words)) as caught:
+    with pytest.raises(SELinuxPolicyError, match=re.escape(words)) as caught:
         Policy.from_files({names[name]: text.encode(errors="surrogateescape") for name, text in files.items()})
     assert caught.value.line == line
     assert caught.value.name == (list(names.values()) or ["file_contexts"])[-1]
 
 
 def test_sizes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(PolicyError, match="limit"):
+    with pytest.raises(SELinuxPolicyError, match="limit"):
         Policy.from_files({"file_contexts": b"#" * (FILE_LIMIT + 1)})
     monkeypatch.setattr("composefs_async.boot.policy.SPECIFICATION_LIMIT", 3)
-    with pytest.raises(PolicyError, match=r"file_contexts\.local, line 2: more than 3 specifications"):
+    with pytest.raises(SELinuxPolicyError, match=r"file_contexts\.local, line 2: more than 3 specifications"):
         policy(contexts="/a x\n/b x", local="/c x\n/d x")
 
 

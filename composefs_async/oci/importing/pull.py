@@ -6,10 +6,12 @@ leaves unreferenced objects, and a lease (`composefs_async._maintenance.leases`)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from anyio import create_task_group
 
@@ -18,7 +20,7 @@ from ..._aio.hops import hop, resources, write_hop
 from ..._aio.operations import async_operation
 from ..._maintenance import leases
 from ...digest import ObjectId
-from ...errors import ErofsError, FormatError, IntegrityError
+from ...errors import DigestMismatchError, ErofsError, FormatError, IntegrityError
 from ...naming import check_tag, image_ref
 from ...progress import (
     ImageMade,
@@ -27,6 +29,7 @@ from ...progress import (
     ImportStarted,
     LayerStarted,
     ManifestStored,
+    Message,
     ProgressCallback,
 )
 from ...repository import Repository
@@ -37,12 +40,15 @@ from ..erofs_images import Documents, MadeImage, find_images, lacks_images, make
 from ..limits import Limits
 from ..platforms import Platform
 from ..sources.base import ImageSource, ResolvedImage
-from ..sources.opening import open_source
+from ..sources.opening import open_source, transport_of
 from .incremental_tree import GrowingTree
 from .layers import ImportRun, LayerResult, find_layer, skipped, store_blob, store_layer
 from .unpack import Unpacker, byte_source
 
-__all__ = ["PullResult", "pull"]
+if TYPE_CHECKING:
+    from ...registry.access import Access, Transfer
+
+__all__ = ["PullResult", "pull", "pull_resolved"]
 
 _MAX_LAYERS = 8
 """Layers that are read at once; more cost memory, and a few fill all processors."""
@@ -64,6 +70,12 @@ class PullResult:
     """Of all layers together."""
     layers: tuple[LayerResult, ...]
     """In the order of the config."""
+    source: str = ""
+    """The host that the image came from, if it came from a registry."""
+    bytes_fetched: int = 0
+    """Of layers, over the network, also those that were thrown away."""
+    bytes_resumed: int = 0
+    """Of layers, that an earlier pull had fetched before it was stopped."""
 
 
 @async_operation
@@ -76,6 +88,8 @@ async def pull(
     make_images: bool = True,
     progress: ProgressCallback | None = None,
     limits: Limits | None = None,
+    access: Access | None = None,
+    transfer: Transfer | None = None,
 ) -> PullResult:
     """Import an image from wherever it is, and tag it.  Durable on return.
 
@@ -87,7 +101,8 @@ async def pull(
     Args:
         source: a reference, or any object of the form of `ImageSource`, which stays open.  References are
             ``oci:DIR[:TAG]``, ``oci:DIR:@INDEX`` (an entry of index.json, from 0) and ``oci:DIR@DIGEST``; the
-            directory ends at the first colon that an image directory stands before.
+            directory ends at the first colon that an image directory stands before; and
+            ``docker://HOST/NAME[:TAG][@DIGEST]``, an image in a registry.
         tag: the image's name in the repository; the reference if not given.
         platform: to take from an image of several; this machine's if not given.
         make_images: build the EROFS images that the repository wants, unless they are there.  Without them the
@@ -95,8 +110,12 @@ async def pull(
         progress: hears of every step, on the event loop.  What it raises ends the import; the image is in
             place if that happens at `ManifestStored` or later.
         limits: on what the image may make us do; raise them only for a source that is trusted.
+        access: how registries are reached; as podman would, if not given.
+        transfer: how layers are fetched from them.
 
     Raises:
+        AuthenticationError, RegistryError: the registry refuses.
+        ImagePolicyError: the policy of this machine does not allow the image.
         InvalidNameError: the reference is not spelled right, or the tag cannot be a name.
         ImageNotFoundError: the source has no such image, or none for the platform.
         OciError, TransportError, DigestMismatchError, TarError, CompressionError
@@ -105,10 +124,32 @@ async def pull(
     """
     if tag is not None or isinstance(source, str):
         tag = check_tag(tag if tag is not None else str(source))
+    if isinstance(source, str) and transport_of(source) == "docker":
+        # Its import reads many files, and only those who pull from registries pay for it.
+        room = await hop(importlib.import_module, ".registry_pull", __package__)
+        pull_from_registry: Callable[..., Awaitable[PullResult]] = room.pull_from_registry
+        return await pull_from_registry(
+            repo,
+            source,
+            tag=str(tag),
+            platform=platform,
+            make_images=make_images,
+            progress=progress,
+            limits=limits,
+            access=access,
+            transfer=transfer,
+        )
     opening = open_source(source, limits) if isinstance(source, str) else nullcontext(source)
     async with ImportRun.begin(repo, progress, limits) as run, opening as opened:
         image = await opened.resolve(platform=platform)
-        return await _Pull(run, opened, image).run(tag or check_tag(image.reference), make_images)
+        return await pull_resolved(run, opened, image, tag or check_tag(image.reference), make_images)
+
+
+async def pull_resolved(
+    run: ImportRun, source: ImageSource, image: ResolvedImage, tag: str, make_images: bool
+) -> PullResult:
+    """The part of `pull` that begins when the documents of the image are known."""
+    return await _Pull(run, source, image).run(tag, make_images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +238,9 @@ class _Pull:
                 if tree is not None:
                     await tree.catch_up({name: result.stream_id for name, result in found.items()})
 
-        workers = min(_MAX_LAYERS, int(resources(self._state).write_semaphore.total_tokens), len(wanted))
+        processors = int(resources(self._state).write_semaphore.total_tokens)
+        at_once: int = getattr(self._source, "layers_at_once", 1)
+        workers = min(_MAX_LAYERS, max(processors, at_once), len(wanted))
         with single_error():
             async with create_task_group() as tasks:
                 for _ in range(workers):
@@ -210,7 +253,13 @@ class _Pull:
             present = await hop(self._lease.find, layer.name)
         if present is not None:
             return skipped(self._run, layer.name, present)
-        result = await self._store(layer, tree)
+        try:
+            result = await self._store(layer, tree)
+        except DigestMismatchError as error:
+            if not error.host:
+                raise
+            self._report(Message(f"{error}; it is fetched once more"))
+            result = await self._store(layer, tree)
         await hop(self._lease.finished, layer.name, result.stream_id)
         return result
 

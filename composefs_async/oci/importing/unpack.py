@@ -18,7 +18,7 @@ from ..._repo.batch import Buffer
 from ..._repo.state import RepoState
 from ...errors import CompressionError, OciError
 from ..limits import Limits
-from ..sources.base import BlockingBlob, LocalBlob, StreamedBlob
+from ..sources.base import BlockingBlob, LocalBlob, SpooledBlob, StreamedBlob
 from .decompress import HEAD_SIZE, Compression, Decompressor, decompressor, detect, for_media_type
 from .hashes import BlobHashes
 
@@ -43,13 +43,15 @@ class Receivable(Protocol):
     async def receive(self, max_bytes: int = ..., /) -> bytes: ...
 
 
-ByteSource: TypeAlias = AsyncIterable[bytes] | Readable | Receivable | LocalBlob | StreamedBlob | BlockingBlob
-Delivery: TypeAlias = LocalBlob | BlockingBlob | AsyncIterator[bytes]
+ByteSource: TypeAlias = (
+    AsyncIterable[bytes] | Readable | Receivable | LocalBlob | StreamedBlob | BlockingBlob | SpooledBlob
+)
+Delivery: TypeAlias = LocalBlob | BlockingBlob | SpooledBlob | AsyncIterator[bytes]
 
 
 def byte_source(source: ByteSource) -> Delivery:
     """One form for all of them.  Files are read in blocks, although iterating over them gives lines."""
-    if isinstance(source, LocalBlob | BlockingBlob):
+    if isinstance(source, LocalBlob | BlockingBlob | SpooledBlob):
         return source
     if isinstance(source, StreamedBlob):
         return source.chunks
@@ -180,6 +182,8 @@ class Unpacker:
         """
         if isinstance(self._source, LocalBlob | BlockingBlob):
             return await write_hop(self._state, self.fill_here, view)
+        if isinstance(self._source, SpooledBlob):
+            return await self._fill_spooled(self._source, view)
         packed: list[Buffer] = []
         filled = 0
         while True:
@@ -189,6 +193,17 @@ class Unpacker:
                 if self._is_enough(filled, view, packed):
                     return filled, packed
             packed.append(self._take(await self._gather(self._source)))
+
+    async def _fill_spooled(self, blob: SpooledBlob, view: memoryview) -> tuple[int, Sequence[Buffer]]:
+        packed: list[Buffer] = []
+        filled = 0
+        while True:
+            until = await blob.wait(self.bytes_read)
+            while self._decompressor is None and until < min(HEAD_SIZE, blob.size):
+                until = await blob.wait(until)
+            filled += await write_hop(self._state, self._unpack_spooled, blob, until, view[filled:], packed)
+            if self._is_enough(filled, view, packed):
+                return filled, packed
 
     def _is_enough(self, filled: int, view: memoryview, packed: Sequence[Buffer]) -> bool:
         self.ended = self._exhausted and filled < len(view)
@@ -252,6 +267,24 @@ class Unpacker:
                 if self._is_enough(filled, view, packed):
                     return filled
             packed.append(self._take(reader.read()))
+
+    def _unpack_spooled(self, blob: SpooledBlob, until: int, view: memoryview, packed: list[Buffer]) -> int:
+        """Unpack what has come, up to the byte *until*; new pieces are added to *packed*."""
+        filled = 0
+        data: Buffer = b""
+        try:
+            while True:
+                if self._decompressor is not None:
+                    filled += self._unpack(data, view[filled:])
+                    if self._is_enough(filled, view, packed):
+                        return filled
+                if self.bytes_read == until < blob.size:
+                    return filled
+                data = self._take(os.pread(blob.fd, min(_READ_SIZE, until - self.bytes_read), self.bytes_read))
+                packed.append(data)
+        except OSError as error:
+            error.filename = blob.path
+            raise
 
     def _read_plain(self, reader: _LocalReader, view: memoryview) -> int:
         filled = 0

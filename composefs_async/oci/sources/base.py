@@ -6,7 +6,7 @@ are *not* verified: the importer hashes them while it reads them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 from ..documents import Descriptor, ImageConfig, ImageLayer, Manifest
 from ..platforms import Platform
 
-__all__ = ["Blob", "BlockingBlob", "ImageSource", "LocalBlob", "ResolvedImage", "StreamedBlob"]
+__all__ = ["Blob", "BlockingBlob", "ImageSource", "LocalBlob", "ResolvedImage", "SpooledBlob", "StreamedBlob"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,22 @@ class StreamedBlob:
     """In bytes; as the descriptor says."""
 
 
-Blob: TypeAlias = LocalBlob | StreamedBlob | BlockingBlob
+@dataclass(frozen=True, slots=True)
+class SpooledBlob:
+    """A blob that arrives in a file, from which worker threads read what has come."""
+
+    fd: int
+    """Read by pread(2).  Valid inside the context manager, which closes it."""
+    size: int
+    """In bytes; as the descriptor says."""
+    path: str
+    """For messages."""
+    wait: Callable[[int], Awaitable[int]]
+    """Wait, on the event loop, until the byte at an offset is there, and return the offset up to which there is no gap;
+    the size if the offset is it.  Raises why it will not come.  What is before the offset is not read any more."""
+
+
+Blob: TypeAlias = LocalBlob | StreamedBlob | BlockingBlob | SpooledBlob
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +131,13 @@ class ImageSource(Protocol):
     def open_blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[Blob]:
         """Open a blob of a resolved image, valid in the block; its size has been compared, its digest not.
 
-        A `LocalBlob` is read fastest; a `BlockingBlob` is read in worker threads, a `StreamedBlob` on the event loop.
+        A `LocalBlob` is read fastest; a `BlockingBlob` is read in worker threads, a `StreamedBlob` on the event loop,
+        a `SpooledBlob` in worker threads after a wait on the event loop.
 
         Raises:
             OciError: it has another size.
             TransportError: it cannot be had.
+            DigestMismatchError: at the end of the block, where that failed: other bytes came than should have.  With a
+                ``host``, opening it once more may bring the right ones.
         """
         ...

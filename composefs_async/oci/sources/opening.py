@@ -16,7 +16,7 @@ from .base import ImageSource
 
 __all__ = ["Transport", "check_reference", "open_source", "transport_of"]
 
-_TRANSPORTS: dict[str, str] = {"oci": ".layout"}
+_TRANSPORTS: dict[str, str] = {"oci": ".layout", "docker": ".registry"}
 
 
 class Transport(Protocol):

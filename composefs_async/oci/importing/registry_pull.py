@@ -1,0 +1,69 @@
+"""A pull from a registry: what it has in addition to others.
+
+Owns what the repository lends to the registry's source, a place for what arrives and documents that are at hand, and
+what it remembers afterwards.  Imported only when a reference is one to a registry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..._aio.hops import hop
+from ..._maintenance import state_dir
+from ..._repo.state import RepoState
+from ...progress import ProgressCallback
+from ...registry.access import Access, Transfer
+from ...repository import Repository, state_of
+from ..limits import Limits
+from ..origins import at_hand, remember
+from ..platforms import Platform
+from ..sources.base import ResolvedImage
+from ..sources.registry import open_registry
+from .layers import ImportRun
+from .pull import PullResult, pull_resolved
+
+__all__ = ["pull_from_registry", "spool_directory"]
+
+
+def spool_directory(state: RepoState) -> Path:
+    """Where layers arrive: on the file system of the repository, outside of what other programs look at."""
+    return Path(state.path) / state_dir.DIRECTORY / "spool"
+
+
+async def pull_from_registry(
+    repo: Repository,
+    reference: str,
+    *,
+    tag: str,
+    platform: Platform | None,
+    make_images: bool,
+    progress: ProgressCallback | None,
+    limits: Limits | None,
+    access: Access | None,
+    transfer: Transfer | None,
+) -> PullResult:
+    """`pull` for a reference to a registry."""
+    state = state_of(repo)
+
+    async def known(digest: str, wanted: Platform | None) -> ResolvedImage | None:
+        return await hop(at_hand, repo, state, digest, wanted)
+
+    async with (
+        ImportRun.begin(repo, progress, limits) as run,
+        open_registry(
+            reference,
+            access=access,
+            transfer=transfer,
+            progress=progress,
+            limits=run.limits,
+            spool_directory=spool_directory(state),
+            known=known,
+        ) as source,
+    ):
+        image = await source.resolve(platform=platform)
+        if image.reference.startswith("@"):
+            image = replace(image, reference=reference)
+        result = await pull_resolved(run, source, image, tag, make_images)
+        await hop(remember, state, reference, source.top_digest, result.manifest_digest, platform)
+        return replace(result, source=source.host, bytes_fetched=source.fetched, bytes_resumed=source.resumed)
