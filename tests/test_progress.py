@@ -11,6 +11,7 @@ import pytest
 
 from composefs_async.oci.progress_stream import ProgressStream
 from composefs_async.progress import (
+    BytesFetched,
     BytesRead,
     CheckProgress,
     CollectProgress,
@@ -26,6 +27,10 @@ from composefs_async.progress import (
     ObjectsStored,
     ProgressCallback,
     ProgressEvent,
+    RateLimit,
+    RegistryWarning,
+    Retrying,
+    SourceChosen,
     is_intermediate,
     to_json,
 )
@@ -78,6 +83,43 @@ EVENTS: list[tuple[ProgressEvent, dict[str, object], bool]] = [
         {"event": "collect-progress", "stage": "compare", "done": 3, "total": 256},
         True,
     ),
+    (
+        SourceChosen("docker://h/a", "m", True),
+        {"event": "source-chosen", "reference": "docker://h/a", "host": "m", "mirror": True},
+        False,
+    ),
+    (
+        BytesFetched("sha256:a", "sha256:b", 5, 3, 9, 2),
+        {
+            "event": "bytes-fetched",
+            "diff_id": "sha256:a",
+            "digest": "sha256:b",
+            "received": 5,
+            "resumed": 3,
+            "total": 9,
+            "connections": 2,
+        },
+        True,
+    ),
+    (
+        Retrying("blob", "h", 1, 5, 0.5, "503 from h"),
+        {
+            "event": "retrying",
+            "what": "blob",
+            "host": "h",
+            "attempt": 1,
+            "of": 5,
+            "delay": 0.5,
+            "reason": "503 from h",
+        },
+        False,
+    ),
+    (
+        RateLimit("h", 100, 93, 21600, "u"),
+        {"event": "rate-limit", "host": "h", "limit": 100, "remaining": 93, "window": 21600, "source": "u"},
+        False,
+    ),
+    (RegistryWarning("h", "w"), {"event": "registry-warning", "host": "h", "text": "w"}, False),
     (Message("hello"), {"event": "message", "text": "hello"}, False),
 ]
 
