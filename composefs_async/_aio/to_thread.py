@@ -6,11 +6,16 @@ from collections.abc import Callable
 from threading import Event
 from typing import Generic, TypeVar
 
-from anyio import CancelScope, CapacityLimiter, from_thread, get_cancelled_exc_class, to_thread
+from anyio import CancelScope, CapacityLimiter, from_thread, get_cancelled_exc_class, sleep, to_thread
+
+from .._repo.threads import starting_threads
 
 __all__ = ["in_checked_thread", "in_thread"]
 
 T = TypeVar("T")
+
+_POLL = 0.01
+"""Seconds between two looks where no thread can be had to wait."""
 
 
 class GivenUpError(Exception):
@@ -47,7 +52,8 @@ async def in_checked_thread(
 
 async def _wait_for(run: _Run[T], limiter: CapacityLimiter | None, discard: Callable[[T], object] | None) -> T:
     try:
-        return await to_thread.run_sync(run, limiter=limiter)
+        with starting_threads():
+            return await to_thread.run_sync(run, limiter=limiter)
     except get_cancelled_exc_class():
         await run.end()
         if discard is not None and run.results:
@@ -88,6 +94,15 @@ class _Run(Generic[T]):
         while not self._ended:
             with CancelScope(shield=True):
                 try:
-                    await to_thread.run_sync(self._listener.wait)
+                    await self._hear()
                 except get_cancelled_exc_class():
                     continue  # asyncio's again: the cancellation that came first is raised in the end
+
+    async def _hear(self) -> None:
+        """Wait until the work has ended, or for a moment."""
+        assert self._listener is not None
+        try:
+            with starting_threads():
+                await to_thread.run_sync(self._listener.wait)
+        except OSError:
+            await sleep(_POLL)

@@ -6,7 +6,7 @@ Does not own importing (`composefs_async.oci`), nor deleting (`collect`), which 
 since the start of a lease, and everything that its finished layers need.
 
 Nothing of a lease is flushed, and neither is what it speaks of: after a crash of the machine, which the boot's id
-tells, its layers are not believed.  A file that cannot be understood is no lease.
+tells, or where that cannot be read, its layers are not believed.  A file that cannot be understood is no lease.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ __all__ = ["DURATION", "LeaseHolder", "all_leases", "begin", "begin_named", "dro
 DURATION = 24 * 3600.0
 """Seconds that a lease holds after the last step of its import, unless told otherwise."""
 
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _DIRECTORY = "leases"
 _LIMIT = 16 << 20
 _SUFFIX = ".json"
@@ -59,7 +60,7 @@ class _Record:
 
     @property
     def believed(self) -> dict[str, ObjectId]:
-        return self.layers if self.boot == _boot_id() else {}
+        return self.layers if self.boot and self.boot == _boot_id() else {}
 
     def encode(self) -> bytes:
         layers = {diff_id: stream_id.hex() for diff_id, stream_id in self.layers.items()}
@@ -105,6 +106,11 @@ class LeaseHolder:
             layers = {**self._record.layers, diff_id: stream_id}
             self._record = replace(self._record, layers=layers, expires=time.time() + self._duration)
             _write(self._state, self._record)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether another process could go on with it: not where it cannot tell whether the machine has crashed."""
+        return bool(self._record.boot)
 
     def end(self) -> None:
         """The image has its names, which keep it from now on."""
@@ -226,5 +232,9 @@ def _write(state: RepoState, record: _Record) -> None:
 
 
 def _boot_id() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    """Nothing where it is hidden, as in containers."""
+    try:
+        with open(_BOOT_ID, encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""

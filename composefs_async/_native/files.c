@@ -2,6 +2,8 @@
 
 #include "files.h"
 
+#include "retry.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,9 +27,7 @@ ssize_t files_read(int fd, uint8_t *to, size_t size, off_t at)
     size_t got = 0;
 
     while (got < size) {
-        ssize_t now = pread(fd, to + got, size - got, at + (off_t)got);
-        if (now < 0 && errno == EINTR)
-            continue;
+        ssize_t now = RETRY(pread(fd, to + got, size - got, at + (off_t)got));
         if (now < 0)
             return -1;
         if (now == 0)

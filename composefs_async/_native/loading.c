@@ -3,6 +3,7 @@
 #include "loading.h"
 
 #include "files.h"
+#include "retry.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -45,7 +46,7 @@ void loading_sizes(int objects, const uint8_t *ids, size_t count, size_t width, 
     struct stat st;
 
     for (size_t i = 0; i < count; i++) {
-        if (fstatat(objects, path_of(ids + i * width, width, path), &st, AT_SYMLINK_NOFOLLOW))
+        if (RETRY(fstatat(objects, path_of(ids + i * width, width, path), &st, AT_SYMLINK_NOFOLLOW)))
             sizes[i] = -(int64_t)errno;
         else
             sizes[i] = S_ISREG(st.st_mode) ? (int64_t)st.st_size : -EINVAL;
@@ -66,22 +67,12 @@ static void check_measure(struct loading *loading, int fd, size_t index, const u
     size_t width = loading->params.algorithm->digest_size;
     struct measured measured = {.size = SHA2_MAX_DIGEST};
 
-    if (ioctl(fd, MEASURE_VERITY, &measured))
+    if (RETRY(ioctl(fd, MEASURE_VERITY, &measured)))
         fail(loading, index, errno, "measure", NULL);
     else if (measured.algorithm != loading->params.number || measured.size != width)
         fail(loading, index, 0, "measure", NULL);
     else if (memcmp(measured.digest, id, width) != 0)
         fail(loading, index, 0, "digest", measured.digest);
-}
-
-static ssize_t read_once(int fd, uint8_t *to, size_t size)
-{
-    ssize_t got;
-
-    do
-        got = read(fd, to, size);
-    while (got < 0 && errno == EINTR);
-    return got;
 }
 
 enum taken { TAKEN, FAILED, FULL };
@@ -98,7 +89,7 @@ static enum taken take(struct loading *loading, int fd, size_t index, const uint
 {
     uint8_t *to = loading->buffer + *filled;
     size_t room = loading->capacity - *filled, first = room < READ_AT_ONCE ? room : READ_AT_ONCE;
-    ssize_t got = read_once(fd, to, first);
+    ssize_t got = RETRY(read(fd, to, first));
     struct stat st;
 
     if (got <= 0 || (size_t)got == first) {
@@ -152,7 +143,7 @@ static int check(struct loading *loading, const uint8_t *ids, size_t count, cons
 static enum taken take_one(struct loading *loading, size_t index, const uint8_t *id, size_t *filled)
 {
     char path[PATH_SIZE];
-    int fd = openat(loading->objects, path_of(id, loading->params.algorithm->digest_size, path), OPEN_FLAGS);
+    int fd = RETRY(openat(loading->objects, path_of(id, loading->params.algorithm->digest_size, path), OPEN_FLAGS));
     enum taken taken;
 
     loading->sizes[index] = -1;

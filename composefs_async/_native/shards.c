@@ -2,6 +2,8 @@
 
 #include "shards.h"
 
+#include "retry.h"
+
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -160,7 +162,7 @@ static int take(struct shards_listing *listing, const struct table *table, int f
     }
     if (!strcmp(name, ".") || !strcmp(name, ".."))
         return 0;
-    if (fstatat(fd, name, &status, AT_SYMLINK_NOFOLLOW))
+    if (RETRY(fstatat(fd, name, &status, AT_SYMLINK_NOFOLLOW)))
         return errno == ENOENT ? 0 : errno;
     return is_object && S_ISREG(status.st_mode) ? take_object(listing, table, id, &status)
                                                 : take_other(listing, status.st_mode, name);
@@ -172,7 +174,7 @@ static int take_all(struct shards_listing *listing, const struct table *table, i
     int status = 0;
     long got;
 
-    while (status == 0 && (got = syscall(SYS_getdents64, fd, buffer, sizeof buffer)) != 0) {
+    while (status == 0 && (got = RETRY(syscall(SYS_getdents64, fd, buffer, sizeof buffer))) != 0) {
         if (got < 0)
             return errno;
         for (long at = 0; at < got && status == 0;) {
@@ -195,7 +197,7 @@ int shards_compare(struct shards_listing *listing, int objects, unsigned shard, 
     *listing = (struct shards_listing){0};
     format_path(path, id, 1);
     path[2] = 0; /* behind a slash a link would be followed */
-    fd = openat(objects, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    fd = RETRY(openat(objects, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
     if (fd < 0)
         return errno == ENOENT ? 0 : errno;
     status = take_all(listing, &table, fd, id);
@@ -218,7 +220,7 @@ size_t shards_remove(int objects, const uint8_t *ids, size_t count, size_t width
     *error = 0;
     for (size_t i = 0; i < count; i++) {
         format_path(path, ids + i * width, width);
-        if (unlinkat(objects, path, 0) == 0)
+        if (RETRY(unlinkat(objects, path, 0)) == 0)
             statuses[i] = 1;
         else if (errno == ENOENT)
             statuses[i] = 0;

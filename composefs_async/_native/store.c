@@ -3,6 +3,8 @@
 
 #include "store.h"
 
+#include "retry.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -79,7 +81,7 @@ static int directory_of(const struct object *object, char name[3])
 {
     memcpy(name, object->path, 2);
     name[2] = '\0';
-    return mkdirat(object->batch->objects, name, 0755) == 0 || errno == EEXIST ? 0 : -1;
+    return RETRY(mkdirat(object->batch->objects, name, 0755)) == 0 || errno == EEXIST ? 0 : -1;
 }
 
 /* The name that composefs-rs gives to temporary objects, below XX so that a sweep of the directories finds it. */
@@ -89,7 +91,7 @@ static int name_temporary(struct object *object)
     uint8_t random[12];
     char *to = object->temporary;
 
-    if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random)
+    if (RETRY(getrandom(random, sizeof random, 0)) != (ssize_t)sizeof random)
         return -1;
     memcpy(to, object->path, 3);
     memcpy(to + 3, ".tmp-object-", 12);
@@ -102,7 +104,7 @@ static int name_temporary(struct object *object)
 static void forget_temporary(struct object *object)
 {
     if (object->temporary[0])
-        unlinkat(object->batch->objects, object->temporary, 0);
+        (void)RETRY(unlinkat(object->batch->objects, object->temporary, 0));
     object->temporary[0] = '\0';
 }
 
@@ -116,7 +118,7 @@ static int measure(const struct object *object, int fd)
     const struct verity_params *params = &object->batch->params;
     struct measured measured = {.size = SHA2_MAX_DIGEST};
 
-    if (ioctl(fd, MEASURE_VERITY, &measured))
+    if (RETRY(ioctl(fd, MEASURE_VERITY, &measured)))
         return errno;
     return measured.algorithm == params->number && measured.size == params->algorithm->digest_size &&
                    memcmp(measured.digest, object->id, measured.size) == 0
@@ -124,34 +126,43 @@ static int measure(const struct object *object, int fd)
                : EBADMSG;
 }
 
-/* A file that cannot be opened for reasons of its own (its descriptor is damaged, say) is corrupt; one that cannot be
- * opened for ours is a failure. */
-static bool is_our_fault(int error)
+/* What says that the thing itself is wrong: no regular file, or what fs-verity keeps of it is damaged.  All other errors
+ * only say that it could not be read. */
+static bool is_corrupt(int error)
 {
-    return error == EACCES || error == EPERM || error == EMFILE || error == ENFILE || error == ENOMEM ||
-           error == EINTR;
+    return error == ELOOP || error == ENXIO || error == EINVAL || error == EBADMSG;
+}
+
+static bool is_unprotected(int error)
+{
+    return error == ENODATA || error == ENOTTY || error == EOPNOTSUPP || error == EOVERFLOW || error == EBADMSG;
 }
 
 static int look_measured(struct object *object, enum found *found)
 {
-    int fd = openat(object->batch->objects, object->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    int fd = RETRY(openat(object->batch->objects, object->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+    int error;
 
-    if (fd < 0 && is_our_fault(errno))
+    *found = CORRUPT;
+    if (fd < 0 && errno == ENOENT)
+        *found = ABSENT;
+    else if (fd < 0 && !is_corrupt(errno))
         return failed(object, "open");
-    if (fd < 0) {
-        *found = errno == ENOENT ? ABSENT : CORRUPT;
+    if (fd < 0)
         return 0;
-    }
-    *found = measure(object, fd) == 0 ? GOOD : CORRUPT;
+    error = measure(object, fd);
     close(fd);
-    return 0;
+    if (error == 0)
+        *found = GOOD;
+    errno = error;
+    return error == 0 || is_unprotected(error) ? 0 : failed(object, "measure");
 }
 
 static int look(struct object *object, enum found *found)
 {
     struct stat st;
 
-    if (fstatat(object->batch->objects, object->path, &st, AT_SYMLINK_NOFOLLOW)) {
+    if (RETRY(fstatat(object->batch->objects, object->path, &st, AT_SYMLINK_NOFOLLOW))) {
         *found = ABSENT;
         return errno == ENOENT ? 0 : failed(object, "stat");
     }
@@ -175,7 +186,8 @@ static int open_named(struct object *object)
             object->temporary[0] = '\0';
             return failed(object, "random");
         }
-        object->fd = openat(object->batch->objects, object->temporary, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0644);
+        object->fd =
+            RETRY(openat(object->batch->objects, object->temporary, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0644));
         if (object->fd >= 0)
             return 0;
         if (errno != EEXIST)
@@ -189,7 +201,7 @@ static int open_unnamed(struct object *object)
 {
     char directory[3] = {object->path[0], object->path[1]};
 
-    object->fd = openat(object->batch->objects, directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0644);
+    object->fd = RETRY(openat(object->batch->objects, directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0644));
     return object->fd >= 0 ? 0 : failed(object, "create");
 }
 
@@ -218,9 +230,7 @@ static int write_all(struct object *object)
     size_t left = object->content.size;
 
     while (left) {
-        ssize_t now = write(object->fd, from, left);
-        if (now < 0 && errno == EINTR)
-            continue;
+        ssize_t now = RETRY(write(object->fd, from, left));
         if (now <= 0) {
             errno = now ? errno : EIO;
             return failed(object, "write");
@@ -243,7 +253,7 @@ static int reopen(struct object *object)
     int fd;
 
     proc_path(object->fd, path);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
+    fd = RETRY(open(path, O_RDONLY | O_CLOEXEC));
     if (fd < 0)
         return failed(object, "reopen");
     close(object->fd);
@@ -276,6 +286,10 @@ static int protect(struct object *object)
     if (batch->verity == STORE_VERITY_NEVER || (batch->verity == STORE_VERITY_TRY && batch->support == STORE_SUPPORT_NO))
         return 0;
     error = reopen(object);
+    if (error == ENOENT && batch->verity == STORE_VERITY_TRY) { /* without /proc no file can be opened again */
+        batch->support = STORE_SUPPORT_NO;
+        return 0;
+    }
     if (error)
         return error;
     error = enable(object);
@@ -330,27 +344,27 @@ static int link_unnamed(struct object *object, const char *to)
     char path[32];
 
     if (batch->empty_path) { /* saves the kernel a walk through /proc, but needs privilege or a new kernel */
-        if (linkat(object->fd, "", batch->objects, to, AT_EMPTY_PATH) == 0)
+        if (RETRY(linkat(object->fd, "", batch->objects, to, AT_EMPTY_PATH)) == 0)
             return 0;
         if (errno != ENOENT && errno != EPERM && errno != EINVAL)
             return -1;
         batch->empty_path = false;
     }
     proc_path(object->fd, path);
-    return linkat(AT_FDCWD, path, batch->objects, to, AT_SYMLINK_FOLLOW);
+    return RETRY(linkat(AT_FDCWD, path, batch->objects, to, AT_SYMLINK_FOLLOW));
 }
 
 static int rename_unless_there(struct object *object)
 {
     int objects = object->batch->objects;
 
-    if (syscall(SYS_renameat2, objects, object->temporary, objects, object->path, NO_REPLACE) == 0) {
+    if (RETRY(syscall(SYS_renameat2, objects, object->temporary, objects, object->path, NO_REPLACE)) == 0) {
         object->temporary[0] = '\0';
         return 0;
     }
     if (errno != EINVAL && errno != ENOSYS && errno != EOPNOTSUPP)
         return -1;
-    if (linkat(objects, object->temporary, objects, object->path, 0))
+    if (RETRY(linkat(objects, object->temporary, objects, object->path, 0)))
         return -1;
     forget_temporary(object);
     return 0;
@@ -375,7 +389,7 @@ static int replace(struct object *object)
                 return failed(object, "link");
         }
     }
-    if (renameat(objects, object->temporary, objects, object->path))
+    if (RETRY(renameat(objects, object->temporary, objects, object->path)))
         return failed(object, "replace");
     object->temporary[0] = '\0';
     return 0;

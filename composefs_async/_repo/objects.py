@@ -325,7 +325,13 @@ def _link(state: RepoState, tmpfile: files.Tmpfile, path: str) -> None:
 
 def _protect(state: RepoState, tmpfile: files.Tmpfile, object_id: ObjectId) -> None:
     """Enable fs-verity on the file, where the file system can."""
-    tmpfile.make_read_only()
+    try:
+        tmpfile.make_read_only()
+    except FileNotFoundError:  # without /proc no file can be opened again
+        if state.secure:
+            raise
+        state.verity_works = False
+        return
     try:
         verity.enable(tmpfile.fd, state.algorithm, f"object {object_id.hex()}")
     except VerityNotSupportedError:

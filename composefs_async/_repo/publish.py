@@ -110,17 +110,10 @@ def publish(state: RepoState, links: Iterable[Link], *, replace: bool = True) ->
             if replace:
                 files.replace_symlink(link.target, link.path, dir_fd=state.fd)
             else:
-                _make_symlink(state, link)
+                files.make_symlink(link.target, link.path, dir_fd=state.fd)
             touched[os.path.dirname(link.path)] = None
         for directory in touched:
             files.fsync_directory(directory or ".", dir_fd=state.fd)
-
-
-def _make_symlink(state: RepoState, link: Link) -> None:
-    try:
-        os.symlink(link.target, link.path, dir_fd=state.fd)
-    except FileExistsError:  # which names the target first
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), link.path) from None
 
 
 def _make_parents(state: RepoState, path: str, touched: dict[str, None]) -> None:

@@ -48,6 +48,7 @@ class RepoState:
         self.syncs: SyncGroup = SyncGroup(lambda: lifetime.fd)
         self._shared = 0
         self._waiting = 0  # for the end of an exclusive operation
+        self._unlocked = False  # an exclusive operation could not take the shared lock again
         self._exclusive: int | None = None  # the thread that has the repository alone
 
     @property
@@ -100,7 +101,9 @@ class RepoState:
         fd = self.fd
         if unknown := self.metadata.unknown_read_only:
             raise ReadOnlyRepositoryError(self.path, f"it uses features unknown to this version: {', '.join(unknown)}")
-        if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+        with files.naming(self.path):
+            is_read_only = os.fstatvfs(fd).f_flag & os.ST_RDONLY
+        if is_read_only:
             raise ReadOnlyRepositoryError(self.path, "the file system is mounted read-only")
         if not os.access(".", os.W_OK, dir_fd=fd, effective_ids=True):
             raise ReadOnlyRepositoryError(self.path, "permission denied")
@@ -128,6 +131,8 @@ class RepoState:
                 self._users.wait_for(lambda: self._exclusive in (None, threading.get_ident()))
             finally:
                 self._waiting -= 1
+            if self._unlocked:
+                self._lock_shared()
             self._shared += 1
         try:
             yield
@@ -167,10 +172,18 @@ class RepoState:
                     return
             finally:
                 # A conversion that failed, or an error inside, must not leave us without the shared lock.
-                files.lock(self.fd, exclusive=False)
-                with self._users:
-                    self._exclusive = None
-                    self._users.notify_all()
+                try:
+                    self._lock_shared()
+                finally:
+                    with self._users:
+                        self._exclusive = None
+                        self._users.notify_all()
+
+    def _lock_shared(self) -> None:
+        """Take the shared lock; if that fails, the next who uses the handle has to begin with it."""
+        self._unlocked = True
+        files.lock(self.fd, exclusive=False)
+        self._unlocked = False
 
     def _exclude_users(self, operation: str, end: float, check: Callable[[], object] | None) -> None:
         with self._users:

@@ -59,6 +59,8 @@ def open_beneath(path: str, flags: int, mode: int = 0, *, dir_fd: int) -> int:
     Raises:
         OSError: ELOOP, a component is a symbolic link; ENOTDIR, it is something else that is no directory.
     """
+    if "/" not in path and not flags & os.O_PATH:  # which would open a link itself
+        return _open_one(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd, path)
     if not _refused:
         try:
             return _openat2(path, flags & ~os.O_NOFOLLOW, mode, dir_fd)

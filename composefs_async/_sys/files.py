@@ -10,7 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from typing import ClassVar, ParamSpec, TypeVar
 
 from .beneath import opened_beneath, opened_parent
 
@@ -23,15 +23,21 @@ __all__ = [
     "fsync_directory",
     "lock",
     "make_directory",
+    "make_symlink",
     "naming",
     "opened",
+    "path_of",
     "place",
     "replace_symlink",
     "syncfs",
+    "uninterrupted",
     "unlock",
     "whole_paths",
     "write_all",
 ]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 TMPFILE_PREFIX = ".tmp-object-"
 """What temporary files are called where O_TMPFILE is refused; composefs-rs uses the same name."""
@@ -105,10 +111,27 @@ def naming(directory: str) -> Iterator[None]:
         raise
 
 
+def uninterrupted(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call what Python does not call again itself after EINTR, which network and user-space file systems answer."""
+    while True:
+        try:
+            return call(*args, **kwargs)
+        except InterruptedError:
+            continue
+
+
+def path_of(fd: int) -> str | None:
+    """Where an open file is, for messages; None if that cannot be told."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)")
+    except OSError:
+        return None
+
+
 def make_directory(path: str, mode: int, *, dir_fd: int) -> None:
     """Create one directory; that it exists is fine."""
     with contextlib.suppress(FileExistsError):
-        os.mkdir(path, mode, dir_fd=dir_fd)
+        uninterrupted(os.mkdir, path, mode, dir_fd=dir_fd)
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
@@ -118,8 +141,9 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
         while view:
             view = view[os.write(fd, view) :]
     except OSError as error:
-        path = os.readlink(f"/proc/self/fd/{fd}")
-        error.filename = os.path.dirname(path) if path.endswith(" (deleted)") else path
+        path = path_of(fd)
+        # What has no name is called by its inode's number.
+        error.filename = os.path.dirname(path) if path and os.path.basename(path).startswith("#") else path
         raise
 
 
@@ -147,15 +171,16 @@ class Tmpfile:
     It has no name; where the file system cannot do that (O_TMPFILE), it has one that begins with `TMPFILE_PREFIX`.
     """
 
-    __slots__ = ("_path", "fd")
+    __slots__ = ("_dir_fd", "_path", "fd")
 
     _by_descriptor: ClassVar[bool] = True
     """Links need no walk through /proc, as far as is known; that needs CAP_DAC_READ_SEARCH or Linux 6.10."""
 
-    def __init__(self, fd: int, path: str | None) -> None:
+    def __init__(self, fd: int, path: str | None, dir_fd: int | None = None) -> None:
+        """Own *fd*, which has the name *path*, below *dir_fd* if that is given, or none."""
         self.fd = fd
         """Open for reading and writing."""
-        self._path = path
+        self._path, self._dir_fd = path, dir_fd
 
     @classmethod
     def create(cls, directory: str, mode: int, *, dir_fd: int) -> Tmpfile:
@@ -168,7 +193,8 @@ class Tmpfile:
                 if error.errno not in _REFUSED:
                     raise
         tmpfile = cls._create_named(directory, mode, dir_fd)
-        _tmpfile_refused.add(os.fstat(tmpfile.fd).st_dev)
+        with contextlib.suppress(OSError):  # then it is tried again
+            _tmpfile_refused.add(os.fstat(tmpfile.fd).st_dev)
         return tmpfile
 
     @classmethod
@@ -178,20 +204,23 @@ class Tmpfile:
             with contextlib.suppress(FileExistsError):
                 with opened_parent(path, dir_fd=dir_fd) as (parent, name):
                     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=parent)
-                return cls(fd, os.readlink(f"/proc/self/fd/{fd}"))
+                found = path_of(fd)
+                return cls(fd, found) if found else cls(fd, path, dir_fd)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
 
     @classmethod
     def adopt(cls, fd: int) -> Tmpfile:
         """Take over a descriptor that `create` made and somebody else has had since."""
-        path = os.readlink(f"/proc/self/fd/{fd}") if os.fstat(fd).st_nlink else None
+        path = path_of(fd) if os.fstat(fd).st_nlink else None
         return cls(fd, path if path and os.path.basename(path).startswith(TMPFILE_PREFIX) else None)
 
     def make_read_only(self) -> None:
         """Exchange the descriptor, which keeps its number: fs-verity refuses files that are open for writing."""
         reader = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
-        os.dup2(reader, self.fd, inheritable=False)
-        os.close(reader)
+        try:
+            os.dup2(reader, self.fd, inheritable=False)
+        finally:
+            os.close(reader)
 
     def link(self, path: str, *, dir_fd: int) -> None:
         """Give the file its name, atomically.
@@ -205,11 +234,11 @@ class Tmpfile:
     def _link(self, name: str, dir_fd: int) -> None:
         if self._path is None:
             if not (Tmpfile._by_descriptor and _link_descriptor(self.fd, name, dir_fd)):
-                os.link(f"/proc/self/fd/{self.fd}", name, dst_dir_fd=dir_fd, follow_symlinks=True)
+                uninterrupted(os.link, f"/proc/self/fd/{self.fd}", name, dst_dir_fd=dir_fd, follow_symlinks=True)
                 Tmpfile._by_descriptor = False
         else:
-            os.link(self._path, name, dst_dir_fd=dir_fd)
-            os.unlink(self._path)
+            uninterrupted(os.link, self._path, name, src_dir_fd=self._dir_fd, dst_dir_fd=dir_fd)
+            uninterrupted(os.unlink, self._path, dir_fd=self._dir_fd)
             self._path = None
 
     def replace(self, path: str, *, dir_fd: int) -> None:
@@ -219,31 +248,38 @@ class Tmpfile:
                 beside = f"{TMPFILE_PREFIX}{secrets.token_hex(6)}"
                 self._link(beside, fd)
                 try:
-                    os.rename(beside, name, src_dir_fd=fd, dst_dir_fd=fd)
+                    uninterrupted(os.rename, beside, name, src_dir_fd=fd, dst_dir_fd=fd)
                 except BaseException:
-                    os.unlink(beside, dir_fd=fd)
+                    _try_to_unlink(beside, fd)
                     raise
             else:
-                os.rename(self._path, name, dst_dir_fd=fd)
+                uninterrupted(os.rename, self._path, name, src_dir_fd=self._dir_fd, dst_dir_fd=fd)
                 self._path = None
 
     def discard(self) -> None:
-        """Close the descriptor, and remove the file if it has not got its name."""
+        """Close the descriptor, and remove the file, if that is possible, if it has not got its name."""
         try:
             if self._path is not None:
-                os.unlink(self._path)
+                _try_to_unlink(self._path, self._dir_fd)
         finally:
             os.close(self.fd)
 
 
+def _try_to_unlink(path: str, dir_fd: int | None) -> None:
+    """Remove a temporary name; otherwise it is one of those that gc removes, and what led here is what counts."""
+    with contextlib.suppress(OSError):
+        uninterrupted(os.unlink, path, dir_fd=dir_fd)
+
+
 def _link_descriptor(fd: int, path: str, dir_fd: int) -> bool:
     """Link a file that has no name; False if that has to be tried another way."""
-    if _libc.linkat(fd, b"", dir_fd, os.fsencode(path), _AT_EMPTY_PATH) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in _NO_EMPTY_PATH:
-        return False
-    raise OSError(number, os.strerror(number), path)
+    while _libc.linkat(fd, b"", dir_fd, os.fsencode(path), _AT_EMPTY_PATH):
+        number = ctypes.get_errno()
+        if number in _NO_EMPTY_PATH:
+            return False
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number), path)
+    return True
 
 
 # -- symbolic links ----------------------------------------------------------------------------
@@ -256,7 +292,7 @@ def replace_symlink(target: str, name: str, *, dir_fd: int) -> None:
     ``.symlink-…`` directly in the directory *dir_fd*.
     """
     with contextlib.suppress(FileExistsError):
-        os.symlink(target, name, dir_fd=dir_fd)
+        make_symlink(target, name, dir_fd=dir_fd)
         return
     with contextlib.suppress(FileNotFoundError):  # somebody removed it meanwhile
         if os.readlink(name, dir_fd=dir_fd) == target:
@@ -264,14 +300,23 @@ def replace_symlink(target: str, name: str, *, dir_fd: int) -> None:
     for _ in range(_ATTEMPTS):
         temporary = f"{SYMLINK_PREFIX}{secrets.token_hex(6)}"
         with contextlib.suppress(FileExistsError):
-            os.symlink(target, temporary, dir_fd=dir_fd)
+            make_symlink(target, temporary, dir_fd=dir_fd)
             break
     else:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), temporary)
     try:
-        os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        uninterrupted(os.rename, temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
     except BaseException:
-        os.unlink(temporary, dir_fd=dir_fd)
+        _try_to_unlink(temporary, dir_fd)
+        raise
+
+
+def make_symlink(target: str, name: str, *, dir_fd: int) -> None:
+    """Make *name* a symbolic link to *target*; an error names *name*, not the target."""
+    try:
+        uninterrupted(os.symlink, target, name, dir_fd=dir_fd)
+    except OSError as error:
+        error.filename, error.filename2 = name, None
         raise
 
 
@@ -280,9 +325,10 @@ def replace_symlink(target: str, name: str, *, dir_fd: int) -> None:
 
 def syncfs(fd: int) -> None:
     """Flush everything that was written to the file system of *fd* before the call (syncfs(2))."""
-    if _libc.syncfs(fd):
+    while _libc.syncfs(fd):
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), os.readlink(f"/proc/self/fd/{fd}"))
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number), path_of(fd))
 
 
 def fsync_directory(path: str, *, dir_fd: int) -> None:
@@ -319,5 +365,8 @@ def lock(fd: int, *, exclusive: bool, timeout: float | None = None, check: Calla
             if check is not None:
                 check()
             time.sleep(LOCK_POLL)
+        except OSError as error:
+            error.filename = path_of(fd)
+            raise
         else:
             return True

@@ -19,7 +19,7 @@ from click.exceptions import NoSuchCommand, NoSuchOption
 from ..digest import Algorithm
 from .context import Settings
 from .exit_codes import BROKEN_PIPE, INTERRUPTED, TABLE, USAGE, describe, exit_code, single
-from .output import drop_output, printable
+from .output import drop_output, printable, say
 
 __all__ = ["app", "run"]
 
@@ -62,7 +62,8 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except OSError as error:
-            if error.strerror and not error.filename:  # the least that must be said is what was being done
+            if error.strerror and not error.filename and not _is_of_output(error):
+                # The least that must be said is what was being done.
                 group = ctx.command_path.removeprefix(_NAME).strip()
                 error.filename = f"{group} {ctx.invoked_subcommand}".strip()
             raise
@@ -70,6 +71,14 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in self._commands_in.items()])
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether printing failed: what could not be written is no matter of the command."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code is click.echo.__code__
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -238,7 +247,7 @@ def _guarded(work: Callable[[], object]) -> int:
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        say(error.format_message())
         return USAGE
     except click.UsageError as error:
         return _failed(_usage(error), USAGE)

@@ -15,7 +15,7 @@ import click
 from ..errors import ComposefsError
 from ..findings import KINDS
 from .exit_codes import COULD_NOT_CHECK, describe
-from .output import printable
+from .output import printable, say
 
 if TYPE_CHECKING:
     from ..findings import Finding
@@ -102,7 +102,7 @@ def print_hints(result: FsckResult, findings: Iterable[Finding] = ()) -> None:
 
 
 def _hint(text: str) -> None:
-    click.echo(f"note: {text}", err=True)
+    say(f"note: {text}")
 
 
 def result_to_json(result: FsckResult) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .context import Settings, as_json, print_json
-from .output import printable
+from .output import printable, say
 from .progress import progress_option, showing
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _print_notes(result: GcResult, dry_run: bool) -> None:
 
 
 def _note(text: str) -> None:
-    click.echo(f"note: {printable(text)}", err=True)
+    say(f"note: {printable(text)}")
 
 
 @click.group(invoke_without_command=True)
@@ -137,7 +137,7 @@ def transaction(settings: Settings, command: tuple[str, ...]) -> int:
 
     with settings.open():
         if not command:
-            click.echo("gc waits until this is interrupted", err=True)
+            say("gc waits until this is interrupted")
             while True:
                 signal.pause()
         code = subprocess.run(command, check=False).returncode

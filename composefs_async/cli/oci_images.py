@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .context import ContentDigest, Settings, as_json, print_json
-from .output import print_bytes, printable
+from .output import print_bytes, printable, say
 from .tables import table
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _table(found: list[ImageSummary]) -> None:
     for image in found:
         note = image.error or (image.without_manifest and "it has no manifest; 'oci upgrade' makes one")
         if note:
-            click.echo(f"composefs-async: {printable(f'{image.name}: {note}')}", err=True)
+            say(f"composefs-async: {printable(f'{image.name}: {note}')}")
 
 
 def _row(image: ImageSummary) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections import Counter
 import click
 
 from .context import Settings, as_json, print_json
-from .output import printable
+from .output import printable, say
 
 __all__ = ["upgrade"]
 
@@ -44,5 +44,5 @@ def upgrade(settings: Settings, json_output: bool) -> int:
         for image in found:
             click.echo(f"{image.outcome.value:9} {printable(image.name)}")
             if image.error:
-                click.echo(f"composefs-async: {printable(f'{image.name}: {image.error}')}", err=True)
+                say(f"composefs-async: {printable(f'{image.name}: {image.error}')}")
     return _SOME_FAILED if counts[UpgradeOutcome.FAILED] else 0

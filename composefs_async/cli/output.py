@@ -52,6 +52,7 @@ def printable(text: str) -> str:
 
 def say(text: str) -> None:
     """Write a line to standard error, if there is one that can be written."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         if sys.stderr is not None:
             sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()

@@ -11,8 +11,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 
@@ -36,7 +36,7 @@ from ..progress import (
     SourceChosen,
     to_json,
 )
-from .output import printable
+from .output import printable, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -86,7 +86,7 @@ def _nothing(event: ProgressEvent) -> None:
 
 
 def _json(event: ProgressEvent) -> None:
-    click.echo(json.dumps(to_json(event)), err=True)
+    say(json.dumps(to_json(event)))
 
 
 class _Plain:
@@ -95,7 +95,7 @@ class _Plain:
 
     def __call__(self, event: ProgressEvent) -> None:
         if line := _done(event) or (self._is_time() and _how_far(event)):
-            click.echo(line, err=True)
+            say(line)
             self._told = time.monotonic()
 
     def _is_time(self) -> bool:
@@ -154,8 +154,28 @@ def _bars(counts: bool) -> Iterator[ProgressCallback]:
 
     amounts = (bars.MofNCompleteColumn(),) if counts else (bars.DownloadColumn(), bars.TransferSpeedColumn())
     columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *amounts, bars.TimeRemainingColumn())
-    with bars.Progress(*columns, console=Console(stderr=True), refresh_per_second=10) as progress:
+    console = Console(file=cast(TextIO, _Unfailing(sys.stderr)))
+    with bars.Progress(*columns, console=console, refresh_per_second=10) as progress:
         yield _Bars(progress)
+
+
+class _Unfailing:
+    """A stream that loses what it cannot write: nothing ends because nobody can see how far it has come."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 class _Bars:

@@ -12,12 +12,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ..._repo.state import RepoState
+from ..._repo.threads import Threads
 from ..._sys.errnos import BAD_BLOCKS, is_unread
 from ...findings import Finding
 from ...progress import CheckProgress, ProgressCallback
@@ -153,7 +154,7 @@ class Run:
 
         Whatever ends the iteration early, an interruption included, ends the threads first.
         """
-        with ThreadPoolExecutor(self.workers) as pool:
+        with Threads(self.workers) as pool:
             waiting: deque[Future[R]] = deque()
             done = skipped
             try:

@@ -13,11 +13,11 @@ import re
 import stat
 from array import array
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
 from ..._repo.state import RepoState
+from ..._repo.threads import Threads
 from ..._sys import files
 from ..._sys.beneath import IN_THE_WAY, opened_trusted
 from ...digest import ObjectId
@@ -59,7 +59,7 @@ class Survey:
         survey = cls()
         survey._look_at_top(state)
         since = shards.NEVER if since is None else since
-        with ThreadPoolExecutor(shards.WORKERS) as pool:
+        with Threads(shards.WORKERS) as pool:
             needed = [live.shard(shard) for shard in range(shards.SHARDS)]
             for shard, listing in enumerate(pool.map(partial(_compare, state, since), range(shards.SHARDS), needed)):
                 check()

@@ -15,11 +15,11 @@ import os
 import stat
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import count, islice
 
 from ..._repo.publish import Category
 from ..._repo.state import RepoState
+from ..._repo.threads import Threads
 from ..._sys import files
 from ...digest import ObjectId
 from ...errors import ReachUnknownError, ReadOnlyRepositoryError
@@ -280,7 +280,7 @@ class _Collection:
         self._leftovers = removed
         leases.expire(self._state)
         batches, done, total = self._batches(), 0, self._survey.count
-        with ThreadPoolExecutor(shards.WORKERS) as pool:
+        with Threads(shards.WORKERS) as pool:
             while group := list(islice(batches, shards.WORKERS)):
                 errors = [
                     self._count(removed, sizes) for removed, sizes in pool.map(self._remove, *zip(*group, strict=True))

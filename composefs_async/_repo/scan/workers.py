@@ -16,11 +16,12 @@ import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
 from .. import batch
+from ..threads import Threads
 
 __all__ = ["Batched", "Workers"]
 
@@ -33,7 +34,7 @@ B = TypeVar("B")
 R = TypeVar("R")
 
 
-class Workers(ThreadPoolExecutor):
+class Workers(Threads):
     """Threads for one scan; leaving the ``with`` block waits for them."""
 
     def __init__(self, threads: int | None = None) -> None:

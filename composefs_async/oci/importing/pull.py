@@ -6,9 +6,10 @@ leaves unreferenced objects, and a lease (`composefs_async._maintenance.leases`)
 
 from __future__ import annotations
 
+import errno
 import importlib
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PullResult", "pull", "pull_resolved"]
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _MAX_LAYERS = 8
 """Layers that are read at once; more cost memory, and a few fill all processors."""
 
@@ -167,6 +169,27 @@ class _Brought:
         return tuple((layer.diff_id, layer.stream_id) for layer in self.layers)
 
 
+@contextmanager
+def _full_disk_told(manifest_digest: str) -> Iterator[None]:
+    """Say what a full disk leaves, and how to get rid of it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        kept = f"what was stored is kept for another try, until 'composefs-async leases drop {manifest_digest}' and gc"
+        raise OSError(error.errno, f"{error.strerror}; {kept}", error.filename) from error
+
+
+def _end(lease: leases.LeaseHolder) -> OSError | None:
+    """Give up a lease; returns why that failed."""
+    try:
+        lease.end()
+    except OSError as error:
+        return error
+    return None
+
+
 class _Pull:
     def __init__(self, run: ImportRun, source: ImageSource, image: ResolvedImage) -> None:
         self._run, self._source, self._image = run, source, image
@@ -186,9 +209,11 @@ class _Pull:
             self._image.config_raw,
             brought.names,
         )
-        config_id, manifest_id = await hop(self._publish, documents, brought, tag)
+        with _full_disk_told(manifest.digest):
+            config_id, manifest_id, failure = await hop(self._publish, documents, brought, tag)
         self._report(ManifestStored(manifest.digest))
         self._report(ImageTagged(tag, manifest.digest))
+        self._report_lease(failure)
         stats = sum((layer.stats for layer in {layer.diff_id: layer for layer in layers}.values()), ImportStats())
         self._report(ImportDone(manifest.digest, stats))
         return PullResult(
@@ -204,19 +229,28 @@ class _Pull:
 
     async def _bring(self, make_images: bool) -> _Brought:
         growing = await self._tree() if make_images and self._image.config is not None else None
-        self._lease = await hop(leases.begin, self._state, self._image.manifest.digest, self._image.reference)
+        digest = self._image.manifest.digest
+        self._lease = await hop(leases.begin, self._state, digest, self._image.reference)
+        if not self._lease.resumable:
+            self._report(Message("the boot id of this machine is hidden: an import that is interrupted begins anew"))
         try:
-            with growing or nullcontext() as tree:
+            with growing or nullcontext() as tree, _full_disk_told(digest):
                 layers = await self._layers(tree)
                 return _Brought(layers, await self._images(layers, tree), self._lease)
         except (FormatError, IntegrityError):  # another try would not get further
-            await hop(self._lease.end)
+            self._report_lease(await hop(_end, self._lease))
             raise
 
-    def _publish(self, documents: Documents, brought: _Brought, tag: str) -> tuple[ObjectId, ObjectId]:
-        ids = publish_image(self._state, documents, brought.images, tag)
-        brought.lease.end()
-        return ids
+    def _publish(self, documents: Documents, brought: _Brought, tag: str) -> tuple[ObjectId, ObjectId, OSError | None]:
+        """The ids of config and manifest, and why the lease is still there."""
+        config_id, manifest_id = publish_image(self._state, documents, brought.images, tag)
+        return config_id, manifest_id, _end(brought.lease)
+
+    def _report_lease(self, failure: OSError | None) -> None:
+        """Tell of a lease that could not be removed: it ends by itself, and nothing is lost."""
+        if failure is not None:
+            reason = f"{failure.filename}: {failure.strerror}"
+            self._report(Message(f"the lease of {self._image.manifest.digest} could not be removed: {reason}"))
 
     async def _tree(self) -> GrowingTree | None:
         """What the images will be made of, unless all are there."""

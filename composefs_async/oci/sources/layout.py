@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..._aio.hops import hop, opening_hop
+from ..._sys import files
 from ...errors import ImageNotFoundError, InvalidNameError, OciError, TransportError
 from ...naming import LayoutReference, parse_layout_reference
 from ..documents import (
@@ -307,7 +308,7 @@ class _Resolving:
         return raw
 
     def _read(self, path: Path) -> bytes:
-        with _open_regular(path) as file:
+        with files.naming(str(path)), _open_regular(path) as file:
             raw = file.read(self.limit + 1)
         if len(raw) > self.limit:
             raise OciError(str(path), f"it is larger than the limit of {self.limit} bytes")
@@ -346,8 +347,10 @@ def _open_regular(path: Path) -> BinaryIO:
 def _open_sized(path: Path, descriptor: Descriptor) -> BinaryIO:
     file = _open_regular(path)
     try:
-        _check_size(f"blob {descriptor.digest}", file.seek(0, 2), descriptor)
-        file.seek(0)
+        with files.naming(str(path)):
+            size = file.seek(0, 2)
+            file.seek(0)
+        _check_size(f"blob {descriptor.digest}", size, descriptor)
     except BaseException:
         file.close()
         raise
