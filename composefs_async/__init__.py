@@ -21,6 +21,7 @@ bottom to the top; imports only go down, which a test enforces:
 `repository`          `Repository`: each operation as ``x()`` and ``x_async()``, a few lines each
 `oci`                 layers, images, tags; sources of images; parsers that know no I/O
 `boot`                bootable images: SELinux labels, kernel arguments, boot entries
+`exchange`            content in stores: published, fetched, collected beside publishers
 `cli`                 the command line; uses what is public
 ====================  =======================================================================================
 

@@ -30,12 +30,20 @@
     │   ├── CompressionError             at a byte offset of the packed input
     │   ├── SELinuxPolicyError           at a line
     │   ├── BootError                    a kernel, boot entry or kernel argument
-    │   └── OciError
+    │   ├── OciError
+    │   └── StoreFormatError             a document, table or pack of a store
     ├── InvalidNameError (ValueError)    a name that would leave its directory
     ├── TransportError                   content could not be fetched
     │   ├── RegistryError
     │   ├── AuthenticationError
-    │   └── ProxyError
+    │   ├── ProxyError
+    │   └── StoreError                   a store of packs
+    │       ├── BlobMissingError
+    │       ├── ConditionalWritesError
+    │       ├── FetchError               FetchDamagedError is an IntegrityError, too
+    │       ├── RefConflictError
+    │       ├── StoreBusyError
+    │       └── UnknownOutcomeError
     ├── PolicyError                      the base of ImagePolicyError and SELinuxPolicyError
     └── MountError (OSError)
 
@@ -53,12 +61,16 @@ from typing import Self
 __all__ = [
     "AlgorithmMismatchError",
     "AuthenticationError",
+    "BlobMissingError",
     "BootError",
     "ComposefsError",
     "CompressionError",
+    "ConditionalWritesError",
     "DigestMismatchError",
     "DumpfileError",
     "ErofsError",
+    "FetchDamagedError",
+    "FetchError",
     "FormatError",
     "ImageNotFoundError",
     "ImagePolicyError",
@@ -73,6 +85,7 @@ __all__ = [
     "ProxyError",
     "ReachUnknownError",
     "ReadOnlyRepositoryError",
+    "RefConflictError",
     "RegistryError",
     "RepositoryClosedError",
     "RepositoryError",
@@ -80,9 +93,13 @@ __all__ = [
     "RepositoryNotFoundError",
     "SELinuxPolicyError",
     "SplitstreamError",
+    "StoreBusyError",
+    "StoreError",
+    "StoreFormatError",
     "StreamNotFoundError",
     "TarError",
     "TransportError",
+    "UnknownOutcomeError",
     "UnsupportedFeatureError",
     "VerityMissingError",
     "VerityNotSupportedError",
@@ -370,6 +387,15 @@ class BootError(FormatError):
         super().__init__(f"{what}: {reason}")
 
 
+class StoreFormatError(FormatError):
+    """*what* in a store (a reference, manifest, table, pack or list) does not follow its format."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
+        self.reason = reason
+        super().__init__(f"{what}: {reason}")
+
+
 class InvalidNameError(ComposefsError, ValueError):
     """A stream, image or reference name is empty, too long, or would leave its directory."""
 
@@ -428,6 +454,75 @@ class AuthenticationError(TransportError):
 
 class ProxyError(TransportError):
     """A helper process that should deliver content failed."""
+
+
+class StoreError(TransportError):
+    """The store at *store* could not be read or written as asked."""
+
+    def __init__(self, store: str, reason: str) -> None:
+        self.store = store
+        self.reason = reason
+        super().__init__(f"{store}: {reason}")
+
+
+class BlobMissingError(StoreError):
+    """The store has no object with the key *key*."""
+
+    def __init__(self, store: str, key: str) -> None:
+        self.key = key
+        super().__init__(store, f"{key} is not there")
+
+
+class UnknownOutcomeError(StoreError):
+    """A conditional write of *key* failed so that nobody can tell whether it has taken place."""
+
+    def __init__(self, store: str, key: str, reason: str) -> None:
+        self.key = key
+        super().__init__(store, f"writing {key}: {reason}")
+
+
+class ConditionalWritesError(StoreError):
+    """The store accepts writes whose condition is not met, so that two writers would overwrite each other."""
+
+
+class StoreBusyError(StoreError):
+    """Another garbage collection, *owner*, works on the store; its last sign of life is from *since*."""
+
+    def __init__(self, store: str, owner: str, since: str) -> None:
+        self.owner = owner
+        self.since = since
+        super().__init__(store, f"garbage collection {owner} is at work, last heard of at {since}; try again later")
+
+
+class RefConflictError(StoreError):
+    """Another writer has changed the reference *name*: it was *expected* and now is *found* (digests, or "absent")."""
+
+    def __init__(self, store: str, name: str, expected: str, found: str) -> None:
+        self.name = name
+        self.expected = expected
+        self.found = found
+        super().__init__(store, f"the name {name} was {expected} and now is {found}; publish again to replace it")
+
+
+class FetchError(StoreError):
+    """No source has everything that is needed.
+
+    The ids of the objects that could not be had are *missing* (empty if not even the plan could be read), and
+    *by_source* says what was wrong with each source.
+    """
+
+    def __init__(self, name: str, missing: tuple[str, ...], by_source: dict[str, str]) -> None:
+        self.name = name
+        self.missing = missing
+        self.by_source = by_source
+        first = f"object {missing[0]}" if missing else "its description"
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        said = "; ".join(f"{source}: {reason}" for source, reason in by_source.items()) or "there is no source"
+        super().__init__(name, f"cannot fetch {first}{more}: {said}")
+
+
+class FetchDamagedError(FetchError, IntegrityError):
+    """Like `FetchError`, and at least one source has delivered content that is not what its digest says."""
 
 
 class MountError(ComposefsError, OSError):

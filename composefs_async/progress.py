@@ -19,6 +19,7 @@ from .results import ImportStats
 
 __all__ = [
     "BytesFetched",
+    "BytesMoved",
     "BytesRead",
     "CheckProgress",
     "CollectProgress",
@@ -32,12 +33,16 @@ __all__ = [
     "ManifestStored",
     "Message",
     "ObjectsStored",
+    "PackSent",
     "ProgressCallback",
     "ProgressEvent",
     "RateLimit",
+    "RefWritten",
     "RegistryWarning",
     "Retrying",
     "SourceChosen",
+    "SourceFailed",
+    "TransferStarted",
     "is_intermediate",
     "to_json",
 ]
@@ -226,6 +231,55 @@ class RegistryWarning:
 
 
 @dataclass(frozen=True, slots=True)
+class TransferStarted:
+    """Everything that is to be moved to or from a store is known, and nothing of it has been moved."""
+
+    reference: str
+    objects: int
+    """Objects to be moved."""
+    bytes: int
+    """Bytes to be moved: on the wire for a fetch, before compression for what is published."""
+    present: int
+    """Objects that are there already."""
+
+
+@dataclass(frozen=True, slots=True)
+class BytesMoved:
+    """Intermediate: how far a transfer has come, in the unit of `TransferStarted.bytes`."""
+
+    moved: int
+    total: int
+    objects: int
+    """Objects that are in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFailed:
+    """A source could not deliver something, or has delivered something damaged; the next one is asked."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PackSent:
+    """A pack is in the store, and has no name yet."""
+
+    digest: str
+    size: int
+    """In bytes."""
+    objects: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefWritten:
+    """A name of the store, or of the repository, means the manifest."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One line for people."""
 
@@ -250,6 +304,11 @@ ProgressEvent: TypeAlias = (
     | Retrying
     | RateLimit
     | RegistryWarning
+    | TransferStarted
+    | BytesMoved
+    | SourceFailed
+    | PackSent
+    | RefWritten
     | Message
 )
 
@@ -260,7 +319,9 @@ the thread that called them; it must return quickly, and what it raises ends the
 
 def is_intermediate(event: ProgressEvent) -> bool:
     """Whether a later event of the same kind and layer or stage makes this one useless, so that it may be dropped."""
-    return isinstance(event, BytesRead | BytesFetched | ObjectsStored | CheckProgress | CollectProgress)
+    return isinstance(
+        event, BytesRead | BytesFetched | BytesMoved | ObjectsStored | CheckProgress | CollectProgress
+    )
 
 
 def to_json(event: ProgressEvent) -> dict[str, Any]:

@@ -34,17 +34,18 @@ LAYERS = [
     ["oci", "registry"],
     ["boot"],
     ["testing"],
+    ["exchange"],
     ["cli", "__init__", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-EVENT_LOOP = {"_aio", "repository", "oci", "registry", "boot", "testing", "cli"}
+EVENT_LOOP = {"_aio", "repository", "oci", "registry", "boot", "exchange", "testing", "cli"}
 RESTRICTED = {
     "anyio": EVENT_LOOP,
     "asyncio": set[str](),
     "trio": set[str](),
     "uvloop": set[str](),
-    "threading": {"_repo", "_maintenance", "_aio"},
+    "threading": {"_repo", "_maintenance", "_aio", "exchange"},
     "ctypes": {"_sys"},
     "fcntl": {"_sys"},
     "httpcore2": {"registry"},

@@ -13,8 +13,10 @@ from ..errors import (
     MountError,
     NotFoundError,
     ReadOnlyRepositoryError,
+    RefConflictError,
     RepositoryError,
     RepositoryInUseError,
+    StoreBusyError,
     TransportError,
 )
 
@@ -30,7 +32,7 @@ BROKEN_PIPE = 141
 
 _READ_ONLY = 7
 # The first class that fits counts, so the more special ones come first.
-_BY_ERROR: list[tuple[type[BaseException], int, str]] = [
+_BY_ERROR: list[tuple[type[BaseException] | tuple[type[BaseException], ...], int, str]] = [
     (
         InvalidNameError,
         USAGE,
@@ -40,7 +42,11 @@ _BY_ERROR: list[tuple[type[BaseException], int, str]] = [
     (IntegrityError, 4, "content is not what its digest says, or is not protected"),
     (FormatError, 5, "a layer, document, stream or image is malformed, or it is not clear which one is meant"),
     (ReadOnlyRepositoryError, _READ_ONLY, "the repository cannot be written"),
-    (RepositoryInUseError, 8, "the repository is in use"),
+    (
+        (RepositoryInUseError, StoreBusyError, RefConflictError),
+        8,
+        "the repository or store is in use, or another writer was faster",
+    ),
     (RepositoryError, 6, "there is no repository, or none that can be used"),
     (TransportError, 9, "content could not be fetched"),
     (MountError, 10, "the kernel refused a mount"),

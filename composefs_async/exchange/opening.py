@@ -1,0 +1,69 @@
+"""URLs of stores: which kind of place each is.
+
+Owns the syntax, and making the backend.  Credentials never stand in a URL: they come from the environment, as the
+library of the place finds them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from urllib.parse import unquote, urlsplit
+
+from .._aio.hops import hop
+from ..errors import StoreError
+from .backends.base import BlobStore
+from .backends.directory import DirectoryStore
+from .store import TRANSFERS, Store
+
+__all__ = ["is_store_url", "open_store"]
+
+_SCHEMES: dict[str, tuple[str, str]] = {}
+"""Module and class of the backend for each scheme."""
+
+
+def is_store_url(text: str) -> bool:
+    """Whether *text* is the URL of a store rather than a path."""
+    scheme, colon, _ = text.partition("://")
+    return bool(colon) and (scheme in _SCHEMES or scheme in ("file", "memory"))
+
+
+async def open_store(
+    url: str, *, endpoint: str | None = None, limit_rate: float | None = None, transfers: int = TRANSFERS
+) -> Store:
+    """Open the store at *url*: ``file:///DIRECTORY``.
+
+    Nothing is asked of it yet.  The caller closes it, or uses it in an ``async with`` block.
+
+    Args:
+        endpoint: of an object store that is not Amazon's.
+        limit_rate: bytes per second for everything that goes through the handle.
+        transfers: requests under way at once.
+
+    Raises:
+        StoreError: no place is known by such a URL, or what it needs is not installed.
+    """
+    return Store(await hop(_backend, url, endpoint), limit_rate=limit_rate, transfers=transfers)
+
+
+def _backend(url: str, endpoint: str | None) -> BlobStore:
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost") or not parts.path:
+            raise StoreError(url, "a store in a directory is spelled file:///DIRECTORY")
+        return DirectoryStore(unquote(parts.path))
+    found = _SCHEMES.get(parts.scheme)
+    if found is None:
+        known = ", ".join(f"{each}://" for each in ("file", *_SCHEMES))
+        raise StoreError(_shown(url), f"it is no URL of a store, which begins with one of {known}")
+    module, name = found
+    make: Callable[[str, str | None], BlobStore] = getattr(
+        importlib.import_module(f".backends.{module}", __package__), name
+    )
+    return make(url, endpoint)
+
+
+def _shown(url: str) -> str:
+    """*url* without what might be a secret."""
+    parts = urlsplit(url)
+    return url if parts.username is None and parts.password is None else f"{parts.scheme}://…"

@@ -1,0 +1,421 @@
+"""A store that is open: its place, its description, and what has been asked of it.
+
+Owns running requests in worker threads, counting them, and reading references, manifests and tables.  Does not own
+publishing, fetching or collecting.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from anyio import AsyncContextManagerMixin, CapacityLimiter, create_task_group
+
+from .._aio.groups import single_error
+from .._aio.hops import hop
+from .._aio.to_thread import in_thread
+from ..digest import Algorithm
+from ..errors import (
+    BlobMissingError,
+    ConditionalWritesError,
+    ImageNotFoundError,
+    InvalidNameError,
+    StoreError,
+    StoreFormatError,
+)
+from .backends.base import BlobInfo, BlobStore, Buffer, PreconditionError, Stored, Version, data_size
+from .commit import read_ref
+from .condemned import DEFAULT_GRACE, DESCRIPTION_KEY, DESCRIPTION_LIMIT, LAYOUT, LAYOUT_KEY, Description
+from .documents import (
+    CONFIG_LIMIT,
+    MANIFEST_LIMIT,
+    Config,
+    Manifest,
+    Ref,
+    blob_key,
+    check_digest,
+    name_of_ref,
+    parse_config,
+    parse_manifest,
+    verify,
+)
+from .pacing import Gate, RateLimit, retrying
+from .protocol import Many, Program, Request, perform
+from .table import DECODED_LIMIT, Table, decode_table
+
+__all__ = ["Store", "StoredRef", "Usage"]
+
+T = TypeVar("T")
+
+TRANSFERS = 16
+"""Requests that are under way at once, unless a store asks for fewer."""
+_TABLE_OVERHEAD = 1 << 16
+
+
+@dataclass(slots=True)
+class Usage:
+    """What has been asked of a store through one handle."""
+
+    requests: int = 0
+    sent: int = 0
+    """Bytes of content written."""
+    received: int = 0
+    """Bytes of content read."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRef:
+    """A name in a store."""
+
+    name: str
+    manifest_digest: str
+    created: str
+    size: int
+    """Bytes of its packs."""
+
+
+class Meter:
+    """A backend as `Store` uses it: requests counted, paced and repeated."""
+
+    def __init__(self, backend: BlobStore, rate: RateLimit, transfers: int) -> None:
+        self._backend, self._rate = backend, rate
+        self.url = backend.url
+        self.gate: Gate = Gate(transfers)
+        self.usage: Usage = Usage()
+        self._mutex = threading.Lock()
+
+    def _count(self, *, requests: int = 0, sent: int = 0, received: int = 0) -> None:
+        with self._mutex:
+            self.usage.requests += requests
+            self.usage.sent += sent
+            self.usage.received += received
+
+    def _ask(self, function: Callable[..., T], *arguments: object) -> T:
+        def once() -> T:
+            self._count(requests=1)
+            with self.gate.request():
+                return function(*arguments)
+
+        return retrying(once)
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Not repeated when it fails: the caller knows what it has got."""
+        self._count(requests=1)
+        with self.gate.request():
+            for piece in self._backend.get(key, start, length):
+                self._rate.take(len(piece))
+                self._count(received=len(piece))
+                yield piece
+
+    def put(self, key: str, data: Buffer | Path) -> None:
+        size = data_size(data)
+        self._rate.take(size)
+        self._ask(self._backend.put, key, data)
+        self._count(sent=size)
+
+    def swap(self, key: str, data: bytes, expected: Version | None) -> Version:
+        self._count(requests=1, sent=len(data))
+        with self.gate.request():
+            return self._backend.swap(key, data, expected)
+
+    def read(self, key: str, limit: int) -> Stored | None:
+        found = self._ask(self._backend.read, key, limit)
+        self._count(received=len(found.data) if found else 0)
+        return found
+
+    def head(self, key: str) -> BlobInfo | None:
+        return self._ask(self._backend.head, key)
+
+    def list(self, prefix: str, after: str = "") -> Iterator[BlobInfo]:
+        return iter(self._ask(lambda: [*self._backend.list(prefix, after)]))
+
+    def delete(self, keys: Sequence[str]) -> None:
+        self._ask(self._backend.delete, keys)
+
+    def close(self) -> None:
+        self._backend.close()
+
+
+class Store(AsyncContextManagerMixin):
+    """A place where artifacts are published, and fetched from.  Close it, or use it in an ``async with`` block.
+
+    Not bound to an event loop; several tasks may use it at once.
+    """
+
+    def __init__(self, backend: BlobStore, *, limit_rate: float | None = None, transfers: int = TRANSFERS) -> None:
+        self.backend: Meter = Meter(backend, RateLimit(limit_rate), transfers)
+        self.transfers: int = transfers
+        self._description: Description | None = None
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        try:
+            yield self
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Release connections and descriptors; a second call does nothing."""
+        await hop(self.backend.close)
+
+    @property
+    def url(self) -> str:
+        """Where the store is, without secrets."""
+        return self.backend.url
+
+    @property
+    def usage(self) -> Usage:
+        """Requests made and bytes moved through this handle so far."""
+        return self.backend.usage
+
+    # -- what it is ----------------------------------------------------------------------------
+
+    async def describe(self) -> Description:
+        """What composefs-store.json says; read once.
+
+        Raises:
+            StoreError: there is no store.
+            StoreFormatError, UnsupportedFeatureError
+        """
+        if self._description is None:
+            stored = await hop(self.backend.read, DESCRIPTION_KEY, DESCRIPTION_LIMIT)
+            if stored is None:
+                raise StoreError(self.url, f"there is no store: {DESCRIPTION_KEY} is missing; 'store init' makes one")
+            self._description = Description.parse(stored.data, self.url)
+        return self._description
+
+    async def init(
+        self,
+        *,
+        algorithm: Algorithm = Algorithm.SHA512,
+        grace: int = DEFAULT_GRACE,
+        single_writer: bool = False,
+    ) -> tuple[Description, bool]:
+        """Make the store, unless there is one; the flag tells whether it is new.
+
+        That writes can have conditions is tried once, in a key of its own.  A trial shows that a store has the
+        feature, not that it is atomic.
+
+        Args:
+            grace: seconds for which garbage stays condemned before it is deleted.
+            single_writer: do without conditional writes; the caller promises that one process writes at a time.
+
+        Raises:
+            ConditionalWritesError: the store accepts a write whose condition is not met, or refuses conditions.
+            StoreError: there is a store of another algorithm.
+        """
+        return await hop(partial(self._init, Description.new(algorithm, grace, single_writer=single_writer)))
+
+    def _init(self, description: Description) -> tuple[Description, bool]:
+        stored = self.backend.read(DESCRIPTION_KEY, DESCRIPTION_LIMIT)
+        created = stored is None
+        if stored is None:
+            if description.cas == "conditional":
+                _try_conditions(self.backend)
+            self.backend.put(LAYOUT_KEY, LAYOUT)
+            try:
+                if description.cas == "conditional":
+                    self.backend.swap(DESCRIPTION_KEY, description.encode(), None)
+                else:
+                    self.backend.put(DESCRIPTION_KEY, description.encode())
+            except PreconditionError:
+                created = False
+            stored = self.backend.read(DESCRIPTION_KEY, DESCRIPTION_LIMIT)
+        found = Description.parse(stored.data if stored else b"", self.url)
+        if found.algorithm is not description.algorithm:
+            raise StoreError(self.url, f"it is a store of {found.algorithm.text}, not {description.algorithm.text}")
+        self._description = found
+        return found, created
+
+    # -- requests ------------------------------------------------------------------------------
+
+    async def run(self, program: Program[T]) -> T:
+        """Run a program of requests to its end, those that need no order at once."""
+        answer: Any = None
+        single_writer = self._description is not None and self._description.cas == "none"
+        backend: BlobStore = Unconditional(self.backend) if single_writer else self.backend
+        try:
+            while True:
+                request = program.send(answer)
+                answer = await self._answer(backend, request)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        finally:
+            program.close()
+
+    async def _answer(self, backend: BlobStore, request: Request) -> object:
+        if not isinstance(request, Many):
+            return await hop(perform, backend, request)
+        answers: list[object] = [None] * len(request.requests)
+        workers = min(self.transfers, len(answers))
+        limiter = CapacityLimiter(max(workers, 1))
+
+        def some(number: int) -> None:
+            for at in range(number, len(answers), workers):
+                answers[at] = perform(backend, request.requests[at])
+
+        with single_error():
+            async with create_task_group() as tasks:
+                for number in range(workers):
+                    tasks.start_soon(partial(in_thread, partial(some, number), limiter))
+        return answers
+
+    # -- reading -------------------------------------------------------------------------------
+
+    async def refs(self) -> AsyncIterator[StoredRef]:
+        """All names, sorted, with the manifests that they mean."""
+        for info in await hop(lambda: [*self.backend.list("refs/")]):
+            name = name_of_ref(info.key)
+            ref = await self.ref(name)
+            if ref is not None:
+                manifest = await self.manifest(ref)
+                size = sum(blob.size for blob in manifest.blobs)
+                yield StoredRef(name, ref.digest, ref.created, size)
+
+    async def ref(self, name: str) -> Ref | None:
+        """What *name* means; None if it is absent or has been removed.
+
+        Raises:
+            StoreFormatError, DigestMismatchError, InvalidNameError
+        """
+        found, _ = await self.run(read_ref(name, self.url))
+        return None if found is None or found.deleted else found
+
+    async def resolve(self, name: str) -> Manifest:
+        """The manifest of *name*, which is ``NAME``, ``NAME@sha256:…`` or ``@sha256:…``.
+
+        Raises:
+            ImageNotFoundError: there is no such name.
+            InvalidNameError, StoreFormatError, DigestMismatchError, BlobMissingError
+        """
+        before, at, digest = name.rpartition("@sha256:")
+        if at:
+            try:
+                check_digest(f"sha256:{digest}")
+            except ValueError:
+                raise InvalidNameError(name, "what follows '@' is no sha256 digest") from None
+            return await hop(self.read_manifest, f"sha256:{digest}")
+        ref = await self.ref(name or before)
+        if ref is None:
+            raise ImageNotFoundError(name, "name", f"{self.url} has none")
+        return await self.manifest(ref)
+
+    async def manifest(self, ref: Ref) -> Manifest:
+        """The manifest that a reference means."""
+        if ref.manifest is not None:
+            return parse_manifest(ref.manifest, ref.digest)
+        return await hop(self.read_manifest, ref.digest)
+
+    def read_manifest(self, digest: str) -> Manifest:
+        """The manifest with that digest.  Blocks."""
+        return parse_manifest(self.read_blob("manifest", digest, None, MANIFEST_LIMIT), digest)
+
+    def read_config(self, manifest: Manifest) -> Config:
+        """The config of *manifest*, mostly without a request.  Blocks."""
+        descriptor = manifest.config
+        raw = descriptor.data
+        if raw is None:
+            raw = self.read_blob("config", descriptor.digest, descriptor.size, CONFIG_LIMIT)
+        config = parse_config(raw, descriptor.digest)
+        if config.kind != manifest.kind:
+            raise StoreFormatError(f"manifest {manifest.digest}", f"its config is of the kind {config.kind}")
+        return config
+
+    def read_table(self, manifest: Manifest, config: Config, limit: int = DECODED_LIMIT) -> Table:
+        """The table of *manifest*.  Blocks."""
+        raw = self.read_table_blob(manifest, limit)
+        return self.parse_table(raw, manifest, config, limit)
+
+    def read_table_blob(self, manifest: Manifest, limit: int = DECODED_LIMIT) -> bytes:
+        """The bytes of the table of *manifest*, whose digest has been compared.  Blocks."""
+        descriptor = manifest.table
+        return self.read_blob("table", descriptor.digest, descriptor.size, limit + _TABLE_OVERHEAD)
+
+    def parse_table(self, raw: bytes, manifest: Manifest, config: Config, limit: int = DECODED_LIMIT) -> Table:
+        """Check the bytes of a table."""
+        sizes = [blob.size for blob in manifest.blobs]
+        name = f"table {manifest.table.digest}"
+        return decode_table(raw, name, algorithm=config.algorithm, blob_sizes=sizes, limit=limit)
+
+    def read_blob(self, what: str, digest: str, size: int | None, limit: int) -> bytes:
+        """A small blob, whose digest has been compared.  Blocks.
+
+        Raises:
+            BlobMissingError
+            StoreFormatError: it is too large.
+            DigestMismatchError
+        """
+        if size is not None and size > limit:
+            raise StoreFormatError(f"{what} {digest}", f"it has {size} bytes, more than the limit of {limit}")
+        most = limit if size is None else size
+
+        def read() -> bytes:
+            content = bytearray()
+            for piece in self.backend.get(blob_key(digest)):
+                content += piece
+                if len(content) > most:
+                    raise StoreFormatError(f"{what} {digest}", f"it has more than {most} bytes")
+            return bytes(content)
+
+        try:
+            return verify(what, retrying(read), digest)
+        except BlobMissingError:
+            raise BlobMissingError(self.url, f"{what} {digest}") from None
+
+
+class Unconditional:
+    """A backend without conditional writes: compared before, and then overwritten.  For one writer at a time."""
+
+    def __init__(self, backend: Meter) -> None:
+        self._backend = backend
+        self.url = backend.url
+
+    def swap(self, key: str, data: bytes, expected: Version | None) -> Version:
+        """Compare, then write; another writer in between would be overwritten."""
+        found = self._backend.read(key, 1 << 30)
+        if (found.version if found else None) != expected:
+            raise PreconditionError(self.url, f"{key} has changed")
+        self._backend.put(key, data)
+        written = self._backend.read(key, 1 << 30)
+        if written is None or written.data != data:
+            raise PreconditionError(self.url, f"{key} has changed")
+        return written.version
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+def _try_conditions(backend: Meter) -> None:
+    """Refuse a store that writes although the condition is not met."""
+    import uuid
+
+    key = f"gc/trial-{uuid.uuid4()}"
+    try:
+        try:
+            version = backend.swap(key, b"1", None)
+        except PreconditionError as error:
+            raise ConditionalWritesError(backend.url, f"a write to a new key was refused: {error.reason}") from None
+        _refuse_accepted(backend, key, None, "creates what is there")
+        try:
+            backend.swap(key, b"2", version)
+        except PreconditionError as error:
+            raise ConditionalWritesError(backend.url, f"a write was refused for no reason: {error.reason}") from None
+        _refuse_accepted(backend, key, version, "replaces what has changed")
+    finally:
+        backend.delete([key])
+
+
+def _refuse_accepted(backend: Meter, key: str, expected: Version | None, what: str) -> None:
+    try:
+        backend.swap(key, b"3", expected)
+    except PreconditionError:
+        return
+    raise ConditionalWritesError(
+        backend.url, f"it {what}, so that two writers would overwrite each other; --single-writer is for one"
+    )
