@@ -25,6 +25,8 @@ __all__ = ["CollectReport", "Marker", "RefCost", "collect", "survey"]
 _BATCH = 100
 _READS = 64
 _ATTEMPTS = 8
+_RESOLUTION = 1.0
+"""Seconds by which a time of a store may be too early: HTTP has whole seconds."""
 _BLOBS = "blobs/sha256/"
 
 
@@ -200,10 +202,11 @@ class _Run:
             modified = stored.modified if stored else 0.0
             if found.owner and found.owner != self.owner:
                 now = yield from self.time()
-                if now - modified <= self.grace:
+                if now - modified <= self.grace + _RESOLUTION:
                     raise StoreBusyError(self.url, found.owner, format_time(modified))
-            # What has no time has been put there before the list was last written.
-            stamped = {name: modified if since is None else since for name, since in found.blobs.items()}
+            # What has no time was put there when the list was last written, or before.
+            latest = modified + _RESOLUTION
+            stamped = {name: latest if since is None else since for name, since in found.blobs.items()}
             self.version = stored.version if stored else None
             if (yield from self._write(Condemned(self.owner, stamped))):
                 return

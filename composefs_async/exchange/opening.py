@@ -18,7 +18,11 @@ from .store import TRANSFERS, Store
 
 __all__ = ["is_store_url", "open_store"]
 
-_SCHEMES: dict[str, tuple[str, str]] = {}
+_SCHEMES: dict[str, tuple[str, str]] = {
+    "s3": ("objectstore", "ObjectStoreBackend"),
+    "gs": ("objectstore", "ObjectStoreBackend"),
+    "az": ("objectstore", "ObjectStoreBackend"),
+}
 """Module and class of the backend for each scheme."""
 
 
@@ -31,7 +35,7 @@ def is_store_url(text: str) -> bool:
 async def open_store(
     url: str, *, endpoint: str | None = None, limit_rate: float | None = None, transfers: int = TRANSFERS
 ) -> Store:
-    """Open the store at *url*: ``file:///DIRECTORY``.
+    """Open the store at *url*: ``file:///DIRECTORY``, ``s3://BUCKET/PREFIX``, ``gs://…`` or ``az://…``.
 
     Nothing is asked of it yet.  The caller closes it, or uses it in an ``async with`` block.
 

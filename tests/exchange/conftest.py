@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import io
 import random
+import shutil
+import socket
+import subprocess
 import tarfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +111,83 @@ def memory_store(backend: MemoryStore | None = None, **options: float) -> Store:
     if "composefs-store.json" not in backend.objects:
         anyio.run(store.init)
     return store
+
+
+@dataclass
+class Server:
+    """A program that speaks S3 on this machine."""
+
+    endpoint: str
+    bucket: str
+
+    def url(self, prefix: str) -> str:
+        return f"s3://{self.bucket}/{prefix}"
+
+
+INSTALL = {
+    "gofakes3": "go install github.com/johannesboyne/gofakes3/cmd/gofakes3@v1.2.0",
+    "versitygw": "go install github.com/versity/versitygw/cmd/versitygw@v1.8.0",
+}
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port: int = server.getsockname()[1]
+        return port
+
+
+def await_port(process: subprocess.Popen[bytes], port: int) -> None:
+    """Return when something listens there."""
+    for _ in range(500):
+        assert process.poll() is None, "the server has ended"
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.02)
+    raise AssertionError("the server does not listen")
+
+
+def _command(name: str, directory: Path, port: int) -> list[str]:
+    address = f"127.0.0.1:{port}"
+    if name == "gofakes3":
+        return ["gofakes3", "-host", address, "-backend", "mem", "-initialbucket", "test"]
+    options = ["--access", "key", "--secret", "secret", "--port", address, "--region", "us-east-1"]
+    return ["versitygw", *options, "posix", str(directory)]
+
+
+@contextlib.contextmanager
+def _running(name: str, directory: Path) -> Iterator[Server]:
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not on PATH; {INSTALL[name]}")
+    if importlib.util.find_spec("obstore") is None:
+        pytest.skip("obstore is not installed")
+    (directory / "test").mkdir()
+    port = free_port()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        subprocess.Popen(_command(name, directory, port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run,
+    ):
+        for variable, value in (("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", "secret"), ("REGION", "us-east-1")):
+            patch.setenv(f"AWS_{variable}", value)
+        try:
+            await_port(run, port)
+            yield Server(f"http://127.0.0.1:{port}", "test")
+        finally:
+            run.terminate()
+
+
+@pytest.fixture(scope="session")
+def gofakes3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An S3 server in memory; skips, with the command that installs it, where there is none."""
+    with _running("gofakes3", tmp_path_factory.mktemp("gofakes3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An S3 server on files, whose conditional writes are atomic; skips where there is none."""
+    with _running("versitygw", tmp_path_factory.mktemp("versitygw")) as server:
+        yield server
 
 
 FILES = {
