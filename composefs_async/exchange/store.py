@@ -236,11 +236,15 @@ class Store(AsyncContextManagerMixin):
 
     # -- requests ------------------------------------------------------------------------------
 
+    def writer(self) -> BlobStore:
+        """The backend for conditional writes, as the store's description wants them."""
+        single_writer = self._description is not None and self._description.cas == "none"
+        return Unconditional(self.backend) if single_writer else self.backend
+
     async def run(self, program: Program[T]) -> T:
         """Run a program of requests to its end, those that need no order at once."""
         answer: Any = None
-        single_writer = self._description is not None and self._description.cas == "none"
-        backend: BlobStore = Unconditional(self.backend) if single_writer else self.backend
+        backend = self.writer()
         try:
             while True:
                 request = program.send(answer)

@@ -204,7 +204,7 @@ def test_an_image_that_is_not_what_its_layers_make_is_refused(images: Images) ->
 
 def forge_image(repo: Repository, tag: str, image_id: ObjectId | None) -> None:
     """Let the config of an image refer to another EROFS image."""
-    from composefs_async.oci.erofs_images import Documents, publish
+    from composefs_async.oci.erofs_images import Documents, publish_image
     from composefs_async.repository import state_of
 
     image = open_image(repo, tag)
@@ -216,7 +216,7 @@ def forge_image(repo: Repository, tag: str, image_id: ObjectId | None) -> None:
         image.config_raw,
         tuple(image.layers.items()),
     )
-    publish(state_of(repo), documents, {"composefs.image.v1": image_id}, tag)
+    publish_image(state_of(repo), documents, {"composefs.image.v1": image_id}, tag)
 
 
 def test_a_layer_that_is_not_what_its_name_says_gets_no_name(images: Images) -> None:
@@ -233,7 +233,7 @@ def test_a_layer_that_is_not_what_its_name_says_gets_no_name(images: Images) -> 
 
 
 def forge_layer(repo: Repository, tag: str, layer: ObjectId) -> None:
-    from composefs_async.oci.erofs_images import Documents, publish
+    from composefs_async.oci.erofs_images import Documents, publish_image
     from composefs_async.repository import state_of
 
     image = open_image(repo, tag)
@@ -241,7 +241,7 @@ def forge_layer(repo: Repository, tag: str, layer: ObjectId) -> None:
     documents = Documents(
         image.manifest.digest, image.manifest.raw, image.manifest.config.digest, image.config_raw, layers
     )
-    publish(state_of(repo), documents, dict(image.images), tag)
+    publish_image(state_of(repo), documents, dict(image.images), tag)
 
 
 # -- what cannot be ----------------------------------------------------------------------------
