@@ -319,9 +319,7 @@ the thread that called them; it must return quickly, and what it raises ends the
 
 def is_intermediate(event: ProgressEvent) -> bool:
     """Whether a later event of the same kind and layer or stage makes this one useless, so that it may be dropped."""
-    return isinstance(
-        event, BytesRead | BytesFetched | BytesMoved | ObjectsStored | CheckProgress | CollectProgress
-    )
+    return isinstance(event, BytesRead | BytesFetched | BytesMoved | ObjectsStored | CheckProgress | CollectProgress)
 
 
 def to_json(event: ProgressEvent) -> dict[str, Any]:
