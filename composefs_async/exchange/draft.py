@@ -55,7 +55,12 @@ class ImageDraft:
     _last: Documents | None = None
 
     def assemble(self) -> Documents:
-        """The documents of the parts as they are now."""
+        """The documents of the parts as they are now.
+
+        Parts stand in the order of the closure, so that the same parts always make the same documents.
+        """
+        order = {found[:KEY_SIZE]: at for at, found in enumerate(self.closure.ids)}
+        self.parts.sort(key=lambda part: min((order[key] for key in part.members), default=0))
         table = encode_table(self.algorithm, len(self.parts), list(self._entries()), self.salts.get("table", b""))
         descriptor = Descriptor(TABLE_TYPE, digest_of(table), len(table))
         annotations = dict(self.annotations)
