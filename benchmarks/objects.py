@@ -105,7 +105,7 @@ def measure(contents: list[bytes], base: Path, rounds: int) -> dict[str, float]:
     for _ in range(rounds):
         for name, way in ways.items():
             place = Path(tempfile.mkdtemp(prefix="composefs-bench-", dir=base))
-            with Repository.init(place / "repo", insecure=True)[0] as repo:
+            with Repository.init(place / "repo", insecure=True) as repo:
                 seconds = way(repo, contents)
             shutil.rmtree(place)
             best[name] = min(best.get(name, seconds), seconds)

@@ -69,7 +69,7 @@ async def measure(repository: Path, reference: str | None, large: int) -> dict[s
         for piece in large_layer(large):
             yield piece
 
-    repo, _ = await Repository.init_async(repository, insecure=True)
+    repo = await Repository.init_async(repository, insecure=True)
     async with repo:
         start = time.perf_counter()
         if reference is None:

@@ -67,7 +67,7 @@ class Cost:
 
 
 def make(path: Path, objects: int) -> None:
-    with Repository.init(path, insecure=True)[0] as repo:
+    with Repository.init(path, insecure=True) as repo:
         for number in range(objects // (OBJECTS_PER_STREAM + 1)):
             seeds = (f"{number} {index}".encode() for index in range(OBJECTS_PER_STREAM))
             contents = [hashlib.blake2b(seed).digest() * 2 for seed in seeds]

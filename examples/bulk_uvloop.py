@@ -23,7 +23,7 @@ def contents(directory: Path) -> Iterator[bytes]:
 
 
 async def main(directory: str, repository: str) -> None:
-    repo, _ = await Repository.init_async(repository, insecure=True, ensure=True)
+    repo = await Repository.init_async(repository, insecure=True, ensure=True)
     async with repo:
         start = time.perf_counter()
         stored = await repo.ensure_objects_async(contents(Path(directory)))

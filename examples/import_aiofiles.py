@@ -15,7 +15,7 @@ from composefs_async.oci import import_layer
 
 
 async def main(tar: str, diff_id: str, repository: str) -> None:
-    repo, _ = await Repository.init_async(repository, insecure=True, ensure=True)
+    repo = await Repository.init_async(repository, insecure=True, ensure=True)
     async with repo, aiofiles.open(tar, "rb") as source:
         layer = await import_layer(repo, diff_id, source)
     print(

@@ -76,7 +76,7 @@ async def bring(place: str, digest: str, repo: Repository, tag: str) -> str:
 
 
 async def main(place: str, digest: str, repository: str, tag: str, mountpoint: str) -> None:
-    repo, _ = await Repository.init_async(repository, insecure=True, ensure=True)
+    repo = await Repository.init_async(repository, insecure=True, ensure=True)
     async with repo:
         image_id = await bring(place, digest, repo, tag)
         if mountpoint:

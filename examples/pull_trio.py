@@ -15,7 +15,7 @@ from composefs_async.progress import LayerDone
 
 
 async def main(reference: str, repository: str) -> None:
-    repo, _ = await Repository.init_async(repository, insecure=True, ensure=True)
+    repo = await Repository.init_async(repository, insecure=True, ensure=True)
     progress = ProgressStream()
 
     async def work() -> None:

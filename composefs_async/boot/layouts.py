@@ -37,7 +37,7 @@ async def imported_image(
     """
     place = await hop(partial(tempfile.mkdtemp, prefix="composefs-async-"))
     try:
-        repo, _ = await Repository.init_async(f"{place}/repo", algorithm=algorithm, insecure=True)
+        repo = await Repository.init_async(f"{place}/repo", algorithm=algorithm, insecure=True)
         async with repo:
             await pull(repo, reference, tag=_TAG, platform=platform, make_images=False)
             yield repo, await open_image_async(repo, _TAG)

@@ -86,9 +86,9 @@ class _Demo:
 
         with _step("Creating a repository") as say:
             try:
-                repo, _ = Repository.init(self._place / "repository")
+                repo = Repository.init(self._place / "repository")
             except VerityNotSupportedError:
-                repo, _ = Repository.init(self._place / "repository", insecure=True)
+                repo = Repository.init(self._place / "repository", insecure=True)
             guard = "secured by fs-verity" if repo.secure else "insecure, since this file system has no fs-verity"
             say(f"{repo.algorithm.text}, {guard}")
         return repo

@@ -93,9 +93,10 @@ def init(
         )
         created = True
     else:
-        repo, created = Repository.init(
+        repo = Repository.init(
             place, algorithm=algorithm, erofs_version=erofs_version, insecure=insecure, ensure=ensure, timeout=timeout
         )
+        created = repo.is_new
     with repo:
         if json_output:
             facts = {"path": place, "created": created, "algorithm": repo.algorithm.text, "verity": repo.secure}

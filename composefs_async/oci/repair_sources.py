@@ -211,7 +211,7 @@ def _make_scratch(state: RepoState) -> Repository:
     for old in top.glob(f"{_SCRATCH}*"):
         _remove_stale(old)
     path = top / f"{_SCRATCH}{secrets.token_hex(6)}"
-    return Repository.init(path, algorithm=state.algorithm, erofs_version=None, insecure=not state.secure)[0]
+    return Repository.init(path, algorithm=state.algorithm, erofs_version=None, insecure=not state.secure)
 
 
 def _remove_scratch(repo: Repository) -> None:

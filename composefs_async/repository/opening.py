@@ -15,6 +15,7 @@ from .. import _maintenance
 from .._aio import hops, operations
 from .._aio.handles import HandleGroup
 from .._aio.hops import checked_hop, hop
+from .._aio.opening import Opening
 from .._repo import opening
 from .._repo.metadata import ErofsFormats, Metadata
 from .._repo.state import RepoState
@@ -39,8 +40,11 @@ def _formats(version: int | ErofsFormats | None) -> ErofsFormats | None:
 class OpenRepository(AsyncContextManagerMixin):
     """What all groups of operations stand on."""
 
-    def __init__(self, state: RepoState) -> None:
+    def __init__(self, state: RepoState, *, is_new: bool = False) -> None:
+        if not isinstance(state, RepoState):
+            raise TypeError("a repository is opened by Repository.open_path, or made by Repository.init")
         self._state = state
+        self._is_new = is_new
         self._handles: HandleGroup | None = None
 
     # -- opening and closing -------------------------------------------------------------------
@@ -60,14 +64,18 @@ class OpenRepository(AsyncContextManagerMixin):
         return cls(opening.open_path(path, algorithm=algorithm, timeout=timeout))
 
     @classmethod
-    async def open_path_async(
+    def open_path_async(
         cls, path: Path, *, algorithm: Algorithm | None = None, timeout: float | None = None
-    ) -> Self:
-        """The same; a cancellation ends the wait."""
-        opened = await checked_hop(
-            opening.open_path, path, algorithm=algorithm, timeout=timeout, discard=RepoState.close
-        )
-        return cls(opened)
+    ) -> Opening[Self]:
+        """Like `open_path`, to be awaited or entered with ``async with``; a cancellation ends the wait."""
+
+        async def open_it() -> Self:
+            state = await checked_hop(
+                opening.open_path, path, algorithm=algorithm, timeout=timeout, discard=RepoState.close
+            )
+            return cls(state)
+
+        return Opening(open_it)
 
     @classmethod
     def open_user(cls, *, algorithm: Algorithm | None = None, timeout: float | None = None) -> Self:
@@ -75,8 +83,9 @@ class OpenRepository(AsyncContextManagerMixin):
         return cls.open_path(opening.user_path(), algorithm=algorithm, timeout=timeout)
 
     @classmethod
-    async def open_user_async(cls, *, algorithm: Algorithm | None = None, timeout: float | None = None) -> Self:
-        return await cls.open_path_async(opening.user_path(), algorithm=algorithm, timeout=timeout)
+    def open_user_async(cls, *, algorithm: Algorithm | None = None, timeout: float | None = None) -> Opening[Self]:
+        """Like `open_user`, to be awaited or entered with ``async with``; a cancellation ends the wait."""
+        return cls.open_path_async(opening.user_path(), algorithm=algorithm, timeout=timeout)
 
     @classmethod
     def open_system(cls, *, algorithm: Algorithm | None = None, timeout: float | None = None) -> Self:
@@ -84,8 +93,9 @@ class OpenRepository(AsyncContextManagerMixin):
         return cls.open_path(opening.system_path(), algorithm=algorithm, timeout=timeout)
 
     @classmethod
-    async def open_system_async(cls, *, algorithm: Algorithm | None = None, timeout: float | None = None) -> Self:
-        return await cls.open_path_async(opening.system_path(), algorithm=algorithm, timeout=timeout)
+    def open_system_async(cls, *, algorithm: Algorithm | None = None, timeout: float | None = None) -> Opening[Self]:
+        """Like `open_system`, to be awaited or entered with ``async with``; a cancellation ends the wait."""
+        return cls.open_path_async(opening.system_path(), algorithm=algorithm, timeout=timeout)
 
     @classmethod
     def init(
@@ -97,8 +107,8 @@ class OpenRepository(AsyncContextManagerMixin):
         insecure: bool = False,
         ensure: bool = False,
         timeout: float | None = None,
-    ) -> tuple[Self, bool]:
-        """Create a repository and open it; the flag tells whether it is new.  Durable when this returns.
+    ) -> Self:
+        """Create a repository and open it; `is_new` tells whether it was not there.  Durable when this returns.
 
         Args:
             erofs_version: the layout of its images, 0, 1 or 2, or several of them.  None writes the form of
@@ -122,10 +132,10 @@ class OpenRepository(AsyncContextManagerMixin):
             ensure=ensure,
             timeout=timeout,
         )
-        return cls(state), created
+        return cls(state, is_new=created)
 
     @classmethod
-    async def init_async(
+    def init_async(
         cls,
         path: Path,
         *,
@@ -134,19 +144,23 @@ class OpenRepository(AsyncContextManagerMixin):
         insecure: bool = False,
         ensure: bool = False,
         timeout: float | None = None,
-    ) -> tuple[Self, bool]:
-        """The same; a cancellation ends the wait."""
-        state, created = await checked_hop(
-            _maintenance.upgrade.init,
-            path,
-            algorithm=algorithm,
-            erofs_formats=_formats(erofs_version),
-            insecure=insecure,
-            ensure=ensure,
-            timeout=timeout,
-            discard=lambda made: made[0].close(),
-        )
-        return cls(state), created
+    ) -> Opening[Self]:
+        """Like `init`, to be awaited or entered with ``async with``; a cancellation ends the wait."""
+
+        async def make_it() -> Self:
+            state, created = await checked_hop(
+                _maintenance.upgrade.init,
+                path,
+                algorithm=algorithm,
+                erofs_formats=_formats(erofs_version),
+                insecure=insecure,
+                ensure=ensure,
+                timeout=timeout,
+                discard=lambda made: made[0].close(),
+            )
+            return cls(state, is_new=created)
+
+        return Opening(make_it)
 
     @classmethod
     def reset_metadata(
@@ -181,7 +195,7 @@ class OpenRepository(AsyncContextManagerMixin):
         )
 
     @classmethod
-    async def reset_metadata_async(
+    def reset_metadata_async(
         cls,
         path: Path,
         *,
@@ -189,18 +203,22 @@ class OpenRepository(AsyncContextManagerMixin):
         erofs_version: int | ErofsFormats | None = 1,
         insecure: bool = False,
         timeout: float | None = RESET_TIMEOUT,
-    ) -> Self:
-        """The same; a cancellation ends the wait."""
-        state = await checked_hop(
-            _maintenance.reset.reset_metadata,
-            path,
-            algorithm=algorithm,
-            erofs_formats=_formats(erofs_version),
-            insecure=insecure,
-            timeout=timeout,
-            discard=RepoState.close,
-        )
-        return cls(state)
+    ) -> Opening[Self]:
+        """Like `reset_metadata`, to be awaited or entered with ``async with``; a cancellation ends the wait."""
+
+        async def reset_it() -> Self:
+            state = await checked_hop(
+                _maintenance.reset.reset_metadata,
+                path,
+                algorithm=algorithm,
+                erofs_formats=_formats(erofs_version),
+                insecure=insecure,
+                timeout=timeout,
+                discard=RepoState.close,
+            )
+            return cls(state)
+
+        return Opening(reset_it)
 
     @staticmethod
     def upgrade(
@@ -311,10 +329,15 @@ class OpenRepository(AsyncContextManagerMixin):
         """Whether every object must be protected by fs-verity, and is measured whenever it is opened."""
         return self._state.secure
 
-    def set_insecure(self) -> None:
-        """Tolerate objects without fs-verity from now on, in this handle only."""
-        self._state.secure = False
-        self._state.verity_works = None
+    @property
+    def is_new(self) -> bool:
+        """True if `init` made the repository, False if it was there before."""
+        return self._is_new
+
+    def set_insecure(self, insecure: bool = True) -> None:
+        """Tolerate objects without fs-verity from now on, or with False demand it again; in this handle only."""
+        self._state.secure = not insecure
+        self._state.verity_works = None if insecure else True
 
     def set_erofs_version(self, version: int) -> None:
         """Make images in layout *version* (0, 1 or 2) alone from now on, in this handle only.

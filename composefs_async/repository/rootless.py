@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from .._aio.hops import hop
 from ..errors import MountError
 from .opening import OpenRepository, Path
 
@@ -103,7 +104,7 @@ class RootlessOperations(OpenRepository):
         read_write: bool = False,
     ) -> int:
         """Run a command in a rootless mount; a cancellation kills it.  See `run_rootless`."""
-        self._find(name)
+        await hop(self._find, name)
         with _reported(name) as report:
             arguments = self._arguments(name, command, report, environment, (upper, work, read_write))
             done = await anyio.run_process(

@@ -26,7 +26,7 @@ NOTHING = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8
 
 @pytest.fixture
 async def repo(tmp_path: Path) -> AsyncIterator[Repository]:
-    repository, _ = await Repository.init_async(tmp_path / "repo", insecure=True)
+    repository = await Repository.init_async(tmp_path / "repo", insecure=True)
     async with repository:
         yield repository
 

@@ -29,7 +29,7 @@ NOTHING = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8
 
 
 def create(path: Path) -> Repository:
-    return Repository.init(path, insecure=True)[0]
+    return Repository.init(path, insecure=True)
 
 
 def contents(path: Path) -> set[bytes]:

@@ -71,7 +71,7 @@ WRITERS: dict[str, Callable[[Repository], Awaitable[object]]] = {
 
 @pytest.fixture
 async def repo(tmp_path: Path) -> Repository:
-    made = Repository.init(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True)[0]
+    made = Repository.init(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True)
     made.write_stream(made.create_stream(OCI_LAYER), "there", "old")
     await pull(made, f"oci:{LAYOUTS}/basic", tag="basic", platform=PLATFORM)
     made.ensure_object(b"garbage")

@@ -23,7 +23,7 @@ no_leaks = pytest.mark.usefixtures("no_leaks")
 
 
 def create(path: Path) -> Repository:
-    return Repository.init(path, insecure=True)[0]
+    return Repository.init(path, insecure=True)
 
 
 def in_child(work: Callable[[], object]) -> int:

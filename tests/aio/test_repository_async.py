@@ -28,7 +28,7 @@ LAYOUTS = Path(__file__).parent.parent / "vectors" / "layouts"
 
 @pytest.fixture
 async def repo(tmp_path: Path) -> AsyncIterator[Repository]:
-    repository, _ = await Repository.init_async(tmp_path / "repo", insecure=True)
+    repository = await Repository.init_async(tmp_path / "repo", insecure=True)
     async with repository:
         yield repository
 
@@ -38,7 +38,7 @@ CONTENTS = [b"%d" % number * 50 for number in range(700)]
 
 @pytest.mark.usefixtures("no_blocking")
 async def test_concurrent_single_objects_are_all_stored(tmp_path: Path) -> None:
-    repo, _ = await Repository.init_async(tmp_path / "repo", insecure=True)
+    repo = await Repository.init_async(tmp_path / "repo", insecure=True)
     got = {}
 
     async def store(data: bytes) -> None:
@@ -65,7 +65,7 @@ async def lazily(contents: list[bytes]) -> AsyncIterator[bytes]:
 @pytest.mark.usefixtures("no_blocking")
 @pytest.mark.parametrize("source", [list, iter, lazily], ids=["list", "iterator", "async iterator"])
 async def test_bulk_objects_keep_their_order(tmp_path: Path, source: object) -> None:
-    repo, _ = await Repository.init_async(tmp_path / "repo", insecure=True)
+    repo = await Repository.init_async(tmp_path / "repo", insecure=True)
     async with repo:
         stored = await repo.ensure_objects_async(source(CONTENTS))  # type: ignore[operator]
         assert await repo.ensure_objects_async([]) == []
@@ -90,7 +90,7 @@ async def test_the_write_semaphore_has_a_token_per_processor_and_is_free_again(r
 
 
 def test_one_repository_works_on_one_loop_after_another(tmp_path: Path) -> None:
-    repo, _ = Repository.init(tmp_path / "repo", insecure=True)
+    repo = Repository.init(tmp_path / "repo", insecure=True)
     for backend in ("asyncio", "trio", "asyncio"):
         assert anyio.run(repo.ensure_object_async, b"x", backend=backend).size == 1
     repo.close()
@@ -106,7 +106,7 @@ def tmpfile(repo: Repository, data: bytes) -> int:
 
 
 async def test_spawned_objects_are_finalized_in_the_background(tmp_path: Path) -> None:
-    repo, _ = Repository.init(tmp_path / "repo", insecure=True)
+    repo = Repository.init(tmp_path / "repo", insecure=True)
     async with repo:
         handles = [repo.spawn_finalize_object_tmpfile(tmpfile(repo, data), len(data)) for data in CONTENTS[:40]]
         stored = [await handle for handle in handles]
@@ -115,7 +115,7 @@ async def test_spawned_objects_are_finalized_in_the_background(tmp_path: Path) -
 
 
 async def test_handles_that_nobody_awaits_are_finished_at_the_end_of_the_block(tmp_path: Path) -> None:
-    repo, _ = Repository.init(tmp_path / "repo", insecure=True)
+    repo = Repository.init(tmp_path / "repo", insecure=True)
     async with repo:
         handle = repo.spawn_finalize_object_tmpfile(tmpfile(repo, b"abc"), 3)
         assert not handle.done
@@ -124,7 +124,7 @@ async def test_handles_that_nobody_awaits_are_finished_at_the_end_of_the_block(t
 
 
 async def test_a_failed_handle_raises_where_it_is_awaited_and_spares_its_siblings(tmp_path: Path) -> None:
-    repo, _ = Repository.init(tmp_path / "repo", insecure=True)
+    repo = Repository.init(tmp_path / "repo", insecure=True)
     async with repo:
         bad = repo.spawn_finalize_object_tmpfile(tmpfile(repo, b"abc"), 4)
         good = repo.spawn_finalize_object_tmpfile(tmpfile(repo, b"abc"), 3)
@@ -134,7 +134,7 @@ async def test_a_failed_handle_raises_where_it_is_awaited_and_spares_its_sibling
 
 
 async def test_errors_that_nobody_awaited_leave_the_block_as_one_group(tmp_path: Path) -> None:
-    repo, _ = Repository.init(tmp_path / "repo", insecure=True)
+    repo = Repository.init(tmp_path / "repo", insecure=True)
     with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
         async with repo:
             for _ in range(2):
@@ -143,7 +143,7 @@ async def test_errors_that_nobody_awaited_leave_the_block_as_one_group(tmp_path:
 
 
 async def test_an_error_of_the_block_leaves_as_itself_and_closes_the_repository(tmp_path: Path) -> None:
-    repo, _ = Repository.init(tmp_path / "repo", insecure=True)
+    repo = Repository.init(tmp_path / "repo", insecure=True)
     with pytest.raises(KeyError):  # noqa: PT012
         async with repo:
             repo.spawn_finalize_object_tmpfile(tmpfile(repo, b"abc"), 3)
@@ -153,7 +153,7 @@ async def test_an_error_of_the_block_leaves_as_itself_and_closes_the_repository(
 
 
 async def test_spawning_outside_a_block_is_refused_and_closes_the_file(tmp_path: Path) -> None:
-    repo, _ = Repository.init(tmp_path / "repo", insecure=True)
+    repo = Repository.init(tmp_path / "repo", insecure=True)
     with repo:
         fd = tmpfile(repo, b"abc")
         with pytest.raises(RuntimeError, match="async with"):
@@ -167,7 +167,7 @@ async def test_spawning_outside_a_block_is_refused_and_closes_the_file(tmp_path:
 
 @pytest.mark.usefixtures("no_blocking")
 async def test_a_stream_with_objects_stored_in_parallel_is_published(tmp_path: Path) -> None:
-    repo, _ = await Repository.init_async(tmp_path / "repo", insecure=True)
+    repo = await Repository.init_async(tmp_path / "repo", insecure=True)
     async with repo:
         writer = repo.create_stream(OCI_LAYER)
         for data in CONTENTS:

@@ -27,7 +27,7 @@ FILES = dict(B1_FILES) | {
 
 @pytest.fixture
 def repo(tmp_path: Path):  # type: ignore[no-untyped-def]
-    with Repository.init(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True)[0] as found:
+    with Repository.init(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True) as found:
         anyio.run(partial(pull, found, write_layout(tmp_path / "layout", layer_of(FILES)), tag="demo"))
         ensure_boot_image(found, "demo")
         yield found

@@ -96,7 +96,7 @@ def program() -> Callable[..., Run]:
 @pytest.fixture(scope="session")
 def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("made") / "repo"
-    with Repository.init(path, insecure=True)[0] as repo:
+    with Repository.init(path, insecure=True) as repo:
         for case in ("basic", "one", "artifact"):
             anyio.run(
                 partial(pull, repo, f"oci:{VECTORS}/layouts/{case}", tag=case, platform=Platform("linux", "amd64"))
@@ -113,7 +113,7 @@ def repo(_made: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def empty(tmp_path: Path) -> Path:
     """The path of an empty insecure repository."""
-    Repository.init(tmp_path / "empty", insecure=True)[0].close()
+    Repository.init(tmp_path / "empty", insecure=True).close()
     return tmp_path / "empty"
 
 

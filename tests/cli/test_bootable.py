@@ -55,7 +55,7 @@ def repository(tmp_path: Path, algorithm: str, version: int) -> Path:
     from composefs_async import Algorithm, Repository
 
     path = tmp_path / f"{algorithm}-{version}"
-    Repository.init(path, algorithm=Algorithm(algorithm), erofs_version=version, insecure=True)[0].close()
+    Repository.init(path, algorithm=Algorithm(algorithm), erofs_version=version, insecure=True).close()
     return path
 
 

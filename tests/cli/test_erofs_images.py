@@ -54,7 +54,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def call(source: Path, tmp_path: Path, algorithm: Algorithm, capfd: pytest.CaptureFixture[str]) -> Run:
     """Run a command on the repository ``repo``; gives exit code, output and errors."""
-    repo, _ = Repository.init(tmp_path / "repo", algorithm=algorithm, insecure=True)
+    repo = Repository.init(tmp_path / "repo", algorithm=algorithm, insecure=True)
     repo.close()
 
     def invoke(*arguments: str) -> tuple[int, str, str]:
@@ -104,7 +104,7 @@ def test_create_image_makes_one_in_each_layout_of_the_repository(
     call: Run, algorithm: Algorithm, tmp_path: Path
 ) -> None:
     path = tmp_path / "dual"
-    Repository.init(path, algorithm=algorithm, erofs_version=ErofsFormats(2, (1,)), insecure=True)[0].close()
+    Repository.init(path, algorithm=algorithm, erofs_version=ErofsFormats(2, (1,)), insecure=True).close()
     assert call("--repo", str(path), "create-image", "source", "name")[1] == f"{expected_id(algorithm, 2).text}\n"
     with Repository.open_path(path) as repo:
         assert repo.has_image("name") == expected_id(algorithm, 2)

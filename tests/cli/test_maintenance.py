@@ -24,7 +24,7 @@ DIGEST = f"sha256:{'ab' * 32}"
 def place(tmp_path: Path) -> Path:
     """A repository with one object that is garbage, of 11 bytes."""
     path = tmp_path / "repo"
-    with Repository.init(path, insecure=True)[0] as repo:
+    with Repository.init(path, insecure=True) as repo:
         repo.ensure_object(b"hello world")
     return path
 

@@ -31,7 +31,7 @@ def image(tmp_path: Path) -> Image:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A repository with the image ``aaaa…``, a stream, and references to them, one of which dangles."""
-    with Repository.init(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True)[0] as repo:
+    with Repository.init(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True) as repo:
         repo.ensure_stream("stream", 0, lambda writer: writer.write_inline(b"x"), "oci/docker:%2F%2Fa%25")
         repo.write_image(b"an image", "boot/a")
     os.symlink("../gone\x1b", tmp_path / "repo/streams/refs/lost\n")

@@ -77,7 +77,7 @@ def take(repo: Repository, reference: str, **options: Any) -> PullResult:
 
 
 def init(path: Path, algorithm: Algorithm) -> Repository:
-    return Repository.init(path, algorithm=algorithm, insecure=True)[0]
+    return Repository.init(path, algorithm=algorithm, insecure=True)
 
 
 def objects(path: Path) -> dict[str, bytes]:

@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Algorithm], Path
     def make(algorithm: Algorithm) -> Path:
         if algorithm not in known:
             known[algorithm] = path = tmp_path_factory.mktemp("made") / "repo"
-            with Repository.init(path, algorithm=algorithm, insecure=True)[0] as repo:
+            with Repository.init(path, algorithm=algorithm, insecure=True) as repo:
                 for case in CASES:
                     work = partial(
                         pull, repo, f"oci:{LAYOUTS}/{case}", tag=f"x/{case}", platform=Platform("linux", "amd64")
@@ -148,7 +148,7 @@ def test_init_says_and_makes_the_same(options: list[str], tool: Callable[[str], 
 
 def test_untag_and_tag_say_the_same(cfsctl: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "repo"
-    with Repository.init(path, insecure=True)[0] as repo:
+    with Repository.init(path, insecure=True) as repo:
         result = anyio.run(partial(pull, repo, f"oci:{LAYOUTS}/one", tag="one", platform=Platform("linux", "amd64")))
     program = cfsctl(path)
     digest = result.manifest_digest

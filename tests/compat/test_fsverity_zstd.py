@@ -19,7 +19,7 @@ SIZES = [0, 1, 4095, 4096, 4097, 128 * 4096, 128 * 4096 + 1, 3_000_000]
 @pytest.mark.parametrize("algorithm", Algorithm, ids=lambda algorithm: algorithm.value)
 def test_fsverity_computes_the_same_digests(tool: Callable[[str], Path], tmp_path: Path, algorithm: Algorithm) -> None:
     program = tool("fsverity")
-    with Repository.init(tmp_path / "repo", algorithm=algorithm, insecure=True)[0] as repo:
+    with Repository.init(tmp_path / "repo", algorithm=algorithm, insecure=True) as repo:
         stored = repo.ensure_objects(bytes(range(251)) * (size // 251) + bytes(size % 251) for size in SIZES)
         paths = [Path(repo.path, "objects", found.id.path) for found in stored]
     command = [program, "digest", f"--hash-alg={algorithm.value}", "--compact", *paths]
@@ -38,7 +38,7 @@ def test_layers_that_zstd_packed_are_imported(tool: Callable[[str], Path], tmp_p
     diff_id = f"sha256:{hashlib.sha256(content).hexdigest()}"
 
     async def main() -> bytes:
-        repo, _ = await Repository.init_async(tmp_path / "repo", insecure=True)
+        repo = await Repository.init_async(tmp_path / "repo", insecure=True)
         async with repo, await anyio.open_file(tmp_path / "tar.zst", "rb") as source:
             await import_layer(repo, diff_id, source)
             return b"".join([piece async for piece in repo.merge_splitstream_async(f"oci-layer-{diff_id}")])

@@ -30,7 +30,7 @@ def run(*command: str | Path) -> str:
 
 def take(path: Path, reference: str) -> PullResult:
     async def work() -> PullResult:
-        async with Repository.init(path, algorithm=Algorithm.SHA256, insecure=True)[0] as repo:
+        async with Repository.init(path, algorithm=Algorithm.SHA256, insecure=True) as repo:
             return await pull(repo, reference, tag="t")
 
     return anyio.run(work)

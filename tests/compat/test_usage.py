@@ -18,7 +18,7 @@ LAYOUTS = Path(__file__).parent.parent / "vectors" / "layouts"
 
 def test_what_a_name_frees_is_what_gc_deletes_without_it(tmp_path: Path, cfsctl: Callable[..., Any]) -> None:
     path = tmp_path / "repo"
-    with Repository.init(path, insecure=True)[0] as repo:
+    with Repository.init(path, insecure=True) as repo:
         for case in ("basic", "one", "artifact"):
             anyio.run(partial(pull, repo, f"oci:{LAYOUTS}/{case}", tag=case, platform=Platform("linux", "amd64")))
         repo.ensure_object(b"garbage" * 1000)

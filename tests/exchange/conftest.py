@@ -75,7 +75,7 @@ class Images:
     def repository(self, name: str = "") -> Repository:
         self._count += 1
         path = self._path / (name or f"repository-{self._count}")
-        repo = Repository.init(path, algorithm=self._algorithm, insecure=True, ensure=True)[0]
+        repo = Repository.init(path, algorithm=self._algorithm, insecure=True, ensure=True)
         self._open.append(repo)
         return repo
 

@@ -23,7 +23,7 @@ LAYOUT = Path(__file__).parent.parent / "vectors/layouts/basic"
 
 
 async def imported(path: Path) -> Repository:
-    repo = (await Repository.init_async(path, insecure=True))[0]
+    repo = await Repository.init_async(path, insecure=True)
     await pull(repo, f"oci:{LAYOUT}", tag="basic", platform=Platform("linux", "amd64"))
     return repo
 
@@ -32,7 +32,7 @@ async def imported(path: Path) -> Repository:
 async def test_an_image_goes_through_a_directory(tmp_path: Path) -> None:
     async with (
         await imported(tmp_path / "a") as repo,
-        (await Repository.init_async(tmp_path / "b", insecure=True))[0] as target,
+        await Repository.init_async(tmp_path / "b", insecure=True) as target,
         await open_store(f"file://{tmp_path}/store") as store,
     ):
         await store.init()
@@ -64,7 +64,7 @@ async def test_a_fetch_that_is_cancelled_leaves_no_name(tmp_path: Path) -> None:
     backend = Waiting()
     async with (
         await imported(tmp_path / "a") as repo,
-        (await Repository.init_async(tmp_path / "b", insecure=True))[0] as target,
+        await Repository.init_async(tmp_path / "b", insecure=True) as target,
         Store(backend) as store,
     ):
         await store.init()

@@ -263,7 +263,7 @@ def test_another_algorithm_is_refused(images: Images, tmp_path: Path) -> None:
     repo, store = images.repository(), memory_store()
     images.add(repo, "image", FILES)
     run(publish, repo, "image", store)
-    other = Repository.init(tmp_path / "other", algorithm=Algorithm.SHA256, insecure=True)[0]
+    other = Repository.init(tmp_path / "other", algorithm=Algorithm.SHA256, insecure=True)
     with other, pytest.raises(AlgorithmMismatchError):
         run(fetch, other, store, "image")
     sha256 = Store(MemoryStore())

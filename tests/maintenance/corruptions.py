@@ -77,7 +77,7 @@ class Victim:
         layers = [writer.add_layer(tars[0], "gzip"), writer.add_layer(tars[1], "zstd")]
         digest = writer.add_image(layers, platform=Platform("linux", "amd64")).digest
         path = directory / "repo"
-        with Repository.init(path, algorithm=algorithm, insecure=True)[0] as repo:
+        with Repository.init(path, algorithm=algorithm, insecure=True) as repo:
             pulled = anyio.run(partial(pull, repo, f"oci:{directory}/layout", tag="one"))
             with repo.open_stream(manifest_stream(digest)) as reader:
                 [config] = [name.removeprefix("config:") for name in reader.named_refs if name.startswith("config:")]

@@ -246,5 +246,5 @@ def archive(seed: str, *sizes: int) -> bytes:
 
 def make(path: Path, algorithm: Algorithm = Algorithm.SHA256) -> Path:
     """An empty repository."""
-    Repository.init(path, algorithm=algorithm, insecure=True)[0].close()
+    Repository.init(path, algorithm=algorithm, insecure=True).close()
     return path

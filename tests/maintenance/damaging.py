@@ -22,7 +22,7 @@ CASES = ("basic", "one", "artifact")
 
 def make(path: Path, algorithm: Algorithm = Algorithm.SHA256, version: int = 1) -> Path:
     """A repository with two images that share something, an artifact, and an image with a name of its own."""
-    with Repository.init(path, algorithm=algorithm, erofs_version=version, insecure=True)[0] as repo:
+    with Repository.init(path, algorithm=algorithm, erofs_version=version, insecure=True) as repo:
         for case in CASES:
             anyio.run(partial(pull, repo, f"oci:{LAYOUTS}/{case}", tag=case, platform=PLATFORM))
         image_id = open_image(repo, "one").image(version)

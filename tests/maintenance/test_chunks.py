@@ -44,7 +44,7 @@ class Content:
 
 @pytest.fixture(params=list(Algorithm), ids=lambda algorithm: algorithm.value)
 def content(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Content]:
-    repo, _ = Repository.init(tmp_path / "repo", algorithm=request.param, insecure=True)
+    repo = Repository.init(tmp_path / "repo", algorithm=request.param, insecure=True)
     with repo:
         yield Content(state_of(repo), repo, 7)
 

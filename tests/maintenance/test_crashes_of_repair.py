@@ -163,7 +163,7 @@ def test_an_interrupted_reset_leaves_some_of_the_names_and_all_objects(whole: Pa
 
 
 def init(path: Path) -> None:
-    Repository.init(path, algorithm=Algorithm.SHA256, insecure=True)[0].close()
+    Repository.init(path, algorithm=Algorithm.SHA256, insecure=True).close()
 
 
 def test_an_interrupted_init_leaves_nothing_or_a_repository(tmp_path: Path) -> None:

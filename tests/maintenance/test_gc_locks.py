@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Iterator[Repository]:
-    with Repository.init(tmp_path / "repo", insecure=True)[0] as repository:
+    with Repository.init(tmp_path / "repo", insecure=True) as repository:
         store(repository, "garbage")
         yield repository
 

@@ -22,7 +22,7 @@ NODES, GARBAGE = 3, 5
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Iterator[Repository]:
-    with Repository.init(tmp_path / "repo", insecure=True)[0] as repository:
+    with Repository.init(tmp_path / "repo", insecure=True) as repository:
         layer = stream(repository, "layer", ["kept"])
         stream(repository, "config", named={"layer": layer, "composefs.image": image(repository, [])}, reference="r")
         store(repository, *(f"garbage {number}" for number in range(GARBAGE)))
@@ -92,7 +92,7 @@ def test_what_the_callback_raises_ends_it(stage: str, repo: Repository) -> None:
 @pytest.mark.usefixtures("no_leaks")
 async def test_the_async_form_reports_in_the_loop(tmp_path: Path) -> None:
     here: list[int] = []
-    repo, _ = await Repository.init_async(tmp_path / "repo", insecure=True)
+    repo = await Repository.init_async(tmp_path / "repo", insecure=True)
     async with repo:
         await repo.ensure_object_async(b"garbage")
         with anyio.fail_after(60):

@@ -44,7 +44,7 @@ def test_gc_takes_nothing_that_is_about_to_be_named(tmp_path: Path, monkeypatch:
         with suppress(RepositoryInUseError):
             repo.gc(timeout=0)
 
-    with Repository.init(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True)[0] as repo:
+    with Repository.init(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True) as repo:
         stream(repo, "there", reference="old" if name == "rename_reference" else None)
 
         def interrupted(*args: Any, **kwargs: Any) -> None:
@@ -119,7 +119,7 @@ def test_what_is_named_between_two_slices_is_whole(tmp_path: Path, monkeypatch: 
             layer = stream(other, "layer", CONTENTS)
             stream(other, "config", ["new"], named={"layer": layer})
 
-    with Repository.init(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True)[0] as repo:
+    with Repository.init(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True) as repo:
         stream(repo, "layer", CONTENTS)
         monkeypatch.setattr(collect, "_SLICE", 0)
         monkeypatch.setattr(collect, "_BATCH", 1)

@@ -75,7 +75,7 @@ def reference(tmp_path: Path) -> str:
 def place(tmp_path: Path) -> Path:
     """An empty repository."""
     path = tmp_path / "repo"
-    Repository.init(path, insecure=True)[0].close()
+    Repository.init(path, insecure=True).close()
     return path
 
 

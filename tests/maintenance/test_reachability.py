@@ -48,7 +48,7 @@ def test_anything_else_refers_to_nothing(empty: Repository, content: bytes) -> N
 
 @pytest.mark.parametrize("name", ["g3-sha512-layer-0", "g4-sha512-v1-manifest"])
 def test_streams_of_other_programs_are_streams(tmp_path: Path, name: str) -> None:
-    with Repository.init(tmp_path / "repo", insecure=True)[0] as repo:
+    with Repository.init(tmp_path / "repo", insecure=True) as repo:
         content = (VECTORS / "splitstream" / f"{name}.splitstream").read_bytes()
         assert reachability.read_node(state_of(repo), repo.ensure_object(content).id).kind is Kind.STREAM
 

@@ -35,7 +35,7 @@ class Named:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.repo, _ = Repository.init(path, algorithm=Algorithm.SHA256, insecure=True)
+        self.repo = Repository.init(path, algorithm=Algorithm.SHA256, insecure=True)
         self.repo.ensure_stream("stream", 0, lambda writer: writer.write_inline(b"x"), "old")
         self.image: ObjectId = self.repo.write_image(b"an image", "old")
 

@@ -40,7 +40,7 @@ def take(path: Path, image: Image) -> int:
 
 
 def current(path: Path, image: Image) -> None:
-    Repository.init(path, algorithm=SHA256, insecure=True)[0].close()
+    Repository.init(path, algorithm=SHA256, insecure=True).close()
     take(path, image)
 
 

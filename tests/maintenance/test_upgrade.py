@@ -277,7 +277,8 @@ def test_init_with_ensure_upgrades_and_without_refuses(tmp_path: Path, image: Im
     with pytest.raises(AlgorithmMismatchError):
         Repository.init(path, algorithm=Algorithm.SHA512, insecure=True, ensure=True)
     assert not (path / "meta.json").exists()
-    repo, created = Repository.init(path, algorithm=Algorithm.SHA256, insecure=True, ensure=True)
+    repo = Repository.init(path, algorithm=Algorithm.SHA256, insecure=True, ensure=True)
+    created = repo.is_new
     with repo:
         assert (created, repo.metadata.formats) == (False, ErofsFormats(2))
 

@@ -25,7 +25,7 @@ LAYOUTS = Path(__file__).parent.parent / "vectors" / "layouts"
 @pytest.fixture
 def repo(tmp_path: Path) -> Iterator[Repository]:
     """Two images that share a layer's file, an artifact, an image with a name of its own, and garbage."""
-    with Repository.init(tmp_path / "repo", insecure=True)[0] as repository:
+    with Repository.init(tmp_path / "repo", insecure=True) as repository:
         for case in ("basic", "one", "artifact"):
             reference = f"oci:{LAYOUTS}/{case}"
             anyio.run(partial(pull, repository, reference, tag=case, platform=Platform("linux", "amd64")))
@@ -148,7 +148,7 @@ def test_what_a_name_frees_is_what_gc_deletes_without_it(repo: Repository, lease
 
 
 def test_an_object_that_a_stream_lists_twice_counts_once(tmp_path: Path) -> None:
-    with Repository.init(tmp_path / "new", insecure=True)[0] as repo:
+    with Repository.init(tmp_path / "new", insecure=True) as repo:
         stored = repo.ensure_object(b"x" * 5000)
         for name in ("a", "b"):
             writer = SplitstreamWriter(repo.algorithm, 1)
@@ -182,7 +182,7 @@ def test_a_reference_that_leads_nowhere_is_left_out(repo: Repository) -> None:
 
 
 def test_an_empty_repository_has_nothing(tmp_path: Path) -> None:
-    with Repository.init(tmp_path / "new", insecure=True)[0] as repo:
+    with Repository.init(tmp_path / "new", insecure=True) as repo:
         assert repo.usage() == Usage((), Space(), Space(), Space(), Space(), Space())
 
 

@@ -150,7 +150,7 @@ def objects_are_whole(path: Path) -> bool:
 
 
 def init(path: Path) -> Repository:
-    return Repository.init(path, algorithm=Algorithm.SHA256, insecure=True)[0]
+    return Repository.init(path, algorithm=Algorithm.SHA256, insecure=True)
 
 
 async def cancelled_by_scope(run: Import, repo: Repository, at: int, checkpoints: Checkpoints) -> bool:

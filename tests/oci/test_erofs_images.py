@@ -82,7 +82,7 @@ class Place:
     def repo(
         self, formats: int | ErofsFormats = 1, algorithm: Algorithm = Algorithm.SHA256, name: str = "repo"
     ) -> Repository:
-        return Repository.init(self.path / name, algorithm=algorithm, erofs_version=formats, insecure=True)[0]
+        return Repository.init(self.path / name, algorithm=algorithm, erofs_version=formats, insecure=True)
 
     def snapshot(self, name: str = "repo") -> dict[str, bytes | str]:
         found: dict[str, bytes | str] = {}
@@ -335,7 +335,7 @@ async def test_reference_to_an_image_that_is_gone_stays_if_it_is_not_ours(place:
 
 @pytest.mark.usefixtures("no_blocking")
 async def test_async_form_makes_what_is_missing(reference: str, tmp_path: Path) -> None:
-    repo, _ = await Repository.init_async(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True)
+    repo = await Repository.init_async(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True)
     async with repo:
         await take(repo, reference, make_images=False)
         image = await ensure_images_async(repo, "t")

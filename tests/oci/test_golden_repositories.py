@@ -71,7 +71,7 @@ def entries(repository: Path) -> dict[str, str]:
 
 async def pull_all(repository: Path, order: list[str], flavour: str) -> None:
     algorithm, version = FLAVOURS[flavour]
-    repo, _ = Repository.init(repository, algorithm=algorithm, erofs_version=version, insecure=True)
+    repo = Repository.init(repository, algorithm=algorithm, erofs_version=version, insecure=True)
     async with repo:
         for name in order:
             case, _, tag = name.partition(":")
@@ -134,7 +134,7 @@ async def test_images_have_the_ids_of_theirs(flavour: str, golden: Callable[[str
 @flavours
 async def test_image_that_erofs_cannot_hold_is_refused_before_it_has_a_name(flavour: str, tmp_path: Path) -> None:
     algorithm, version = FLAVOURS[flavour]
-    repo, _ = Repository.init(tmp_path / "repo", algorithm=algorithm, erofs_version=version, insecure=True)
+    repo = Repository.init(tmp_path / "repo", algorithm=algorithm, erofs_version=version, insecure=True)
     async with repo:
         with pytest.raises(
             ErofsError, match=r"a name that no file can have.*; without images .*it can be kept"

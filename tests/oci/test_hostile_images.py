@@ -114,7 +114,7 @@ class Case:
 
     def __init__(self, path: Path, fsck: Path | None) -> None:
         self.path, self.image = path, path / "image"
-        self.repo = Repository.init(path / "repo", algorithm=Algorithm.SHA256, insecure=True)[0]
+        self.repo = Repository.init(path / "repo", algorithm=Algorithm.SHA256, insecure=True)
         self.writer = OciLayoutWriter(self.image)
         self._fsck = fsck
 
@@ -369,7 +369,7 @@ async def test_full_repository_stays_of_use(size: int, case: Case, mounted: Call
     else:
         files = bytes(1024) + random.Random(0).randbytes(2 << 20)
     case.add(case.writer.add_layer(files, "gzip", level=1))
-    with Repository.init(point / "repo", algorithm=Algorithm.SHA256, insecure=True)[0] as repo:
+    with Repository.init(point / "repo", algorithm=Algorithm.SHA256, insecure=True) as repo:
         with pytest.raises(OSError, match="No space left") as caught:
             await pull(repo, f"oci:{case.image}", platform=PLATFORM)
         assert caught.value.errno == errno.ENOSPC
@@ -385,7 +385,7 @@ async def test_pull_may_run_out_of_space_at_every_step(case: Case, mounted: Call
     case.add(case.writer.add_layer(GOOD), case.writer.add_layer(archive(size=70)))
     point = mounted("-t", "tmpfs", "-o", "nr_inodes=8,mode=755", "tmpfs")
     failures: list[OSError] = []
-    with Repository.init(point / "repo", algorithm=Algorithm.SHA256, insecure=True)[0] as repo:
+    with Repository.init(point / "repo", algorithm=Algorithm.SHA256, insecure=True) as repo:
         for number in range(8, 100):
             subprocess.run(["mount", "-o", f"remount,nr_inodes={number}", point], check=True, timeout=60)  # noqa: ASYNC221
             try:
@@ -418,7 +418,7 @@ async def test_repository_of_another_algorithm_takes_the_image_under_its_own(cas
     """Object ids of one algorithm never reach a repository of another."""
     case.add(case.writer.add_layer(GOOD))
     first = await pull(case.repo, f"oci:{case.image}", platform=PLATFORM)
-    with Repository.init(case.path / "other", algorithm=Algorithm.SHA512, insecure=True)[0] as other:
+    with Repository.init(case.path / "other", algorithm=Algorithm.SHA512, insecure=True) as other:
         second = await pull(other, f"oci:{case.image}", platform=PLATFORM)
     assert first.manifest_digest == second.manifest_digest
     assert (first.manifest_id.algorithm, second.manifest_id.algorithm) == (Algorithm.SHA256, Algorithm.SHA512)

@@ -42,7 +42,7 @@ def test_an_image_is_not_ok_in_a_repository_that_is_not(sound: Victim, tmp_path:
 
 @pytest.mark.parametrize("layer", ["present", "lost"])
 def test_artifacts(layer: str, tmp_path: Path) -> None:
-    with Repository.init(tmp_path / "repo", insecure=True)[0] as repo:
+    with Repository.init(tmp_path / "repo", insecure=True) as repo:
         anyio.run(pull, repo, f"oci:{LAYOUTS}/artifact")
         [(_, manifest)] = repo.named_streams("oci")
         with repo.open_stream(manifest) as reader:

@@ -141,7 +141,7 @@ async def test_a_directory_that_is_damaged_itself_does_no_harm(whole: Path, dama
 
 async def test_a_layer_without_an_image_comes_from_the_image_that_is_named(tmp_path: Path) -> None:
     path = tmp_path / "repo"
-    with Repository.init(path, algorithm=Algorithm.SHA256, insecure=True)[0] as repo:
+    with Repository.init(path, algorithm=Algorithm.SHA256, insecure=True) as repo:
         await pull(repo, ALL[0], tag="basic", platform=PLATFORM)
         layers = list(catalogue.open_image(repo, "basic").layers)
     for name in names_of(path, "streams/oci-config", "streams/oci-manifest", "images/"):
@@ -167,7 +167,7 @@ async def test_a_source_that_is_none_is_an_error_before_anything_is_done(damaged
 
 
 async def test_a_repository_of_the_other_algorithm_is_refused(damaged: Path, tmp_path: Path) -> None:
-    Repository.init(tmp_path / "other", algorithm=Algorithm.SHA512, insecure=True)[0].close()
+    Repository.init(tmp_path / "other", algorithm=Algorithm.SHA512, insecure=True).close()
     with pytest.raises(AlgorithmMismatchError, match="from which to repair"):
         await mend(damaged, tmp_path / "other")
 

@@ -95,7 +95,7 @@ async def chunks(data: bytes) -> AsyncIterator[bytes]:
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Repository:
-    return Repository.init(tmp_path / "repo", insecure=True)[0]
+    return Repository.init(tmp_path / "repo", insecure=True)
 
 
 def streams(repo: Repository) -> list[str]:

@@ -30,7 +30,7 @@ UNKNOWN = "sha256:" + "0" * 64
 @pytest.fixture(scope="module")
 def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("made") / "repo"
-    with Repository.init(path, algorithm=Algorithm.SHA256, insecure=True)[0] as repo:
+    with Repository.init(path, algorithm=Algorithm.SHA256, insecure=True) as repo:
         anyio.run(partial(pull, repo, f"oci:{LAYOUTS}/basic", platform=Platform("linux", "amd64")))
     return path
 

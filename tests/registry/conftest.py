@@ -81,7 +81,7 @@ def make_image(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., SmallI
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Iterator[Repository]:
-    with Repository.init(tmp_path / "repo", insecure=True)[0] as repository:
+    with Repository.init(tmp_path / "repo", insecure=True) as repository:
         yield repository
 
 

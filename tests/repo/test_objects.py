@@ -93,14 +93,14 @@ def test_a_link_in_the_place_of_an_object_is_replaced_and_not_followed(
 def test_without_o_tmpfile_objects_are_stored_by_a_named_temporary_file(
     repo: Repository, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = files.open_beneath
+    real = os.open
 
-    def refuse(path: str, flags: int, mode: int = 0, *, dir_fd: int) -> int:
+    def refuse(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if flags & os.O_TMPFILE == os.O_TMPFILE:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         return real(path, flags, mode, dir_fd=dir_fd)
 
-    monkeypatch.setattr(files, "open_beneath", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     monkeypatch.setattr(files, "_tmpfile_refused", set())
     monkeypatch.setattr(batch, "NATIVE", False)
     stored = store(repo, b"content")

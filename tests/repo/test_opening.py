@@ -24,7 +24,8 @@ from composefs_async.repository import Repository
 
 
 def init(path: Path, **options: object) -> bool:
-    repo, created = Repository.init(path, insecure=True, **options)  # type: ignore[arg-type]
+    repo = Repository.init(path, insecure=True, **options)
+    created = repo.is_new  # type: ignore[arg-type]
     repo.close()
     return created
 
@@ -114,7 +115,7 @@ def test_metadata_that_is_guarded_makes_a_repository_secure(tmp_path: Path, monk
     with Repository.open_path(tmp_path / "sha512") as repo:
         assert repo.secure
         repo.require_verity()
-        Repository.init(tmp_path / "sha512")[0].close()
+        Repository.init(tmp_path / "sha512").close()
     with pytest.raises(AlgorithmMismatchError, match=r"protection of .*meta.json uses sha512, expected sha256"):
         Repository.open_path(tmp_path / "sha256")
 

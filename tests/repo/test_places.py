@@ -101,7 +101,7 @@ def test_repository_that_cannot_be_read_is_named(name: str, repo: Repository, tm
 
 def test_place_is_named_once_below_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with Repository.init("repo", insecure=True)[0] as repo:
+    with Repository.init("repo", insecure=True) as repo:
         place = Path("repo/objects") / repo.ensure_object(CONTENT).id.path
         _loop(place.parent)
         for store in STORING.values():

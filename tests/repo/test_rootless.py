@@ -108,7 +108,7 @@ def make_files(top: Path) -> Path:
 
 
 def make(public: Path, algorithm: Algorithm, version: int) -> tuple[Repository, str]:
-    repo, _ = Repository.init(public / "repo", algorithm=algorithm, insecure=True)
+    repo = Repository.init(public / "repo", algorithm=algorithm, insecure=True)
     tree = repo.scan_directory(make_files(public / "files"))
     return repo, repo.write_image(build_image(tree, algorithm, version), "name").hex()
 

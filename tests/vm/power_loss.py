@@ -33,7 +33,7 @@ def opened(work: Callable[[Repository], object]) -> Step:
 def init(images: Images) -> None:
     """Both, this one with fs-verity; the other is what a repair takes from."""
     for path in (REPOSITORY, WHOLE):
-        Repository.init(path, algorithm=Algorithm.SHA256, insecure=path == WHOLE)[0].close()
+        Repository.init(path, algorithm=Algorithm.SHA256, insecure=path == WHOLE).close()
     images.pull(WHOLE, "b", "tag")
 
 

@@ -44,8 +44,7 @@ BROKEN = archive({"usr": None, "usr/a": b"a" * 100, "usr/a/below": b"b" * 100})
 
 @pytest.fixture
 async def repo(tmp_path: Path) -> Repository:
-    repository, _ = await Repository.init_async(tmp_path / "repo", insecure=True)
-    return repository
+    return await Repository.init_async(tmp_path / "repo", insecure=True)
 
 
 async def stored(repo: Repository, layers: list[bytes]) -> list[tuple[str, ObjectId]]:

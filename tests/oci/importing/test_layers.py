@@ -100,7 +100,7 @@ async def pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
 @pytest.fixture
 def repo(tmp_path: Path) -> Repository:
     """Insecure, at ``tmp_path / "repo"``; the test closes it."""
-    return Repository.init(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True)[0]
+    return Repository.init(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True)
 
 
 TAR = archive({"usr/a": content(5000), "usr/b": b"small", "usr/c": content(PIECE + 1), "usr/e": b""})
@@ -235,7 +235,7 @@ async def test_packing_is_recognized_and_makes_no_difference(
         source = LocalBlob(file.fileno(), path.stat().st_size, str(path)) if local else pieces(path.read_bytes(), 4096)
         result = await import_layer(repo, DIFF_ID, source)
         assert merged(repo, DIFF_ID) == DIFF_ID
-        with Repository.init(tmp_path / "other", algorithm=Algorithm.SHA256, insecure=True)[0] as other:
+        with Repository.init(tmp_path / "other", algorithm=Algorithm.SHA256, insecure=True) as other:
             same = await import_layer(other, DIFF_ID, pieces(TAR, 1 << 20))
     assert result.stream_id == same.stream_id
     external = [5000, PIECE + 1]
@@ -280,7 +280,7 @@ SIZES = [0, 1, 64, 65, 511, 512, 513, 4095, 4096, 4097, PIECE - 1, PIECE, PIECE 
 async def test_files_of_all_sizes_become_the_objects_they_should(algorithm: Algorithm, tmp_path: Path) -> None:
     files = {f"f{size}": content(size) for size in SIZES}
     packed = archive(files)
-    with Repository.init(tmp_path / "repo", algorithm=algorithm, insecure=True)[0] as repo:
+    with Repository.init(tmp_path / "repo", algorithm=algorithm, insecure=True) as repo:
         result = await import_layer(repo, digest(packed), pieces(packed, 1 << 20))
         for data in files.values():
             path = tmp_path / "repo/objects" / fsverity.digest(data, algorithm).path
@@ -345,7 +345,7 @@ async def test_layer_may_be_empty(packed: bytes, repo: Repository) -> None:
 
 @pytest.mark.parametrize("algorithm", Algorithm)
 async def test_empty_layer_has_the_stream_that_the_other_tools_give_it(algorithm: Algorithm, tmp_path: Path) -> None:
-    with Repository.init(tmp_path / "repo", algorithm=algorithm, insecure=True)[0] as repo:
+    with Repository.init(tmp_path / "repo", algorithm=algorithm, insecure=True) as repo:
         result = await import_layer(repo, digest(b""), pieces(b"", 1))
     if algorithm is Algorithm.SHA256:
         known = "c93c6d44a4dab11e45eb0b7c78736f03ec5276cc9d18524dd21a96591d17351b"

@@ -82,7 +82,7 @@ def links(path: Path) -> list[str]:
 
 
 def init(path: Path, algorithm: Algorithm = Algorithm.SHA256) -> Repository:
-    return Repository.init(path, algorithm=algorithm, insecure=True)[0]
+    return Repository.init(path, algorithm=algorithm, insecure=True)
 
 
 def blob(directory: Path, digest: str) -> Path:
@@ -120,7 +120,7 @@ async def take(repo: Repository, reference: str, **options: Any) -> PullResult:
 @pytest.mark.parametrize("algorithm", Algorithm)
 async def test_image_is_published_whole(algorithm: Algorithm, image: Image, tmp_path: Path) -> None:
     reference, layers = image
-    repo, _ = await Repository.init_async(tmp_path / "repo", algorithm=algorithm, insecure=True)
+    repo = await Repository.init_async(tmp_path / "repo", algorithm=algorithm, insecure=True)
     async with repo:
         result = await take(repo, reference, tag="name/of:it")
         names = [f"oci-layer-{layer.diff_id}" for layer in layers]
@@ -183,7 +183,7 @@ async def test_trees_of_two_pulls_are_equal_to_the_byte(image: Image, tmp_path: 
 @pytest.mark.usefixtures("no_blocking")
 async def test_second_pull_reads_no_layer_and_changes_nothing(image: Image, tmp_path: Path) -> None:
     reference, layers = image
-    repo, _ = await Repository.init_async(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True)
+    repo = await Repository.init_async(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True)
     async with repo:
         first = await take(repo, reference)
         for layer in layers:

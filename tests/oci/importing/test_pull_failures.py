@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    Repository.init(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True)[0].close()
+    Repository.init(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True).close()
     return tmp_path / "repo"
 
 

@@ -303,7 +303,7 @@ def test_other_programs_unpack_the_same(tar: Tar, form: str, program: str, tmp_p
 
 @pytest.fixture(params=[Algorithm.SHA256, Algorithm.SHA512], ids=["sha256", "sha512"])
 def repo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Repository]:
-    with Repository.init(tmp_path / "repo", algorithm=request.param, insecure=True)[0] as made:
+    with Repository.init(tmp_path / "repo", algorithm=request.param, insecure=True) as made:
         yield made
 
 
@@ -358,7 +358,7 @@ async def test_image_refers_to_the_whole_file_and_the_archive_comes_back(
 @pytest.mark.anyio
 async def test_image_can_be_made_later_from_the_stream(tar: Tar, repo: Repository, tmp_path: Path) -> None:
     archive = layer_of(tar, "1.0")
-    at_once = Repository.init(tmp_path / "other", algorithm=repo.algorithm, insecure=True)[0]
+    at_once = Repository.init(tmp_path / "other", algorithm=repo.algorithm, insecure=True)
     with at_once:
         expected = (await pull(at_once, image_of(tmp_path / "image", archive), tag="t", platform=PLATFORM)).image_id
     await pull(repo, f"oci:{tmp_path}/image:t", tag="t", platform=PLATFORM, make_images=False)

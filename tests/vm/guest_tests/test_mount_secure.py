@@ -19,7 +19,7 @@ CONTENT = {"empty": b"", "inline": b"x" * 64, "small": b"y" * 65, "large": bytes
 
 @pytest.fixture(params=list(Algorithm), ids=lambda algorithm: algorithm.value)
 def repo(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[Repository]:
-    repository, _ = Repository.init(data_dir / "repo", algorithm=request.param)
+    repository = Repository.init(data_dir / "repo", algorithm=request.param)
     source = data_dir / "source"
     source.mkdir()
     for name, content in CONTENT.items():

@@ -20,7 +20,7 @@ FIGETBSZ = 2
 
 @pytest.fixture
 def pulled(data_dir: Path, oci_layout: Path) -> Path:
-    with Repository.init(data_dir / "repo", algorithm=Algorithm.SHA256)[0] as repo:
+    with Repository.init(data_dir / "repo", algorithm=Algorithm.SHA256) as repo:
         anyio.run(pull, repo, f"oci:{oci_layout}:latest")
         assert repo.secure
     return data_dir / "repo"

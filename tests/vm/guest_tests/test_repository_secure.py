@@ -24,7 +24,8 @@ SIZES = [0, 1, 4096, 4097, 600_000]
 
 @pytest.fixture(params=list(Algorithm), ids=lambda algorithm: algorithm.value)
 def repo(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[Repository]:
-    repository, created = Repository.init(data_dir / "repo", algorithm=request.param)
+    repository = Repository.init(data_dir / "repo", algorithm=request.param)
+    created = repository.is_new
     assert created
     with repository:
         yield repository
@@ -141,7 +142,7 @@ def test_a_repository_made_insecure_for_a_handle_tolerates_what_is_unprotected(r
 
 
 def test_an_insecure_repository_protects_objects_where_the_file_system_can(data_dir: Path, kernel: Any) -> None:
-    with Repository.init(data_dir / "repo", insecure=True)[0] as repo:
+    with Repository.init(data_dir / "repo", insecure=True) as repo:
         assert not repo.secure
         for stored in (repo.ensure_object(b"one"), *repo.ensure_objects([b"two"]), by_tmpfile(repo, b"three")):
             assert kernel.measure(path_of(repo, stored.id)) == (2, stored.id.hex())
