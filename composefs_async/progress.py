@@ -27,6 +27,7 @@ __all__ = [
     "ImageTagged",
     "ImportDone",
     "ImportStarted",
+    "LayerDiffersFromPeers",
     "LayerDone",
     "LayerSkipped",
     "LayerStarted",
@@ -106,6 +107,15 @@ class LayerDone:
 
     diff_id: str
     stats: ImportStats
+
+
+@dataclass(frozen=True, slots=True)
+class LayerDiffersFromPeers:
+    """Another program makes another image of the layer, or another tree of its members; both are as they should be."""
+
+    diff_id: str
+    reason: str
+    """One line: which program, what it does, and where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +303,7 @@ ProgressEvent: TypeAlias = (
     | ObjectsStored
     | LayerSkipped
     | LayerDone
+    | LayerDiffersFromPeers
     | ImageMade
     | ManifestStored
     | ImageTagged

@@ -366,7 +366,7 @@ def _explained(settings: Settings, image: str, other: str | None, expected: Obje
     if expected is not None:
         mine = take(settings, image, expected.algorithm)
         _check_algorithms(mine.algorithm, expected.algorithm)
-        return explaining.explain(mine.tree, expected, version=mine.version)
+        return explaining.explain(mine.tree, expected, version=mine.version, read_as_composefs_rs=mine.as_composefs_rs)
     mine, theirs = take_both(settings, image, other or "")
     _check_algorithms(mine.algorithm, theirs.algorithm)
     algorithm = mine.algorithm or theirs.algorithm or Algorithm.SHA512

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -41,20 +43,39 @@ def dump(settings: Settings, name: str, bootable: bool, xattrs: str) -> None:
 @bootable_option
 @xattrs_option
 @version_option
+@click.option(
+    "--as-composefs-rs",
+    is_flag=True,
+    help="Read the layers as composefs-rs 0.9.0 does, where it reads them otherwise: the id is that of its image.",
+)
 @click.option("--platform", type=PlatformType(), help="OS/ARCH[/VARIANT] to take of an image directory.")
 @click.pass_obj
 def compute_id(
-    settings: Settings, name: str, *, bootable: bool, xattrs: str, version: int | None, platform: Platform | None
+    settings: Settings,
+    name: str,
+    *,
+    bootable: bool,
+    xattrs: str,
+    version: int | None,
+    as_composefs_rs: bool,
+    platform: Platform | None,
 ) -> None:
     """Print the id of the EROFS image that the layers of the image NAME make, without storing it.
 
     NAME can also be an image in an image directory, oci:DIR[:TAG]; that works without a repository, too.
     """
+    if as_composefs_rs and bootable:
+        raise click.UsageError("--as-composefs-rs and --bootable cannot be combined")
+    make = (
+        partial(_tree_as_composefs_rs, xattrs=xattrs)
+        if as_composefs_rs
+        else partial(_tree, bootable=bootable, xattrs=xattrs)
+    )
     if name.startswith("oci:") and not _is_tag(settings, name):
-        click.echo(_id_of_layout(settings, name, bootable, xattrs, version, platform).hex())
+        click.echo(_id_of_layout(settings, name, make, version, platform).hex())
         return
     with settings.open() as repo:
-        tree = _tree(repo, catalogue_image(repo, name), bootable, xattrs)
+        tree = make(repo, catalogue_image(repo, name))
         layout = repo.metadata.formats.default if version is None else version
         click.echo(_id_of(tree, repo.algorithm, layout).hex())
 
@@ -78,7 +99,11 @@ def _is_tag(settings: Settings, name: str) -> bool:
 
 
 def _id_of_layout(
-    settings: Settings, reference: str, bootable: bool, xattrs: str, version: int | None, platform: Platform | None
+    settings: Settings,
+    reference: str,
+    make: Callable[[Repository, OciImage], Directory],
+    version: int | None,
+    platform: Platform | None,
 ) -> ObjectId:
     from anyio import to_thread
 
@@ -88,7 +113,7 @@ def _id_of_layout(
 
     async def compute() -> ObjectId:
         async with imported_image(reference, algorithm, platform=platform) as (repo, image):
-            tree = await to_thread.run_sync(_tree, repo, image, bootable, xattrs)
+            tree = await to_thread.run_sync(make, repo, image)
             return await to_thread.run_sync(_id_of, tree, algorithm, layout)
 
     return settings.run(compute)
@@ -126,6 +151,12 @@ def catalogue_image(repo: Repository, name: str) -> OciImage:
     from ..oci import catalogue
 
     return catalogue.open_image(repo, name)
+
+
+def _tree_as_composefs_rs(repo: Repository, image: OciImage, xattrs: str) -> Directory:
+    from ..oci.as_composefs_rs import tree_as_composefs_rs
+
+    return tree_as_composefs_rs(repo, image, XattrFilter(xattrs))
 
 
 def _tree(repo: Repository, image: OciImage, bootable: bool, xattrs: str) -> Directory:

@@ -24,6 +24,7 @@ from ..progress import (
     ImageMade,
     ImageTagged,
     ImportStarted,
+    LayerDiffersFromPeers,
     LayerDone,
     LayerSkipped,
     LayerStarted,
@@ -113,6 +114,8 @@ def _done(event: ProgressEvent) -> str:
             read = size_text(stats.bytes_read)
             counts = f"{stats.objects_stored} objects stored, {stats.objects_present} present"
             return f"{diff_id[:_SHORT]}: {counts}, {read} read"
+        case LayerDiffersFromPeers(diff_id, reason):
+            return f"{diff_id[:_SHORT]}: {printable(reason)}"
         case ImageMade(version, image_id, size):
             return f"image {image_id[:12]}: EROFS version {version}, {size_text(size)}"
         case ImageTagged(tag, _):
@@ -198,6 +201,8 @@ class _Bars:
                 self._collect(stage, done, total)
             case LayerSkipped(diff_id):
                 self._progress.console.print(f"{diff_id[:_SHORT]} present", highlight=False)
+            case LayerDiffersFromPeers():
+                self._progress.console.print(_done(event), highlight=False, markup=False)
             case Message(text):
                 self._progress.console.print(printable(text), highlight=False, markup=False)
             case BytesFetched(diff_id, _, received, resumed, total, connections) if diff_id in self._tasks:

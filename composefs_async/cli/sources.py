@@ -43,6 +43,8 @@ class Source:
     """None if nothing tells."""
     image: bytes | None = None
     """None if it is none."""
+    as_composefs_rs: Callable[[], Directory | None] | None = None
+    """For an OCI image: makes the tree that composefs-rs has of its layers, None if it refuses them."""
 
 
 def read_image(path: str | int) -> bytes:
@@ -98,8 +100,9 @@ def take(settings: Settings, source: str, algorithm: Algorithm | None = None, *,
             from ..oci import catalogue
             from ..oci.erofs_images import image_tree
 
-            tree = image_tree(repo, catalogue.open_image(repo, source.removeprefix("oci:")))
-            return Source(tree, repo.metadata.formats.default, repo.algorithm)
+            name = source.removeprefix("oci:")
+            tree, theirs = image_tree(repo, catalogue.open_image(repo, name)), partial(_as_composefs_rs, settings, name)
+            return Source(tree, repo.metadata.formats.default, repo.algorithm, as_composefs_rs=theirs)
         image = repository_image(repo, source)
         return Source(image_to_tree(image, repo.algorithm), image_info(image).version, repo.algorithm, image)
 
@@ -126,6 +129,18 @@ def boot_source(
     name = source.removeprefix("oci:")
     with settings.open() as repo:
         return partial(_layers, settings, name), partial(_read, settings), repo.algorithm, repo.metadata.formats.default
+
+
+def _as_composefs_rs(settings: Settings, name: str) -> Directory | None:
+    from ..errors import FormatError
+    from ..oci import catalogue
+    from ..oci.as_composefs_rs import tree_as_composefs_rs
+
+    with settings.open() as repo:
+        try:
+            return tree_as_composefs_rs(repo, catalogue.open_image(repo, name))
+        except FormatError:
+            return None
 
 
 def _scanned(path: str, algorithm: Algorithm, xattrs: XattrFilter) -> Directory:

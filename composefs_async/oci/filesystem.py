@@ -51,6 +51,7 @@ _MAX_LINKS: Final = 40
 """Symbolic links on the way to one entry, as many as Linux follows."""
 _MAX_STEPS: Final = 1 << 22
 """Names in the targets of all symbolic links that one layer makes us follow; each link can have 2,000."""
+_OWN_WHITEOUT: Final = "composefs-rs 0.9.0 lets the whiteout {} hide what its own layer has brought"
 _SHOWN: Final = 200
 """Bytes of a path that an error shows."""
 
@@ -110,6 +111,9 @@ class TreeBuilder:
             too.  Without it such files are refused.
     """
 
+    _reserved: bytes = _RESERVED
+    """With what names begin that are no whiteouts and not in the tree."""
+
     def __init__(self, sparse: SparseFinder | None = None) -> None:
         self._layer, self._sparse = "", sparse
         self._root = _plain_directory()
@@ -160,7 +164,7 @@ class TreeBuilder:
                     if not name:
                         continue
                 if name[:4] == _WHITEOUT:
-                    if name[:8] != _RESERVED or name == _OPAQUE:
+                    if name[:8] != self._reserved or name == _OPAQUE:
                         self._hide(prefix, name, path)
                         continue
                     place = self._place_of(self._shadow(self._parent(prefix, path)[0]))
@@ -190,6 +194,11 @@ class TreeBuilder:
             own.add(name)
             if old is not None and (isinstance(old, Directory) or (self._followed and isinstance(old, Symlink))):
                 self._forget_places()
+
+    def note_difference(self, reason: str) -> None:
+        """Remember why composefs-rs 0.9.0 makes something else of the current layer, if there is a *reason*."""
+        if reason:
+            self.differences.setdefault(self._layer, reason)
 
     def finish(self, xattrs: XattrFilter | None = XattrFilter.ALLOWLIST_ONLY) -> Directory:
         """The root of the tree, transformed unless *xattrs* is None; the builder is used up."""
@@ -320,7 +329,7 @@ class TreeBuilder:
         directory, children, own = place
         if marker == _OPAQUE:
             if not own.isdisjoint(children):
-                self._note_difference(path)
+                self.note_difference(_OWN_WHITEOUT.format(_shown(path)))
             self._clear(directory)
             return
         name = marker[len(_WHITEOUT) :]
@@ -330,13 +339,9 @@ class TreeBuilder:
             if isinstance(found, Directory):
                 self._forget_places()
         elif found is not None:
-            self._note_difference(path)
+            self.note_difference(_OWN_WHITEOUT.format(_shown(path)))
             if isinstance(found, Directory):
                 self._clear(found)
-
-    def _note_difference(self, path: bytes) -> None:
-        reason = f"composefs-rs 0.9.0 lets the whiteout {_shown(path)} hide what its own layer has brought"
-        self.differences.setdefault(self._layer, reason)
 
     def _clear(self, directory: Directory) -> None:
         pending = [directory]

@@ -21,7 +21,7 @@ from ...tree.inodes import NO_XATTRS, Directory, ExternalFile, InlineFile, Inode
 from ...tree.walk import count_links
 from ..writer import Dialect
 
-__all__ = ["CAUSES", "Cause", "Rewrite"]
+__all__ = ["AS_COMPOSEFS_RS", "CAUSES", "Cause", "Rewrite"]
 
 Rewrite: TypeAlias = Callable[[Directory, Algorithm], Directory | None]
 _Change: TypeAlias = Callable[[Inode], Inode]
@@ -310,3 +310,11 @@ CAUSES: Final = (
     ),
 )
 """In the order in which they are tried, and in which two of them are applied."""
+
+AS_COMPOSEFS_RS: Final = Cause(
+    "read-as-composefs-rs",
+    "the layers were read as composefs-rs 0.9.0 reads them, where their members or whiteouts contradict each other",
+    frozenset(("reading",)),
+    None,
+)
+"""Nothing that a tree could tell: the layers have to be read anew."""

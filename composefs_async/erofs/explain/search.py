@@ -5,7 +5,7 @@ Owns the search for known causes (`causes`).  Does not own the comparison of tre
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
@@ -16,7 +16,7 @@ from ...fsverity import digest as fsverity_digest
 from ...tree.diff import Change, iter_changes
 from ...tree.inodes import Directory
 from ..writer import Dialect, build_image
-from .causes import CAUSES, Cause
+from .causes import AS_COMPOSEFS_RS, CAUSES, Cause
 
 __all__ = ["ATTEMPTS", "Explanation", "explain"]
 
@@ -62,6 +62,7 @@ def explain(
     other_version: int | None = None,
     dialect: Dialect = Dialect.RUST,
     attempts: int = ATTEMPTS,
+    read_as_composefs_rs: Callable[[], Directory | None] | None = None,
 ) -> Explanation:
     """Find out why the image of *tree* does not have the digest *expected*.
 
@@ -74,6 +75,8 @@ def explain(
         other_version: of the layout of the other image, if it is known.
         dialect: whose rules are taken first; those of the other program are one of the causes.
         attempts: give up after this many images.
+        read_as_composefs_rs: makes the tree that composefs-rs has of the layers behind *tree*, None if it refuses
+            them.  Asked when nothing else explains the digest, since it reads all layers.
     """
     search = _Search(expected.algorithm, dialect, attempts)
     known = iter_changes(tree, other) if other else None
@@ -87,6 +90,12 @@ def explain(
         back = search.run(other, version if other_version is None else other_version, own) if own else None
         if back is not None:
             return Explanation(back[0], True, first, search.attempts)
+    theirs = read_as_composefs_rs() if read_as_composefs_rs else None
+    found = search.run(theirs, version, expected) if theirs else None
+    if found is not None:
+        causes, rewritten = found
+        first = first or next(iter_changes(tree, rewritten), None)
+        return Explanation((AS_COMPOSEFS_RS, *causes), False, first, search.attempts)
     untold = () if other else tuple(each for each in CAUSES if each.lost and _happened(each, tree, expected.algorithm))
     return Explanation(None, False, first, search.attempts, untold)
 

@@ -27,7 +27,7 @@ from zlib_ng import zlib_ng
 from ..._zstd import zstd
 from ...errors import CompressionError
 from ..documents import layer_compression
-from ..tar.header import byte_sum, number
+from ..tar.fields import byte_sum, number
 
 if TYPE_CHECKING:
     from zlib_ng.zlib_ng import _Decompress

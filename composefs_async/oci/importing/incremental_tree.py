@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Self
+from typing import Final, Self
 
 from ..._aio.hops import write_hop
 from ..._repo import streams
@@ -25,9 +25,12 @@ from ...splitstream import OCI_LAYER
 from ...tree.inodes import Directory
 from ..filesystem import TreeBuilder, XattrFilter
 from ..sparse_contents import SparseContents
-from ..tar.members import EntryReader, TarEntry, read_entries
+from ..tar.members import EntryReader, TarEntry, read_batches
 
 __all__ = ["Follower", "GrowingTree", "tree_of_layers"]
+
+
+_LAYER: Final = "layer "
 
 
 class Follower:
@@ -61,6 +64,7 @@ class Follower:
         try:
             if not self._reader.ended:
                 self._reader.finish()
+            self._builder.note_difference(self._reader.difference)
         except ComposefsError:
             self.failed = True
         self.complete = not self.failed
@@ -82,6 +86,8 @@ class GrowingTree:
         self._count = 0
         self._busy = False
         self._hides = False
+        self.differences: dict[str, str] = {}
+        """By diff_id: why composefs-rs 0.9.0 makes something else of a layer.  Complete after `finish`."""
 
     def __enter__(self) -> Self:
         self._hides = gc.get_freeze_count() == 0  # what an application has frozen stays so
@@ -100,7 +106,7 @@ class GrowingTree:
         if self._busy or self._builder is None or self._diff_ids[self._count : self._count + 1] != [diff_id]:
             return None
         self._busy = True
-        self._builder.begin_layer(f"layer {diff_id}")
+        self._builder.begin_layer(f"{_LAYER}{diff_id}")
         return Follower(self._builder, self._settle)
 
     def let_go(self, follower: Follower) -> None:
@@ -139,7 +145,8 @@ class GrowingTree:
         """
         builder, self._builder = self._builder, None
         if builder is None or self._count < len(self._diff_ids):
-            return tree_of_layers(self._state, layers, XattrFilter.ALLOWLIST_ONLY, store=True)
+            builder = _builder(self._state, layers, True)
+        self.differences = {name.removeprefix(_LAYER): reason for name, reason in builder.differences.items()}
         return builder.finish()
 
 
@@ -157,14 +164,22 @@ def tree_of_layers(
     Args:
         store: the files that sparse members mean, which an image of the tree refers to.
     """
+    return _builder(state, layers, store).finish(xattrs)
+
+
+def _builder(state: RepoState, layers: Iterable[tuple[str, ObjectId]], store: bool) -> TreeBuilder:
     builder = TreeBuilder(SparseContents(state, store=store).find)
     for diff_id, stream_id in layers:
         _add_layer(state, builder, diff_id, stream_id)
-    return builder.finish(xattrs)
+    return builder
 
 
 def _add_layer(state: RepoState, builder: TreeBuilder, diff_id: str, stream_id: ObjectId) -> None:
     """Read one stored layer into the tree."""
-    layer = f"layer {diff_id}"
+    layer = f"{_LAYER}{diff_id}"
     with inputs_named(layer), streams.open_stream(state, layer_stream(diff_id), stream_id, OCI_LAYER) as reader:
-        builder.add_layer(read_entries(reader.chunks()), layer)
+        builder.begin_layer(layer)
+        members = EntryReader()
+        for entries in read_batches(reader.chunks(), members):
+            builder.add(entries)
+        builder.note_difference(members.difference)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -17,7 +17,15 @@ from ..._repo.state import RepoState
 from ...digest import ObjectId
 from ...errors import ComposefsError, inputs_named
 from ...naming import layer_stream
-from ...progress import BytesRead, LayerDone, LayerSkipped, LayerStarted, ObjectsStored, ProgressCallback
+from ...progress import (
+    BytesRead,
+    LayerDiffersFromPeers,
+    LayerDone,
+    LayerSkipped,
+    LayerStarted,
+    ObjectsStored,
+    ProgressCallback,
+)
 from ...repository import Repository, state_of
 from ...results import ImportStats, StoredObject
 from ...splitstream import OCI_BLOB, SplitstreamWriter
@@ -60,6 +68,8 @@ class ImportRun:
     report: ProgressCallback
     limits: Limits
     holder: Holder
+    told: set[str] = field(default_factory=set[str])
+    """Layers of which it has been reported that others make something else."""
 
     @classmethod
     @asynccontextmanager
@@ -81,6 +91,12 @@ class ImportRun:
         """`fly` for something of this repository, whichever handles it is wanted through."""
         status = await hop(os.fstat, self.state.fd)
         return await fly((status.st_dev, status.st_ino, kind, name), work, self.holder)
+
+    def differs(self, diff_id: str, reason: str) -> None:
+        """Report, once for a layer, that another program makes something else of it."""
+        if reason and diff_id not in self.told:
+            self.told.add(diff_id)
+            self.report(LayerDiffersFromPeers(diff_id, reason))
 
     async def lease(self, diff_id: str, stream_id: ObjectId) -> None:
         """Let the leases that the handle has open keep a layer, whether it was there or has just come."""
@@ -165,7 +181,9 @@ async def store_layer(
         splitter = TarSplitter(carry_limit=min(PIECE, max(limit, INLINE_MAX)), max_file_size=limit)
         conveyor = Conveyor(run.state, unpacker, splitter, observe, carriers=carriers, follower=follower)
         with inputs_named(f"layer {diff_id}" if diff_id else "layer"):
-            return await conveyor.run()
+            done = await conveyor.run()
+        run.differs(diff_id or unpacker.digests[1], splitter.difference)
+        return done
 
     if diff_id is not None:
         return await _once(run, "layer", diff_id, work)

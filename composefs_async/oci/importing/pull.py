@@ -339,4 +339,6 @@ class _Pull:
             for made in await self._make(found, finish):
                 found[image_ref(made.version)] = made.id
                 self._report(ImageMade(made.version, made.id.hex(), made.size))
+            for diff_id, reason in tree.differences.items():
+                self._run.differs(diff_id, reason)
         return found

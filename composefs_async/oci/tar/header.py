@@ -1,7 +1,7 @@
 """What a tar header says: numbers, names, extension headers before it, and everything that is refused.
 
-Owns the meaning of a header of 512 bytes together with the extension headers before it, for the splitter
-and for the reader alike: what one accepts the other reads.  It does not own the records of PAX (`pax`),
+Owns the meaning of a header of 512 bytes together with the extension headers before it, for the splitter and for the
+reader alike: what one accepts the other reads.  It does not own single fields (`fields`), the records of PAX (`pax`),
 where headers are (`split`, `members`), nor what a path or a whiteout means in a tree.
 
 Formats: V7, ustar, GNU (long names, base-256 numbers) and PAX, after POSIX pax(1), the GNU tar manual
@@ -13,15 +13,12 @@ members of the old GNU form are refused.  All input is untrusted.
 from __future__ import annotations
 
 import enum
-import re
 import stat
-from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
-
-from zlib_ng import zlib_ng
+from typing import NamedTuple, NoReturn
 
 from ...errors import TarError
-from .pax import PaxRecords, signed64
+from .fields import FieldMemos, byte_sum, device, field_memos, signed_excess, text
+from .pax import PaxRecords
 from .sparse import SparseForm
 
 __all__ = [
@@ -32,13 +29,9 @@ __all__ = [
     "MAX_FILE_SIZE",
     "USTAR_MAGIC",
     "EntryType",
-    "FieldMemos",
     "Header",
     "HeaderParser",
     "Member",
-    "Memo",
-    "byte_sum",
-    "number",
 ]
 
 BLOCK = 512
@@ -51,10 +44,8 @@ MAX_FILE_SIZE = 1 << 40
 """The default for the largest member.  A claim of this size alone makes nobody allocate anything here."""
 
 _TARGET_MAX = 4095  # of a symlink: PATH_MAX of linux/limits.h without the NUL
-_DEV_MAJOR_MAX, _DEV_MINOR_MAX = 0xFFF, 0xFFFFF  # dev_t of Linux (linux/kdev_t.h)
 _WHITEOUT = b".wh."
 
-_OCTAL = re.compile(rb"[0-7]*")
 USTAR_MAGIC, GNU_MAGIC = b"ustar\x0000", b"ustar  \x00"
 """What nearly every header has, version included.  The fast loops leave all others to `HeaderParser`."""
 _USTAR, _GNU = USTAR_MAGIC[:6], GNU_MAGIC[:6]
@@ -84,7 +75,6 @@ _TYPES = {
     b"6": EntryType.FIFO,
 }
 _DEVICES = (EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE)
-_PERMISSIONS = 0o7777
 _EXTENSION_NAMES = {b"x": "PAX header", b"L": "GNU long name", b"K": "GNU long link"}
 
 
@@ -122,96 +112,6 @@ class Header(NamedTuple):
     """How the data of a sparse file become the file; None for all others."""
 
 
-V = TypeVar("V")
-
-
-class Memo(dict[bytes, V], Generic[V]):
-    """A bounded cache of *function*, since the same header fields come again and again.  Errors are not kept."""
-
-    __slots__ = ("_function", "_limit")
-
-    def __init__(self, function: Callable[[bytes], V], limit: int = 1 << 14) -> None:
-        super().__init__()
-        self._function, self._limit = function, limit
-
-    def __missing__(self, field: bytes) -> V:
-        if len(self) >= self._limit:
-            self.clear()
-        found = self[field] = self._function(field)
-        return found
-
-
-class FieldMemos(NamedTuple):
-    """What header fields mean, each raising ValueError for what is no number."""
-
-    sizes: Memo[int]
-    """Of the 12 bytes from 124 on."""
-    owners: Memo[tuple[int, int, int]]
-    """Mode, uid and gid of the 24 bytes from 100 on."""
-    times: Memo[int]
-    """Nanoseconds, of the 12 bytes from 136 on."""
-    sums: Memo[int]
-    """What all 512 bytes must add up to, by the 8 bytes from 148 on."""
-
-
-# -- fields ------------------------------------------------------------------------------------
-
-
-def number(field: bytes) -> int:
-    """An octal or base-256 number that is not negative.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if field[0] & 0x80:
-        return int.from_bytes(field, "big") & ((1 << 8 * len(field) - 1) - 1)
-    digits = field.partition(b"\0")[0].strip()
-    if not _OCTAL.fullmatch(digits):
-        raise ValueError(f"{field!r} is not a number")
-    return int(digits or b"0", 8)
-
-
-def _mode_and_owner(fields: bytes) -> tuple[int, int, int]:
-    # Old writers stored st_mode whole, and some a type in it that is not the member's.
-    mode = number(fields[:8]) & _PERMISSIONS
-    return mode, number(fields[8:16]) & 0xFFFFFFFF, number(fields[16:]) & 0xFFFFFFFF
-
-
-def _mtime_ns(field: bytes) -> int:
-    # Base-256 numbers are two's complement and may be negative.
-    return signed64(number(field)) * 1_000_000_000
-
-
-def _byte_sum_of_field(field: bytes) -> int:
-    return number(field) - 8 * 0x20 + sum(field)  # the checksum counts its own field as eight spaces
-
-
-def byte_sum(header: bytes) -> int:
-    """Of a header, or a part of one; at most 512 bytes."""
-    # Adler-32 has one plus the sum of the bytes, modulo 65521, in its lower half. 256 bytes cannot reach that.
-    adler32 = zlib_ng.adler32
-    return (adler32(header[:256]) & 0xFFFF) + (adler32(header[256:]) & 0xFFFF) - 2
-
-
-def _signed_excess(header: bytes) -> int:
-    """By how much the sum of unsigned bytes exceeds that of signed ones, which some writers of the 1980s made."""
-    return 256 * sum(byte >> 7 for byte in header[:148] + header[156:])
-
-
-def _text(field: bytes) -> bytes:
-    return field.partition(b"\0")[0]
-
-
-def _device(header: bytes) -> int:
-    major, minor = number(header[329:337]), number(header[337:345])
-    if major > _DEV_MAJOR_MAX or minor > _DEV_MINOR_MAX:
-        raise ValueError(f"there is no device {major}:{minor}")
-    return (minor & 0xFF) | major << 8 | (minor & ~0xFF) << 12
-
-
-# -- headers -----------------------------------------------------------------------------------
-
-
 class HeaderParser:
     """Understands headers one after another and keeps extension headers until their member comes.
 
@@ -225,9 +125,7 @@ class HeaderParser:
 
     def __init__(self, max_size: int = MAX_FILE_SIZE, name_max: int | None = None) -> None:
         self._max_size, self._name_max = max_size, name_max
-        self.memos: FieldMemos = FieldMemos(
-            Memo(number), Memo(_mode_and_owner), Memo(_mtime_ns), Memo(_byte_sum_of_field)
-        )
+        self.memos: FieldMemos = field_memos()
         self._kind = b""
         self._offset = 0
         self._pax: PaxRecords | None = None
@@ -261,9 +159,12 @@ class HeaderParser:
             if self._kind == b"x":
                 self._pax = PaxRecords(data)
             else:
-                self._names[self._kind] = _text(data)
+                self._names[self._kind] = text(data)
         except ValueError as error:
-            raise TarError(_reason(error), self._offset) from None
+            self._refuse_extension(_reason(error))
+
+    def _refuse_extension(self, reason: str) -> NoReturn:
+        raise TarError(reason, self._offset) from None
 
     def check_end(self, offset: int) -> None:
         """Raises TarError if the archive must not end here, because a member is owed."""
@@ -271,8 +172,7 @@ class HeaderParser:
             raise TarError("the archive ends after an extension header", offset)
 
     def _parse(self, header: bytes, offset: int) -> Header:
-        excess = byte_sum(header) - self.memos.sums[header[148:156]]
-        if excess and excess != _signed_excess(header):
+        if not self._is_sound(header, byte_sum(header) - self.memos.sums[header[148:156]]):
             raise ValueError("the header checksum is wrong")
         kind = header[156:157]
         size = self.memos.sizes[header[124:136]]
@@ -300,12 +200,11 @@ class HeaderParser:
         return Header(size, None, True)
 
     def _member(self, header: bytes, flag: bytes, size: int, offset: int) -> tuple[Member, int, SparseForm | None]:
-        pax, names, magic = self._pax, self._names, header[257:263]
-        has_prefix = magic == _USTAR and header[345] != 0
-        path = names.get(b"L") or _text(header[:100])
-        if has_prefix and not names.get(b"L"):
-            path = _text(header[345:500]) + b"/" + path
-        link = names.get(b"K") or _text(header[157:257])
+        pax, names = self._pax, self._names
+        path = names.get(b"L") or text(header[:100])
+        if self._has_prefix(header) and not names.get(b"L"):
+            path = text(header[345:500]) + b"/" + path
+        link = names.get(b"K") or text(header[157:257])
         mode, uid, gid = self.memos.owners[header[100:124]]
         mtime_ns = self.memos.times[header[136:148]]
         xattrs: tuple[tuple[bytes, bytes], ...] = ()
@@ -317,9 +216,9 @@ class HeaderParser:
             gid = gid if pax.gid is None else pax.gid
             mtime_ns = mtime_ns if pax.mtime_ns is None else pax.mtime_ns
             xattrs = tuple(sorted(pax.xattrs.items()))
-        kind = _type_of(flag, magic, path)
+        kind = self._type_of(flag, header, path)
         self._note_difference(header, flag, kind, size, offset)
-        size = self._check_size(size) if kind is EntryType.FILE else 0
+        size = self._data_size(size, kind)
         if pax and pax.sparse and (sparse := pax.sparse.form(size)) and kind is not EntryType.FILE:
             raise ValueError("a sparse member that is no file")
         member = Member(
@@ -330,11 +229,32 @@ class HeaderParser:
             gid,
             self._check_size(sparse.size) if sparse else size,
             mtime_ns,
-            _device(header) if kind in _DEVICES and magic in (_USTAR, _GNU) else 0,
+            device(header) if kind in _DEVICES and header[257:263] in (_USTAR, _GNU) else 0,
             self._checked_link(link, kind),
             xattrs,
         )
         return member, size, sparse
+
+    # What `as_composefs_rs` decides otherwise.
+
+    def _is_sound(self, header: bytes, excess: int) -> bool:
+        """Whether a sum of bytes that is by *excess* larger than the checksum is that of the header."""
+        return not excess or excess == signed_excess(header)
+
+    def _has_prefix(self, header: bytes) -> bool:
+        return header[257:263] == _USTAR and header[345] != 0
+
+    def _flag_type(self, flag: bytes) -> EntryType:
+        return _TYPES[flag]
+
+    def _type_of(self, flag: bytes, header: bytes, path: bytes) -> EntryType:
+        """What *flag* means; before there was one for directories, they had a slash behind their names."""
+        kind, old = _TYPES[flag], flag == b"\0" or header[257:263] not in (_USTAR, _GNU)
+        return EntryType.DIRECTORY if kind is EntryType.FILE and old and path.endswith(b"/") else kind
+
+    def _data_size(self, size: int, kind: EntryType) -> int:
+        """How much stands behind the header of a member that says *size*."""
+        return self._check_size(size) if kind is EntryType.FILE else 0
 
     def _note_difference(self, header: bytes, flag: bytes, kind: EntryType, size: int, offset: int) -> None:
         """Remember if composefs-rs 0.9.0 takes this member for another one, and does not refuse it."""
@@ -377,11 +297,3 @@ class HeaderParser:
 
 def _reason(error: ValueError) -> str:
     return "a PAX key is not UTF-8" if isinstance(error, UnicodeError) else str(error)
-
-
-def _type_of(flag: bytes, magic: bytes, path: bytes) -> EntryType:
-    """What *flag* means; before there was one for directories, they had a slash behind their names."""
-    kind = _TYPES[flag]
-    if kind is EntryType.FILE and path.endswith(b"/") and (flag == b"\0" or magic not in (_USTAR, _GNU)):
-        return EntryType.DIRECTORY
-    return kind

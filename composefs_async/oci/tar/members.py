@@ -21,7 +21,8 @@ from zlib_ng import zlib_ng
 from ... import _native
 from ...digest import ObjectId
 from ...errors import TarError
-from .header import BLOCK, GNU_MAGIC, INLINE_MAX, USTAR_MAGIC, EntryType, HeaderParser, Member, Memo, byte_sum
+from .fields import Memo, byte_sum
+from .header import BLOCK, GNU_MAGIC, INLINE_MAX, USTAR_MAGIC, EntryType, HeaderParser, Member
 from .sparse import SparseContent, SparseForm
 
 Buffer = bytes | bytearray | memoryview
@@ -30,7 +31,7 @@ NATIVE = _native.BACKEND == "native"
 if NATIVE:
     from ..._native import _core
 
-__all__ = ["EntryReader", "EntryType", "TarEntry", "read_entries"]
+__all__ = ["EntryReader", "EntryType", "TarEntry", "read_batches", "read_entries"]
 
 # Name, 24 bytes of mode, uid and gid, size, mtime, checksum, type, and the rest, which most members of a layer share.
 _unpack = struct.Struct("100s24s12s12s8sB355s").unpack_from
@@ -86,7 +87,12 @@ def read_entries(chunks: Iterable[bytes | ObjectId]) -> Iterator[TarEntry]:
     Raises:
         TarError: the archive is damaged or refused, or content is stored in the wrong place.
     """
-    reader = EntryReader()
+    for entries in read_batches(chunks, EntryReader()):
+        yield from entries
+
+
+def read_batches(chunks: Iterable[bytes | ObjectId], reader: EntryReader) -> Iterator[list[TarEntry]]:
+    """What `read_entries` gives, in lists, read by *reader*, which is a fresh one."""
     chunks = iter(chunks)
     while not reader.ended:
         entries: list[TarEntry] = []
@@ -94,7 +100,7 @@ def read_entries(chunks: Iterable[bytes | ObjectId]) -> Iterator[TarEntry]:
         try:
             reader.feed(batch, entries)
         finally:
-            yield from entries  # what comes before the damage
+            yield entries  # what comes before the damage
         if error is not None and not reader.ended:
             raise error
         if not batch:
@@ -124,9 +130,9 @@ class EntryReader:
     Between two chunks it holds back what is not enough to go on with, and knows what it waits for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parser: HeaderParser | None = None) -> None:
         # No limit of its own: nothing is allocated by a size, and a stream that is there should be readable.
-        self._parser = HeaderParser(_MAX_SIZE)
+        self._parser = parser or HeaderParser(_MAX_SIZE)
         self._rests = Memo(_rest, 1 << 10)
         self._offset = 0  # in the archive, of the first byte that is held or comes next
         self._held: list[bytes] = []
@@ -140,6 +146,11 @@ class EntryReader:
         self._zero_block = False
         self.ended: bool = False
         """The archive's trailer has been read; what follows must not be given."""
+
+    @property
+    def difference(self) -> str:
+        """Where and why composefs-rs 0.9.0 reads another member than this; empty if it does not so far."""
+        return self._parser.difference
 
     def feed(self, chunks: Iterable[Buffer | ObjectId], entries: list[TarEntry]) -> bool:
         """Append what the next *chunks* complete to *entries*; False if there were none.

@@ -18,6 +18,7 @@ __all__ = ["PaxRecords", "signed64"]
 _XATTR_NAME_MAX = 255  # linux/limits.h
 _XATTR_VALUE_MAX = 65535  # what an EROFS image can hold in e_value_size (fs/erofs/erofs_fs.h)
 
+_HEADER_KEYS = frozenset((b"mtime", b"path", b"linkpath", b"size", b"uid", b"gid"))
 _UNSIGNED = re.compile(rb"\+?[0-9]{1,20}")
 _SIGNED = re.compile(rb"[+-]?[0-9]{1,20}")
 _NANOSECONDS = re.compile(rb"\+?[0-9]+")
@@ -39,6 +40,8 @@ class PaxRecords:
         self.mtimes: list[bytes] = []
         self.xattrs: dict[bytes, bytes] = {}
         self.sparse: SparseRecords | None = None
+        self.oddity: str = ""
+        """What composefs-rs 0.9.0 does not read; empty if it reads all."""
         for key, value in _records(data):
             self._take(key, value)
         self.mtime_ns: int | None = _mtime_ns(self.mtimes[0], self.mtimes[-1]) if self.mtimes else None
@@ -46,7 +49,19 @@ class PaxRecords:
     def _take(self, key: bytes, value: bytes) -> None:
         if key.startswith(b"SCHILY.xattr."):
             self.xattrs[_xattr_name(key[13:], value)] = value
-        elif key == b"mtime":
+        elif key in _HEADER_KEYS:
+            self._take_instead(key, value)
+        elif key.startswith(b"GNU.sparse."):
+            self.sparse = self.sparse or SparseRecords()
+            self.sparse.take(key[11:], value)
+        elif not key.isascii():
+            key.decode()
+
+    def _take_instead(self, key: bytes, value: bytes) -> None:
+        """Take what counts in place of a field of the header."""
+        if not value or value.startswith(b"-"):
+            self.oddity = self.oddity or f"the record {key.decode()}={value[:32].decode(errors='replace')}"
+        if key == b"mtime":
             self.mtimes = [*self.mtimes, value] if value else []
         elif key == b"path":
             self.path = value or None
@@ -56,13 +71,8 @@ class PaxRecords:
             self.size = _unsigned64(value) if value else None
         elif key == b"uid":
             self.uid = _owner(value) if value else None
-        elif key == b"gid":
+        else:
             self.gid = _owner(value) if value else None
-        elif key.startswith(b"GNU.sparse."):
-            self.sparse = self.sparse or SparseRecords()
-            self.sparse.take(key[11:], value)
-        elif not key.isascii():
-            key.decode()
 
 
 def signed64(value: int) -> int:

@@ -104,6 +104,7 @@ class TarSplitter:
         max_file_size: what a single member may claim, in bytes.
         name_max: of a path component, in bytes, 255 or more.  None accepts any length, as composefs-rs does,
             although Linux can look up no name of more than 255 bytes.
+        parser: says what headers mean; a fresh one, with limits of its own.
     """
 
     def __init__(
@@ -113,13 +114,14 @@ class TarSplitter:
         piece_size: int = PIECE,
         max_file_size: int = MAX_FILE_SIZE,
         name_max: int | None = None,
+        parser: HeaderParser | None = None,
     ) -> None:
         if piece_size <= 0 or piece_size % 4096 or carry_limit < INLINE_MAX:
             raise ValueError(f"carry limit {carry_limit} and piece size {piece_size} do not fit together")
         if name_max is not None and name_max < 255:  # the fast loop does not look at names that short
             raise ValueError(f"a limit of {name_max} bytes for names is too low")
         self._carry_limit, self._piece_size = carry_limit, piece_size
-        self._parser = HeaderParser(max_file_size, name_max)
+        self._parser = parser or HeaderParser(max_file_size, name_max)
         self._items: list[tuple[int, int, int]] = []
         self._inline = 0  # where the inline range begins that has not been put into the items yet
         self._offset = 0

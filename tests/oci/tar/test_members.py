@@ -6,7 +6,7 @@ import pytest
 
 from composefs_async.digest import ObjectId
 from composefs_async.errors import TarError
-from composefs_async.oci.tar.header import Memo
+from composefs_async.oci.tar.fields import Memo
 from composefs_async.oci.tar.members import EntryReader, EntryType, TarEntry, read_entries
 
 OLD_GNU = b"ustar  \x00"
