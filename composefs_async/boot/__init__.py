@@ -20,6 +20,10 @@ From the bottom to the top:
 `variants`,     why an image has not the digest that is expected
 `explain`
 `check`         whether a kernel image boots what is in a repository
+`plan`,         a machine made ready to boot: which files, written whole or not at all, and the state of a deployment
+`bootfiles`,
+`state`,
+`prepare`
 ==============  ==================================================================================================
 
 Names are imported from here when they are first used.
@@ -48,6 +52,14 @@ if TYPE_CHECKING:
     from .layouts import imported_image
     from .os_release import OsRelease, parse_os_release
     from .policy import Policy, Specification
+    from .prepare import (
+        PreparedBoot,
+        UnpreparedBoot,
+        prepare_boot,
+        prepare_boot_async,
+        unprepare_boot,
+        unprepare_boot_async,
+    )
     from .transform import transform_for_boot
     from .trees import directory_boot_tree, directory_boot_tree_async, image_boot_tree, image_boot_tree_async
     from .uki import Uki, read_at, read_uki
@@ -64,10 +76,12 @@ __all__ = [
     "KernelEntry",
     "OsRelease",
     "Policy",
+    "PreparedBoot",
     "Specification",
     "TextEntry",
     "Uki",
     "UkiEntry",
+    "UnpreparedBoot",
     "Variant",
     "check_boot",
     "check_boot_async",
@@ -89,6 +103,8 @@ __all__ = [
     "label_tree",
     "parse_kargs",
     "parse_os_release",
+    "prepare_boot",
+    "prepare_boot_async",
     "read_at",
     "read_uki",
     "remove_boot_image",
@@ -97,6 +113,8 @@ __all__ = [
     "replace_kargs",
     "split_arguments",
     "transform_for_boot",
+    "unprepare_boot",
+    "unprepare_boot_async",
 ]
 
 _HOMES = {
@@ -110,10 +128,12 @@ _HOMES = {
     "KernelEntry": "entries",
     "OsRelease": "os_release",
     "Policy": "policy",
+    "PreparedBoot": "prepare",
     "Specification": "policy",
     "TextEntry": "entries",
     "Uki": "uki",
     "UkiEntry": "entries",
+    "UnpreparedBoot": "prepare",
     "Variant": "variants",
     "check_boot": "check",
     "check_boot_async": "check",
@@ -135,6 +155,8 @@ _HOMES = {
     "label_tree": "labels",
     "parse_kargs": "kargs",
     "parse_os_release": "os_release",
+    "prepare_boot": "prepare",
+    "prepare_boot_async": "prepare",
     "read_at": "uki",
     "read_uki": "uki",
     "remove_boot_image": "images",
@@ -143,6 +165,8 @@ _HOMES = {
     "replace_kargs": "kargs",
     "split_arguments": "kargs",
     "transform_for_boot": "transform",
+    "unprepare_boot": "prepare",
+    "unprepare_boot_async": "prepare",
 }
 
 

@@ -240,3 +240,34 @@ def test_boot_check_and_explain(cli: Cli, tmp_path: Path, b1: str, b2: Path) -> 
     run = cli("--hash", "sha256", "explain", "--bootable", b2, boot.VECTORS / "b2.dump").good()
     assert run.text == "the images are equal\n"
     cli("explain", "--bootable", dump, dump).failed(2, "only a directory or oci:NAME")
+
+
+def test_preparing_a_boot_and_taking_it_back(cli: Cli, tmp_path: Path, b1: str) -> None:
+    (tmp_path / "machine").mkdir()
+    on = cli.on(repository(tmp_path / "machine", "sha256", 1))
+    bootdir = tmp_path / "bootdir"
+    bootdir.mkdir()
+    pulled = on("oci", "pull", b1, "demo").good().text
+    command = ("oci", "prepare-boot", "--bootdir", bootdir, "--cmdline", "rw", "demo")
+    image = B1_IDS["sha256", 1]
+    dry = on(*command, "-n").good().text.splitlines()
+    assert dry[0] == "Would write 6.1.0-demo/vmlinuz, 5.86 KiB"
+    assert list(bootdir.iterdir()) == []
+    on("oci", "prepare-boot", "--bootdir", bootdir, "demo", "0" * 64).failed(4, "manifest of demo")
+    verity = next(line.split()[1] for line in pulled.splitlines() if line.startswith("verity"))
+    found = on(*command, verity, "--json").good().json
+    assert (found["image"], found["reference"]) == (image, f"images/boot/{image}")
+    assert found["state"] == str(tmp_path / "machine/state/deploy" / image)
+    assert [file["path"] for file in found["files"] if file["written"]] == [file["path"] for file in found["files"]]
+    assert on(*command).good().text.splitlines()[0] == "Kept 6.1.0-demo/vmlinuz, 5.86 KiB (there already)"
+    assert f"images/boot/{image}  {image}" in on("refs", "list").good().text
+    on("boot", "check", bootdir / "loader/entries/6.1.0-demo.conf", "--against", "oci:demo").good()
+    back = on("oci", "unprepare-boot", "--bootdir", bootdir, "demo").good().text.splitlines()
+    assert back[0] == "Removed loader/entries/6.1.0-demo.conf"
+    assert back[-1] == f"Removed images/boot/{image}"
+    assert on("oci", "unprepare-boot", "--bootdir", bootdir, "demo", "--json").good().json == {
+        "image": image,
+        "removed": [],
+        "reference": False,
+        "dryRun": False,
+    }
