@@ -33,6 +33,7 @@ __all__ = [
     "uninterrupted",
     "unlock",
     "whole_paths",
+    "widen_pipe",
     "write_all",
 ]
 
@@ -126,6 +127,12 @@ def path_of(fd: int) -> str | None:
         return os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)")
     except OSError:
         return None
+
+
+def widen_pipe(fd: int, size: int) -> None:
+    """Let a pipe hold *size* bytes, so that its two ends meet less often; as it is, if that is not allowed."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
 
 
 def make_directory(path: str, mode: int, *, dir_fd: int) -> None:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .documents import Descriptor, ImageConfig, ImageLayer, Manifest
-    from .image_add import add_image
     from .image_repair import repair
+    from .importing.add import add_image
     from .importing.layers import LayerResult, import_layer
     from .importing.pull import PullResult, pull
     from .importing.unpack import ByteSource
@@ -75,7 +75,7 @@ _HOMES = {
     "PullResult": ".importing.pull",
     "ResolvedImage": ".sources.base",
     "StreamedBlob": ".sources.base",
-    "add_image": ".image_add",
+    "add_image": ".importing.add",
     "ensure_images": ".erofs_images",
     "ensure_images_async": ".erofs_images",
     "image_tree": ".erofs_images",

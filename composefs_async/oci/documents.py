@@ -35,6 +35,7 @@ __all__ = [
     "INDEX_TYPES",
     "MANIFEST_TYPES",
     "OCI_INDEX_TYPE",
+    "OCI_LAYER_TYPE",
     "OCI_MANIFEST_TYPE",
     "REF_NAME",
     "Descriptor",
@@ -55,6 +56,8 @@ __all__ = [
 REF_NAME = "org.opencontainers.image.ref.name"
 """The annotation of an index entry that holds its tag (OCI image specification, annotations.md)."""
 
+OCI_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+"""Of a layer that is not packed."""
 OCI_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPES = frozenset({OCI_INDEX_TYPE, "application/vnd.docker.distribution.manifest.list.v2+json"})

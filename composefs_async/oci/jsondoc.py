@@ -14,14 +14,20 @@ from typing import Any, NoReturn, TypeVar, cast
 
 from ..errors import OciError
 
-__all__ = ["DOCUMENT_LIMIT", "JsonObject", "brief", "parse_json"]
+__all__ = ["DOCUMENT_LIMIT", "JsonObject", "brief", "parse_json", "parse_json_list"]
 
 DOCUMENT_LIMIT = 4 << 20
 """Bytes of one document; registries refuse larger manifests (OCI distribution specification, "Pushing Manifests")."""
 
 _T = TypeVar("_T")
 _QUOTED = 160  # characters of untrusted text in an error message
-_KINDS = {str: "a string", int: "an integer", float: "a number", list: "a list", dict: "an object"}
+_KINDS: dict[type, str] = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,20 @@ def parse_json(raw: bytes, name: str, *, limit: int = DOCUMENT_LIMIT) -> JsonObj
     Raises:
         OciError: it is larger than *limit* bytes or anything else than an object.
     """
+    return JsonObject(name, _parsed(raw, name, limit, dict))
+
+
+def parse_json_list(raw: bytes, name: str, *, limit: int = DOCUMENT_LIMIT) -> list[JsonObject]:
+    """A JSON array of objects, with the same strictness.
+
+    Raises:
+        OciError: it is larger than *limit* bytes or anything else than such an array.
+    """
+    holder = JsonObject(name, {"document": _parsed(raw, name, limit, list)})
+    return [JsonObject(name, members) for members in holder.list_of("document", dict[str, Any]) or ()]
+
+
+def _parsed(raw: bytes, name: str, limit: int, kind: type[_T]) -> _T:
     if len(raw) > limit:
         raise OciError(name, f"it has {len(raw)} bytes, more than the limit of {limit}")
     try:
@@ -100,9 +120,9 @@ def parse_json(raw: bytes, name: str, *, limit: int = DOCUMENT_LIMIT) -> JsonObj
         raise OciError(name, "it is nested too deeply") from None
     except ValueError as error:  # malformed, or a number of thousands of digits
         raise OciError(name, f"it is not valid JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise OciError(name, f"it is {_kind(document)} where an object belongs")
-    return JsonObject(name, document)
+    if not isinstance(document, kind):
+        raise OciError(name, f"it is {_kind(document)} where {_KINDS[kind]} belongs")
+    return document
 
 
 def brief(text: str) -> str:

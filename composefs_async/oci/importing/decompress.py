@@ -39,6 +39,7 @@ __all__ = [
     "RATIO_FROM",
     "Compression",
     "Decompressor",
+    "begins_tar",
     "decompressor",
     "detect",
     "for_media_type",
@@ -88,7 +89,7 @@ def detect(head: bytes | memoryview, claimed: Compression | None = None) -> Comp
             that a layer can be.
     """
     head = bytes(head[:HEAD_SIZE])
-    if _begins_tar(head):  # whatever the name of its first member begins with
+    if begins_tar(head):  # whatever the name of its first member begins with
         return Compression.NONE
     if head.startswith(b"\x1f\x8b"):
         return Compression.GZIP
@@ -105,7 +106,8 @@ def detect(head: bytes | memoryview, claimed: Compression | None = None) -> Comp
     return Compression.NONE
 
 
-def _begins_tar(head: bytes) -> bool:
+def begins_tar(head: bytes) -> bool:
+    """Whether *head*, `HEAD_SIZE` bytes or all, is the beginning of a tar, perhaps of an empty one."""
     if head[_USTAR : _USTAR + 5] == b"ustar" or not any(head):
         return True
     try:  # an archive of before 1988

@@ -160,19 +160,27 @@ async def import_layer(
 
 
 async def store_layer(
-    run: ImportRun, diff_id: str | None, unpacker: Unpacker, total: int, follower: Follower | None = None
+    run: ImportRun,
+    diff_id: str | None,
+    unpacker: Unpacker,
+    total: int,
+    follower: Follower | None = None,
+    label: str = "",
 ) -> LayerResult:
     """Store a tar layer without publishing it; the same layer wanted twice at once is read once.
 
     Args:
-        diff_id: None if it is to be computed; the layer's events have an empty one, but for the last.
+        diff_id: None if it is to be computed.
         total: packed size in bytes, for progress; 0 if it is not known.
         follower: sees the layer, if it is read here.
+        label: what events, but for the last, and messages have in the place of a diff_id that is not known yet.
     """
 
     def observe(packed: int, stats: ImportStats) -> None:
-        run.report(BytesRead(diff_id or "", packed, total))
-        run.report(ObjectsStored(diff_id or "", stats.objects_stored + stats.objects_replaced, stats.objects_present))
+        run.report(BytesRead(diff_id or label, packed, total))
+        run.report(
+            ObjectsStored(diff_id or label, stats.objects_stored + stats.objects_replaced, stats.objects_present)
+        )
 
     async def work() -> tuple[StoredObject, ImportStats]:
         carriers = min(int(resources(run.state).write_semaphore.total_tokens), _MAX_CARRIERS)
@@ -180,13 +188,15 @@ async def store_layer(
         # The splitter does not compare what it carries whole with the limit.
         splitter = TarSplitter(carry_limit=min(PIECE, max(limit, INLINE_MAX)), max_file_size=limit)
         conveyor = Conveyor(run.state, unpacker, splitter, observe, carriers=carriers, follower=follower)
-        with inputs_named(f"layer {diff_id}" if diff_id else "layer"):
+        with inputs_named(f"layer {diff_id}" if diff_id else label or "layer"):
             done = await conveyor.run()
         run.differs(diff_id or unpacker.digests[1], splitter.difference)
         return done
 
     if diff_id is not None:
         return await _once(run, "layer", diff_id, work)
+    if label:
+        run.report(LayerStarted(label, label, total))
     stored, stats = await work()
     return _done(run, unpacker.digests[1], stored.id, stats)
 

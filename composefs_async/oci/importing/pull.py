@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from ..._aio.hops import hop, resources, write_hop
 from ..._aio.operations import async_operation
 from ..._maintenance import leases
 from ...digest import ObjectId
-from ...errors import DigestMismatchError, ErofsError, FormatError, IntegrityError
+from ...errors import DigestMismatchError, ErofsError, FormatError, IntegrityError, NotFoundError
 from ...naming import check_tag, image_ref
 from ...progress import (
     ImageMade,
@@ -44,6 +44,7 @@ from ..sources.base import ImageSource, ResolvedImage
 from ..sources.opening import open_source, transport_of
 from .incremental_tree import GrowingTree
 from .layers import ImportRun, LayerResult, find_layer, skipped, store_blob, store_layer
+from .one_pass import OnePassSource
 from .unpack import Unpacker, byte_source
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = ["PullResult", "pull", "pull_resolved"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NAME = 200  # characters of a reference in the name of a lease
 _MAX_LAYERS = 8
 """Layers that are read at once; more cost memory, and a few fill all processors."""
 
@@ -143,6 +145,8 @@ async def pull(
         )
     opening = open_source(source, limits) if isinstance(source, str) else nullcontext(source)
     async with ImportRun.begin(repo, progress, limits) as run, opening as opened:
+        if isinstance(opened, OnePassSource):
+            return await _pull_once(run, opened, str(source), tag, platform, make_images)
         image = await opened.resolve(platform=platform)
         return await pull_resolved(run, opened, image, tag or check_tag(image.reference), make_images)
 
@@ -152,6 +156,25 @@ async def pull_resolved(
 ) -> PullResult:
     """The part of `pull` that begins when the documents of the image are known."""
     return await _Pull(run, source, image).run(tag, make_images)
+
+
+async def _pull_once(
+    run: ImportRun, source: OnePassSource, name: str, tag: str | None, platform: Platform | None, make_images: bool
+) -> PullResult:
+    """Pull from what brings its layers before it is known what they belong to; a lease keeps them meanwhile."""
+    lease = await hop(leases.begin_named, run.state, f"pull {name}"[:_NAME])
+    run.state.leases.append(lease)
+    try:
+        received = await source.receive(run, platform)
+        pull_of_it = _Pull(run, received, received.image, received.layers)
+        result = await pull_of_it.run(tag or check_tag(received.image.reference), make_images)
+    except (FormatError, IntegrityError, NotFoundError):  # another try would not get further
+        await hop(lease.end)
+        raise
+    finally:
+        run.state.leases.remove(lease)
+    await hop(lease.end)
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +214,15 @@ def _end(lease: leases.LeaseHolder) -> OSError | None:
 
 
 class _Pull:
-    def __init__(self, run: ImportRun, source: ImageSource, image: ResolvedImage) -> None:
+    def __init__(
+        self,
+        run: ImportRun,
+        source: ImageSource,
+        image: ResolvedImage,
+        stored: Mapping[str, LayerResult] | None = None,
+    ) -> None:
         self._run, self._source, self._image = run, source, image
+        self._stored = stored or {}
         self._state, self._report = run.state, run.report
 
     async def run(self, tag: str, make_images: bool) -> PullResult:
@@ -282,6 +312,8 @@ class _Pull:
         return [found[layer.name] for layer in self._image.layers]
 
     async def _layer(self, layer: ImageLayer, tree: GrowingTree | None) -> LayerResult:
+        if layer.name in self._stored:
+            return self._stored[layer.name]
         present = await find_layer(self._state, layer.name, tar=self._image.config is not None)
         if present is None:
             present = await hop(self._lease.find, layer.name)

@@ -173,6 +173,8 @@ class Unpacker:
         """The last call of `fill` or `fill_here` has brought the end."""
         self.bytes_read: int = 0
         """Packed bytes taken from the source so far."""
+        self.bytes_unpacked: int = 0
+        """Bytes that `hash` has counted in."""
 
     async def fill(self, view: memoryview) -> tuple[int, Sequence[Buffer]]:
         """Unpack into *view*, until it is full or the end has come, or after 8 MiB of packed bytes.
@@ -307,6 +309,7 @@ class Unpacker:
 
     def hash(self, packed: Sequence[Buffer], content: memoryview) -> None:
         """Count in what `fill` brought, in its order."""
+        self.bytes_unpacked += len(content)
         self._hashes.update(content, (content,) if self._compression is Compression.NONE else packed)
 
     def verify(self) -> None:

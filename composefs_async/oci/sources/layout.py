@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from ..._aio.hops import hop, opening_hop
 from ...errors import ImageNotFoundError, InvalidNameError, OciError
+from ...naming import LayoutReference, parse_layout_reference
 from ..documents import Descriptor
 from ..jsondoc import DOCUMENT_LIMIT
 from ..limits import Limits
-from ..names import LayoutReference, parse_layout_reference
 from ..platforms import Platform
 from .base import Blob, LocalBlob, ResolvedImage
 from .resolving import Resolving, Wanted

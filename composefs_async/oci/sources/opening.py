@@ -16,7 +16,15 @@ from .base import ImageSource
 
 __all__ = ["Transport", "check_reference", "open_source", "transport_of"]
 
-_TRANSPORTS: dict[str, str] = {"oci": ".layout", "docker": ".registry"}
+_TRANSPORTS: dict[str, str] = {
+    "oci": ".layout",
+    "oci-archive": ".archive",
+    "docker-archive": ".archive",
+    "archive": ".archive",
+    "dir": ".directory",
+    "docker-daemon": ".daemon",
+    "docker": ".registry",
+}
 
 
 class Transport(Protocol):

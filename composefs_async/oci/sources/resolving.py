@@ -84,10 +84,18 @@ class Resolving:
         """
         self.check_layout()
         if wanted.digest is not None:
-            return self.image(self._by_digest(wanted.digest, platform))
+            return self.by_digest(wanted.digest, platform)
         entries = self._entries(wanted)
         named = wanted.tag is not None or wanted.position is not None
         return self.image(self._choose(entries, platform, tagged=named))
+
+    def by_digest(self, digest: str, platform: Platform | None) -> ResolvedImage:
+        """The image whose manifest, or an index with it, has that digest.
+
+        Raises:
+            As `ImageSource.resolve`.
+        """
+        return self.image(self._by_digest(digest, platform))
 
     def check_layout(self) -> None:
         """Look at the file that says what the layout is."""

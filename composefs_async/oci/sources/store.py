@@ -60,14 +60,18 @@ class DirectoryStore:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory: Path = Path(directory)
 
+    def file(self, name: str) -> Path:
+        """The file of that name."""
+        return self.directory / name
+
     def path(self, name: str) -> str:
-        return str(self.directory / name)
+        return str(self.file(name))
 
     def has(self, name: str) -> bool:
-        return (self.directory / name).exists()
+        return self.file(name).exists()
 
     def read(self, name: str, limit: int) -> bytes:
-        with files.naming(self.path(name)), _open_regular(self.directory / name) as file:
+        with files.naming(self.path(name)), _open_regular(self.file(name)) as file:
             raw = file.read(limit + 1)
         if len(raw) > limit:
             raise OciError(self.path(name), f"it is larger than the limit of {limit} bytes")
@@ -75,7 +79,7 @@ class DirectoryStore:
 
     @contextmanager
     def open(self, name: str) -> Iterator[LocalBlob]:
-        path = self.directory / name
+        path = self.file(name)
         with _open_regular(path) as file:
             yield LocalBlob(file.fileno(), os.fstat(file.fileno()).st_size, str(path))
 

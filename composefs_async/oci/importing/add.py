@@ -8,18 +8,18 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from .._aio.hops import hop
-from .._aio.operations import async_operation
-from ..digest import sha256_content_digest
-from ..errors import ImageNotFoundError, OciError, StreamNotFoundError
-from ..progress import ProgressCallback
-from ..repository import Repository, state_of
-from .documents import Descriptor, image_layers, parse_config, parse_manifest, verify_content
-from .importing.layers import find_layer
-from .importing.pull import PullResult, pull
-from .limits import Limits
-from .platforms import Platform
-from .sources.base import Blob, ResolvedImage
+from ..._aio.hops import hop
+from ..._aio.operations import async_operation
+from ...digest import sha256_content_digest
+from ...errors import ImageNotFoundError, OciError, StreamNotFoundError
+from ...progress import ProgressCallback
+from ...repository import Repository, state_of
+from ..documents import Descriptor, image_layers, parse_config, parse_manifest, verify_content
+from ..limits import Limits
+from ..platforms import Platform
+from ..sources.base import Blob, ResolvedImage
+from .layers import find_layer
+from .pull import PullResult, pull
 
 __all__ = ["add_image"]
 
