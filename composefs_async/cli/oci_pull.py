@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .context import ObjectIdType, Settings, as_json, print_json
+from .image_references import STANDARD_INPUT, ImageReference
 from .output import printable
 from .progress import progress_option, showing, size_text
 from .registry_options import (
@@ -39,22 +41,6 @@ class PlatformType(click.ParamType[Any]):
             return parse_platform(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
-
-
-class ImageReference(click.ParamType[str]):
-    """A reference to an image outside the repository, of any transport."""
-
-    name = "image"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from ..errors import InvalidNameError
-        from ..oci.sources.opening import check_reference
-
-        try:
-            check_reference(str(value))
-        except InvalidNameError as error:
-            self.fail(str(error), param, ctx)
-        return str(value)
 
 
 def limit_options(function: Any) -> Any:
@@ -148,13 +134,33 @@ def pull(
 ) -> None:
     """Import IMAGE and tag it as NAME, or as IMAGE.
 
-    IMAGE is oci:DIR[:TAG], oci:DIR:@INDEX or oci:DIR@DIGEST, or docker://HOST/NAME[:TAG][@DIGEST].
+    \b
+    IMAGE is one of
+      oci:DIR[:TAG|:@INDEX|@DIGEST]            an OCI image directory
+      oci-archive:FILE[:TAG|:@INDEX|@DIGEST]   one in a tar
+      docker-archive:FILE[:NAME|:@INDEX]       what docker save or podman save writes
+      dir:PATH                                 a directory of skopeo's
+      docker-daemon:NAME:TAG                   of a running Docker or podman (DOCKER_HOST)
+      docker://HOST/NAME[:TAG][@DIGEST]        of a registry
+      PATH[:NAME], or - for standard input     any of the first four, by what is in it
+
+    Archives may be packed with gzip or zstd, and FILE may be a pipe: nothing is written to a temporary file.
+
+    \b
+    Examples:
+      docker save app:1 | composefs-async oci pull - app:1
+      composefs-async oci pull oci:./image:latest app:latest
     """
     from .. import oci
 
     if expected_digest is not None and not bootable:
         raise click.UsageError("--expected-digest needs --bootable")
     limits = limits_of(max_ratio, max_layer_size, max_file_size)
+    if image.partition(":")[2].partition(":")[0] == STANDARD_INPUT:
+        if name is None:
+            raise click.UsageError("an image from standard input needs a NAME")
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise click.UsageError("there is no archive on standard input, but a terminal")
     with settings.open() as repo, showing(progress) as show:
         options = {"tag": name, "platform": platform, "make_images": make_images}
         work = partial(oci.pull, repo, image, **options, progress=show, limits=limits)
@@ -171,6 +177,7 @@ def pull(
                 "config": result.config_digest,
                 "verity": manifest_id.hex(),
                 "tagged": result.tag,
+                "manifestMade": result.manifest_made,
                 "image": result.image_id.hex() if result.image_id else None,
                 **({"bootImage": boot.hex()} if boot else {}),
                 "layers": [{"diffId": layer.diff_id, "verity": layer.stream_id.hex()} for layer in result.layers],
@@ -183,7 +190,8 @@ def pull(
             }
         )
         return
-    click.echo(f"manifest {result.manifest_digest}")
+    made = "  (made here: the source has none)" if result.manifest_made else ""
+    click.echo(f"manifest {result.manifest_digest}{made}")
     click.echo(f"config   {result.config_digest}")
     click.echo(f"verity   {manifest_id.hex()}")
     click.echo(f"tagged   {printable(result.tag)}")

@@ -47,7 +47,8 @@ from .catalogue import open_image
 from .filesystem import XattrFilter
 from .importing.incremental_tree import tree_of_layers
 from .limits import Limits
-from .repair_sources import ImageDocuments, ImagesOfLayout, ImagesOfRepository, ImagesSource
+from .repair_sources import ImageDocuments, ImagesOfRepository, ImagesSource, open_images
+from .sources.opening import is_reference
 
 __all__ = ["repair"]
 
@@ -66,18 +67,19 @@ async def repair(
     progress: ProgressCallback | None = None,
     limits: Limits | None = None,
 ) -> RepairResult:
-    """As `Repository.repair`, with image directories as sources, and images built anew.  Durable on return.
+    """As `Repository.repair`, with sources of images beside, and images built anew.  Durable on return.
 
-    Of an image directory only the layers that are needed are read.  A layer that lost the end of its tar, as the
-    composefs-rs of spring 2026 stored it, is mended from a directory, and its image refers to the whole one then.
+    Of a source of images only the layers that are needed are read, unless it can be read but once.  A layer that lost
+    the end of its tar, as the composefs-rs of spring 2026 stored it, is mended from a source, and its image refers to
+    the whole one then.
 
     Args:
-        sources: ``oci:DIR[:TAG]`` beside repositories and directories of files, tried in this order.  Images are found
-            by their digests; the one with TAG serves for layers besides.
+        sources: references of any transport, as for `pull`, beside repositories and directories of files, tried in
+            this order.  Images are found by their digests; the one that a reference names serves for layers besides.
 
     Raises:
         AlgorithmMismatchError: a source is a repository of the other algorithm.
-        OciError, TransportError: a source is no image directory, or has no such tag.
+        OciError, ImageNotFoundError, TransportError: a source has no images, or not the one that is named.
         ReadOnlyRepositoryError
     """
     state = state_of(repo)
@@ -102,8 +104,8 @@ async def _opened(
     state: RepoState, source: str, limits: Limits
 ) -> AsyncIterator[tuple[RepositorySource | DirectorySource | None, ImagesSource | None]]:
     """A source of objects and one of images, as far as *source* is that."""
-    if source.startswith("oci:"):
-        async with ImagesOfLayout.open(state, source, limits) as images:
+    if is_reference(source):
+        async with open_images(state, source, limits) as images:
             yield None, images
         return
     objects = await opening_hop(lambda late: late.close(), open_source, source, state.algorithm)

@@ -1,9 +1,9 @@
-"""Where a repair gets images from, by name: an image directory, or another repository.
+"""Where a repair gets images from, by name: any source of images, or another repository.
 
 Owns finding an image by its manifest's digest, and bringing one layer at a time, complete and verified, into a form
 that objects can be taken from.  Does not own what is done with them (`repair`).
 
-Layers of an image directory are imported into a repository of their own, below ``.composefs-async/`` of the one that is
+Layers of a source are imported into a repository of their own, below ``.composefs-async/`` of the one that is
 repaired, which vanishes afterwards; one that a crash left is removed by the next repair.
 """
 
@@ -31,12 +31,15 @@ from ..repository import Repository, state_of
 from .catalogue import open_image
 from .documents import ImageConfig, ImageLayer, Manifest
 from .importing.layers import ImportRun, import_layer, store_blob
+from .importing.one_pass import OnePassSource
+from .importing.pull import pull
 from .importing.unpack import Unpacker, byte_source
 from .limits import Limits
-from .sources.base import ResolvedImage
-from .sources.layout import OciLayoutSource, locate
+from .sources.base import ImageSource, ResolvedImage
+from .sources.layout import OciLayoutSource
+from .sources.opening import open_source
 
-__all__ = ["ImageDocuments", "ImagesOfLayout", "ImagesOfRepository", "ImagesSource"]
+__all__ = ["ImageDocuments", "ImagesOfRepository", "ImagesOfSource", "ImagesSource", "open_images"]
 
 _SCRATCH = "scratch-"
 
@@ -122,33 +125,50 @@ class ImagesOfRepository:
         yield stream_id, self._objects
 
 
-# -- an image directory ------------------------------------------------------------------------
+# -- sources of images -------------------------------------------------------------------------
 
 
-class ImagesOfLayout:
-    """The images of an image directory, ``oci:DIR[:TAG]``."""
+@asynccontextmanager
+async def open_images(state: RepoState, reference: str, limits: Limits) -> AsyncIterator[ImagesSource]:
+    """The images that *reference*, of any transport, leads to.  What can be read but once is read here, as a whole.
 
-    def __init__(self, state: RepoState, name: str, source: OciLayoutSource, limits: Limits) -> None:
+    Raises:
+        InvalidNameError, OciError, ImageNotFoundError, TransportError: there is no such source, or no such image in it.
+    """
+    async with open_source(reference, limits) as source:
+        if isinstance(source, OnePassSource):
+            async with _scratch(state) as scratch:
+                await pull(scratch, source, tag="source", make_images=False, limits=limits)
+                yield ImagesOfRepository(RepositorySource(state_of(scratch), reference, owned=False))
+        else:
+            images = ImagesOfSource(state, reference, source, limits)
+            await images.look()
+            yield images
+
+
+class ImagesOfSource:
+    """The images of an `ImageSource`, such as an image directory."""
+
+    def __init__(self, state: RepoState, name: str, source: ImageSource, limits: Limits) -> None:
         self.name: str = name
         self._state, self._source, self._limits = state, source, limits
         self._layers: dict[str, tuple[ImageLayer, bool]] = {}
 
-    @classmethod
-    @asynccontextmanager
-    async def open(cls, state: RepoState, text: str, limits: Limits) -> AsyncIterator[ImagesOfLayout]:
-        """Look into the directory.
+    async def look(self) -> None:
+        """Find the image that is meant; where several may be, only manifests can be asked for.
 
         Raises:
-            OciError, ImageNotFoundError, TransportError: it is none, or has no such image.
+            As `open_images`.
         """
-        place = await hop(locate, text)
-        source = OciLayoutSource(place.directory, document_limit=limits.document_size)
-        images = cls(state, text, source, limits)
-        if (place.tag, place.digest, place.position) != (None, None, None):
-            images._take_layers(await source.resolve(tag=place.tag, digest=place.digest, position=place.position))
-        else:
-            await hop(_check, place.directory)
-        yield images
+        source = self._source
+        if isinstance(source, OciLayoutSource) and not source.is_bound:
+            await hop(_check, source.directory)
+            return
+        try:
+            self._take_layers(await source.resolve())
+        except OciError:
+            if isinstance(source, OciLayoutSource):
+                raise
 
     def _take_layers(self, image: ResolvedImage) -> None:
         for layer in image.layers:
@@ -190,9 +210,9 @@ class ImagesOfLayout:
                 return (await store_blob(run, descriptor, raw)).stream_id
 
 
-def _check(directory: str) -> None:
-    if not Path(directory, "oci-layout").is_file():
-        raise OciError(directory, "not an OCI image directory: it has no file oci-layout")
+def _check(directory: Path) -> None:
+    if not (directory / "oci-layout").is_file():
+        raise OciError(str(directory), "not an OCI image directory: it has no file oci-layout")
 
 
 @asynccontextmanager

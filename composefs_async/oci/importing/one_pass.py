@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from ..._aio.hops import hop
 from ...errors import ComposefsError, DigestMismatchError, FormatError, IntegrityError, OciError, TransportError
@@ -72,12 +72,23 @@ class Received:
         content = self.small.get(descriptor.digest)
         if content is None:
             raise TransportError(f"{descriptor.digest} cannot be taken from what is read but once: use a file")
-        yield StreamedBlob(_once(content), len(content))
+        yield StreamedBlob(_Once(content), len(content))
 
 
-async def _once(content: bytes) -> AsyncIterator[bytes]:
-    if content:
-        yield content
+class _Once:
+    """A blob in memory, as it would come."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        content, self._content = self._content, b""
+        if not content:
+            raise StopAsyncIteration
+        return content
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,8 @@ class PullResult:
     """Of layers, over the network, also those that were thrown away."""
     bytes_resumed: int = 0
     """Of layers, that an earlier pull had fetched before it was stopped."""
+    manifest_made: bool = False
+    """The source has no manifest, and this one was made of what it has."""
 
 
 @async_operation
@@ -255,6 +257,7 @@ class _Pull:
             tag,
             stats,
             tuple(layers),
+            self._image.manifest_made,
         )
 
     async def _bring(self, make_images: bool) -> _Brought:

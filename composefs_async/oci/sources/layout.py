@@ -74,6 +74,16 @@ class OciLayoutSource:
         self._default = tag, digest, position
         self._limit = document_limit
 
+    @property
+    def directory(self) -> Path:
+        """Where the images are."""
+        return self._directory
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the source was made for one image of the directory."""
+        return self._default != (None, None, None)
+
     async def resolve(
         self,
         *,

@@ -14,7 +14,7 @@ from ...errors import InvalidNameError
 from ..limits import Limits
 from .base import ImageSource
 
-__all__ = ["Transport", "check_reference", "open_source", "transport_of"]
+__all__ = ["Transport", "check_reference", "is_reference", "open_source", "transport_of"]
 
 _TRANSPORTS: dict[str, str] = {
     "oci": ".layout",
@@ -45,6 +45,11 @@ class Transport(Protocol):
             InvalidNameError: when it is opened, as `check_reference`.
         """
         ...
+
+
+def is_reference(text: str) -> bool:
+    """Whether *text* begins with the name of a transport."""
+    return text.partition(":")[0] in _TRANSPORTS and ":" in text
 
 
 def transport_of(reference: str) -> str:

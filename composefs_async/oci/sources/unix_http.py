@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import anyio
 from anyio import DelimiterNotFound, EndOfStream, IncompleteRead
@@ -76,7 +77,7 @@ async def request(
         stream = BufferedByteReceiveStream(connection)
         with _as_transport_errors(path):
             status, headers = _head(await stream.receive_until(b"\r\n\r\n", _HEAD), path)
-        yield Answer(status, _body(stream, headers, path))
+        yield Answer(status, _Body(stream, headers, path))
 
 
 def _head(raw: bytes, path: str) -> tuple[int, dict[str, str]]:
@@ -88,37 +89,44 @@ def _head(raw: bytes, path: str) -> tuple[int, dict[str, str]]:
     return int(parts[1]), {name.strip().lower(): value.strip() for name, _, value in headers}
 
 
-async def _body(stream: BufferedByteReceiveStream, headers: dict[str, str], path: str) -> AsyncIterator[bytes]:
-    with _as_transport_errors(path):
-        if headers.get("transfer-encoding", "").lower() == "chunked":
-            while size := await _chunk_size(stream, path):
-                async for piece in _exactly(stream, size):
-                    yield piece
-                await stream.receive_exactly(2)
-        elif "content-length" in headers:
-            async for piece in _exactly(stream, int(headers["content-length"])):
-                yield piece
-        else:
-            async for piece in stream:
-                yield piece
+class _Body:
+    """The body of an answer.  Not a generator: nobody has to close it."""
 
+    def __init__(self, stream: BufferedByteReceiveStream, headers: dict[str, str], path: str) -> None:
+        self._stream, self._path = stream, path
+        self._chunked = headers.get("transfer-encoding", "").lower() == "chunked"
+        length = headers.get("content-length", "")
+        self._left: int | None = int(length) if length.isdecimal() and not self._chunked else None
+        if self._chunked:
+            self._left = 0
 
-async def _chunk_size(stream: BufferedByteReceiveStream, path: str) -> int:
-    line = await stream.receive_until(b"\r\n", _LINE)
-    try:
-        size = int(line.partition(b";")[0], 16)
-    except ValueError:
-        size = -1
-    if size < 0:
-        raise TransportError(f"{path}: the answer is damaged")
-    return size
+    def __aiter__(self) -> Self:
+        return self
 
+    async def __anext__(self) -> bytes:
+        if self._left is None:
+            return await anext(self._stream)
+        with _as_transport_errors(self._path):
+            if not self._left and self._chunked:
+                self._left = await self._chunk_size()
+                self._chunked = bool(self._left)
+            if self._left:
+                piece = await self._stream.receive(min(self._left, _PIECE))
+                self._left -= len(piece)
+                if not self._left and self._chunked:
+                    await self._stream.receive_exactly(2)
+                return piece
+        raise StopAsyncIteration
 
-async def _exactly(stream: BufferedByteReceiveStream, size: int) -> AsyncIterator[bytes]:
-    while size:
-        piece = await stream.receive(min(size, _PIECE))
-        size -= len(piece)
-        yield piece
+    async def _chunk_size(self) -> int:
+        line = await self._stream.receive_until(b"\r\n", _LINE)
+        try:
+            size = int(line.partition(b";")[0], 16)
+        except ValueError:
+            size = -1
+        if size < 0:
+            raise TransportError(f"{self._path}: the answer is damaged")
+        return size
 
 
 class _as_transport_errors:  # noqa: N801
@@ -131,5 +139,5 @@ class _as_transport_errors:  # noqa: N801
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, EndOfStream | IncompleteRead | DelimiterNotFound | anyio.BrokenResourceError | ValueError):
+        if isinstance(error, EndOfStream | IncompleteRead | DelimiterNotFound | anyio.BrokenResourceError):
             raise TransportError(f"{self._path}: the answer is cut off or damaged") from error

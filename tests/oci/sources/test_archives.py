@@ -36,7 +36,7 @@ from composefs_async.oci import Limits, Platform, import_layer, open_source, pul
 from composefs_async.oci.sources.familiar import normalized_name
 from composefs_async.repository import Repository
 
-from .sources_golden import CONFIG, DIFF_IDS, MADE, PODMAN, PULLED, unpack
+from ..sources_golden import CONFIG, DIFF_IDS, MADE, PODMAN, PULLED, unpack
 
 if sys.version_info >= (3, 14):
     from compression import zstd
