@@ -177,7 +177,7 @@ def pull(
                 "config": result.config_digest,
                 "verity": manifest_id.hex(),
                 "tagged": result.tag,
-                "manifestMade": result.manifest_made,
+                **({"manifestMade": True} if result.manifest_made else {}),
                 "image": result.image_id.hex() if result.image_id else None,
                 **({"bootImage": boot.hex()} if boot else {}),
                 "layers": [{"diffId": layer.diff_id, "verity": layer.stream_id.hex()} for layer in result.layers],

@@ -61,7 +61,8 @@ def test_standard_input_needs_a_name(empty: Path, program: Program) -> None:
 
 
 def test_other_input_is_refused(empty: Path, program: Program) -> None:
-    program("--repo", empty, "oci", "pull", "-", "app", input=b"nonsense").failed(5, "no tar archive")
+    done = program("--repo", empty, "oci", "pull", "-", "app", input=b"nonsense")
+    assert (done.code, done.out, "it is no tar archive" in done.err) == (5, b"", True)
 
 
 @pytest.mark.parametrize("path", ["none", "none:tag", "ftp:x"])
