@@ -257,7 +257,7 @@ class _Pull:
             tag,
             stats,
             tuple(layers),
-            self._image.manifest_made,
+            manifest_made=self._image.manifest_made,
         )
 
     async def _bring(self, make_images: bool) -> _Brought:
