@@ -53,7 +53,7 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Iterator[Repository]:
-    with Repository.init(tmp_path / "repo", insecure=True)[0] as opened:
+    with Repository.init(tmp_path / "repo", insecure=True) as opened:
         yield opened
 
 

@@ -106,7 +106,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Iterator[Repository]:
-    with Repository.init(tmp_path / "repo", insecure=True)[0] as opened:
+    with Repository.init(tmp_path / "repo", insecure=True) as opened:
         yield opened
 
 
