@@ -1,13 +1,17 @@
-"""What storing and importing return: frozen values without behaviour, no I/O."""
+"""What storing, importing and mounting take and return: frozen values, no I/O."""
 
 from __future__ import annotations
 
 import enum
+import os
 from dataclasses import dataclass, field
 
 from .digest import ObjectId
 
-__all__ = ["ImportStats", "Lease", "StoreOutcome", "StoredObject"]
+__all__ = ["ImportStats", "Lease", "MountOptions", "Path", "StoreOutcome", "StoredObject"]
+
+Path = str | os.PathLike[str]
+"""A path of the file system, relative to the working directory or absolute."""
 
 
 class StoreOutcome(enum.IntEnum):
@@ -84,3 +88,23 @@ class Lease:
     """In seconds since 1970."""
     layers: dict[str, ObjectId]
     """Layers that are whole, by diff_id, and their streams."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """How an image is to be mounted; without arguments read-only, with the owners that it has."""
+
+    upper: Path | None = None
+    """A directory that keeps what is changed in the mounted tree."""
+    work: Path | None = None
+    """An empty directory on the file system of *upper*, which overlayfs uses."""
+    read_write: bool = False
+    """Whether the mount can be written; needs *upper* and *work*."""
+    idmap: int | None = None
+    """A descriptor of the user namespace that maps the owners of files; it stays the caller's."""
+
+    def __post_init__(self) -> None:
+        if (self.upper is None) != (self.work is None):
+            raise ValueError("upper and work are given both or not at all")
+        if self.read_write and self.upper is None:
+            raise ValueError("a mount that can be written needs upper and work")

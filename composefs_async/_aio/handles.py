@@ -85,8 +85,8 @@ class HandleGroup:
             async with create_task_group() as group._tasks:
                 try:
                     yield group
-                except Exception as error:
-                    # Out of the task group, so that it is not wrapped into an ExceptionGroup.
+                except (Exception, KeyboardInterrupt, SystemExit) as error:
+                    # Out of the task group, so that it is not wrapped into a group: sys.exit keeps its code.
                     failure = error
                     group._tasks.cancel_scope.cancel()
         finally:

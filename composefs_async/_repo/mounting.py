@@ -9,32 +9,24 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 from .._sys import mount
 from .._sys.files import opened
-from .._sys.mount import MountOptions
+from .._sys.mount import KernelOptions
 from ..erofs.format import COMPOSEFS_HEADER, COMPOSEFS_MAGIC, HAS_ACL
 from ..errors import ErofsError
+from ..results import MountOptions, Path
 from .images import open_image
 from .state import RepoState
 
-__all__ = ["mount_at", "mount_image", "unmount"]
-
-Path = str | os.PathLike[str]
+__all__ = ["mount_at", "mount_image", "opened_directory", "unmount"]
 
 _FLAT_LAYOUT = 2
 """It never says whether there are ACLs."""
 
 
-def mount_image(
-    state: RepoState,
-    name: str,
-    *,
-    upper: Path | None = None,
-    work: Path | None = None,
-    read_write: bool = False,
-    idmap: int | None = None,
-) -> int:
+def mount_image(state: RepoState, name: str, options: MountOptions) -> int:
     """A detached mount of the image *name*, an id or a reference; the caller closes the descriptor.
 
     In a secure repository the image is measured, and the kernel refuses to open files whose objects are not
@@ -42,36 +34,23 @@ def mount_image(
 
     Raises:
         MountError, ErofsError, and the errors of `open_image`.
-        ValueError: only one of *upper* and *work* is given, or *read_write* without them.
     """
-    if (upper is None) != (work is None):
-        raise ValueError("upper and work are given both or not at all")
-    if read_write and upper is None:
-        raise ValueError("a mount that can be written needs upper and work")
-    with state.shared(), _image(state, name) as image, _directory(upper) as upper_fd, _directory(work) as work_fd:
-        options = MountOptions(
+    with state.shared(), _image(state, name) as image, ExitStack() as stack:
+        upper, work = (stack.enter_context(opened_directory(path)) for path in (options.upper, options.work))
+        kernel = KernelOptions(
             verity=state.secure,
             acl=_can_have_acls(image, name),
-            upper=upper_fd,
-            work=work_fd,
-            read_write=read_write,
-            idmap=idmap,
+            upper=upper,
+            work=work,
+            read_write=options.read_write,
+            idmap=options.idmap,
         )
-        return mount.mount_composefs(image, name, state.objects_fd, options)
+        return mount.mount_composefs(image, name, state.objects_fd, kernel)
 
 
-def mount_at(
-    state: RepoState,
-    name: str,
-    mountpoint: Path,
-    *,
-    upper: Path | None = None,
-    work: Path | None = None,
-    read_write: bool = False,
-    idmap: int | None = None,
-) -> None:
+def mount_at(state: RepoState, name: str, mountpoint: Path, options: MountOptions) -> None:
     """Mount the image *name* at the directory *mountpoint*, until it is unmounted; the repository may be closed."""
-    fd = mount_image(state, name, upper=upper, work=work, read_write=read_write, idmap=idmap)
+    fd = mount_image(state, name, options)
     try:
         mount.attach(fd, os.fspath(mountpoint))
     finally:
@@ -94,7 +73,8 @@ def _image(state: RepoState, name: str) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _directory(path: Path | None) -> Iterator[int | None]:
+def opened_directory(path: Path | None) -> Iterator[int | None]:
+    """A descriptor (O_PATH) of the directory *path* for the block; None where *path* is."""
     if path is None:
         yield None
     else:

@@ -21,14 +21,15 @@ from .._sys.files import opened
 from .._sys.userxattr import LeftOut
 from ..digest import ObjectId
 from ..errors import DigestMismatchError, ImageNotFoundError, MountError
+from ..results import MountOptions, Path
 from ..tree.inodes import Directory
 from .images import has_image, open_image
+from .mounting import opened_directory
 from .state import RepoState
 
 __all__ = ["RootlessMount", "enter_rootless", "require_image", "verified_tree"]
 
-Path = str | os.PathLike[str]
-
+DEFAULT: Final = MountOptions()
 _DIRECTORY: Final = "composefs-async"
 
 
@@ -46,9 +47,7 @@ def enter_rootless(
     name: str,
     *,
     mountpoint: Path | None = None,
-    upper: Path | None = None,
-    work: Path | None = None,
-    read_write: bool = False,
+    options: MountOptions = DEFAULT,
 ) -> RootlessMount:
     """Move this process, which must have one thread, into new namespaces, and mount the image *name* there.
 
@@ -59,24 +58,22 @@ def enter_rootless(
     Args:
         mountpoint: a directory; by default one of this user's below the directory for temporary files, which
             stays, empty, for the next time.
-        upper, work: directories for changes, on one file system that has attributes of users.
+        options: its directories are on one file system that has attributes of users; it has no idmap.
 
     Raises:
         ImageNotFoundError, IntegrityError, ErofsError
         MountError: the system or its kernel cannot do it, with what would help; nothing has been mounted.
-        ValueError: only one of *upper* and *work* is given, or *read_write* without them.
+        ValueError: *options* has an idmap.
     """
-    if (upper is None) != (work is None):
-        raise ValueError("upper and work are given both or not at all")
-    if read_write and upper is None:
-        raise ValueError("a mount that can be written needs upper and work")
+    if options.idmap is not None:
+        raise ValueError("a rootless mount has the owners of its own namespace and takes no idmap")
     root = verified_tree(state, name)
     place = os.path.abspath(_own_directory() if mountpoint is None else mountpoint)
     with ExitStack() as stack:
         ids = namespaces.enter_namespaces()
         # Descriptors from before lead to mounts of the old namespace, which overlayfs does not take.
         objects = stack.enter_context(_again(state.objects_fd))
-        upper_fd, work_fd = (stack.enter_context(_directory(path)) for path in (upper, work))
+        upper, work = (stack.enter_context(opened_directory(path)) for path in (options.upper, options.work))
         metadata = userxattr.mount_metadata(name)
         stack.callback(os.close, metadata)
         try:
@@ -84,7 +81,7 @@ def enter_rootless(
         except OSError as error:
             raise MountError(error.errno or 0, name, f"its metadata cannot be made in a tmpfs: {error}") from error
         overlay = userxattr.mount_overlay(
-            metadata, objects, name, verity=state.secure, upper=upper_fd, work=work_fd, read_write=read_write
+            metadata, objects, name, verity=state.secure, upper=upper, work=work, read_write=options.read_write
         )
         stack.callback(os.close, overlay)
         mount.attach(overlay, place)
@@ -146,12 +143,3 @@ def _again(directory: int) -> Iterator[int]:
         if not os.path.sameopenfile(fd, directory):
             raise MountError(errno.ESTALE, path, "another directory has taken its place")
         yield fd
-
-
-@contextmanager
-def _directory(path: Path | None) -> Iterator[int | None]:
-    if path is None:
-        yield None
-    else:
-        with opened(os.fspath(path), os.O_PATH | os.O_DIRECTORY) as fd:
-            yield fd

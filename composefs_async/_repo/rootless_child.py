@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from ..digest import Algorithm
 from ..errors import MountError
+from ..results import MountOptions
 from . import opening
 from .rootless import enter_rootless
 
@@ -54,9 +55,7 @@ def main(argument: str) -> None:
             state,
             wanted["name"],
             mountpoint=wanted["mountpoint"],
-            upper=wanted["upper"],
-            work=wanted["work"],
-            read_write=wanted["read_write"],
+            options=MountOptions(wanted["upper"], wanted["work"], wanted["read_write"]),
         )
         state.close()
         become(wanted["command"], found.path, wanted["environment"])

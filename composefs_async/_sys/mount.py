@@ -26,7 +26,7 @@ from .files import opened
 from .loop import loop_device
 from .mount_api import MOUNT_ATTR_RDONLY, Context
 
-__all__ = ["Backing", "Layering", "MountOptions", "attach", "mount_composefs", "mount_erofs", "unmount"]
+__all__ = ["Backing", "KernelOptions", "Layering", "attach", "mount_composefs", "mount_erofs", "unmount"]
 
 unmount = mount_api.unmount
 
@@ -60,7 +60,7 @@ class Layering(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class MountOptions:
+class KernelOptions:
     """How to mount, and what may be tried for it."""
 
     verity: bool = False
@@ -78,7 +78,7 @@ class MountOptions:
     layerings: tuple[Layering, ...] = tuple(Layering)
 
 
-def mount_composefs(image: int, name: str, objects: int, options: MountOptions) -> int:
+def mount_composefs(image: int, name: str, objects: int, options: KernelOptions) -> int:
     """A mount of the open *image* that is attached nowhere; closing the descriptor drops it, `attach` keeps it.
 
     Both descriptors stay the caller's and may be closed afterwards.
@@ -111,7 +111,7 @@ def attach(mount: int, mountpoint: str) -> None:
 # -- the image ---------------------------------------------------------------------------------
 
 
-def mount_erofs(image: int, name: str, options: MountOptions) -> int:
+def mount_erofs(image: int, name: str, options: KernelOptions) -> int:
     """The metadata alone, in which large files are empty: a detached mount, which the caller closes."""
     for backing in options.backings:
         try:
@@ -132,14 +132,14 @@ def mount_erofs(image: int, name: str, options: MountOptions) -> int:
     return mount
 
 
-def _mount_backed(backing: Backing, image: int, name: str, options: MountOptions) -> int:
+def _mount_backed(backing: Backing, image: int, name: str, options: KernelOptions) -> int:
     if backing is Backing.FILE:
         return _mount_source(f"/proc/self/fd/{image}", name, options)
     with loop_device(image, name) as device:
         return _mount_source(device, name, options)
 
 
-def _mount_source(source: str, name: str, options: MountOptions) -> int:
+def _mount_source(source: str, name: str, options: KernelOptions) -> int:
     with Context("erofs", name) as context:
         context.set_flag("ro")
         if not options.acl:
@@ -152,7 +152,7 @@ def _mount_source(source: str, name: str, options: MountOptions) -> int:
 # -- the overlay -------------------------------------------------------------------------------
 
 
-def _mount_overlay(erofs: int, name: str, objects: int, options: MountOptions) -> int:
+def _mount_overlay(erofs: int, name: str, objects: int, options: KernelOptions) -> int:
     work = partial(_mount_layers, erofs=erofs, name=name, objects=objects, options=options)
     errors: list[MountError] = []
     if Layering.DESCRIPTORS in options.layerings and (mount := _try([Layering.DESCRIPTORS], work, errors)) is not None:
@@ -181,7 +181,7 @@ def _try(layerings: Sequence[Layering], work: Callable[[Layering], int], errors:
     return None
 
 
-def _mount_layers(layering: Layering, erofs: int, name: str, objects: int, options: MountOptions) -> int:
+def _mount_layers(layering: Layering, erofs: int, name: str, objects: int, options: KernelOptions) -> int:
     with Context("overlay", name) as context:
         _configure(context, name, options)
         _set_layers(context, layering, erofs, objects, options)
@@ -189,7 +189,7 @@ def _mount_layers(layering: Layering, erofs: int, name: str, objects: int, optio
         return context.mount(0 if options.read_write else MOUNT_ATTR_RDONLY)
 
 
-def _configure(context: Context, name: str, options: MountOptions) -> None:
+def _configure(context: Context, name: str, options: KernelOptions) -> None:
     context.set_source(f"composefs:{name}")
     context.set_string("metacopy", "on")
     context.set_string("redirect_dir", "on")
@@ -197,7 +197,7 @@ def _configure(context: Context, name: str, options: MountOptions) -> None:
         context.set_string("verity", "require")
 
 
-def _set_layers(context: Context, layering: Layering, lower: int, objects: int, options: MountOptions) -> None:
+def _set_layers(context: Context, layering: Layering, lower: int, objects: int, options: KernelOptions) -> None:
     writable = [(key, fd) for key, fd in (("upperdir", options.upper), ("workdir", options.work)) if fd is not None]
     if layering is Layering.DESCRIPTORS:
         for key, fd in (*writable, ("lowerdir+", lower), ("datadir+", objects)):

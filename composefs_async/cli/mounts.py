@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
+from ..results import MountOptions
 from .context import Settings
 from .output import say
 
@@ -50,7 +51,7 @@ class MountArguments:
             self._become_fuse(repo, name)
         idmap = os.open(self.idmap, os.O_RDONLY | os.O_CLOEXEC) if self.idmap else None
         try:
-            repo.mount_at(name, self.rest[0], upper=self.upper, work=self.work, read_write=self.read_write, idmap=idmap)
+            repo.mount_at(name, self.rest[0], MountOptions(self.upper, self.work, self.read_write, idmap))
         finally:
             if idmap is not None:
                 os.close(idmap)
@@ -58,7 +59,7 @@ class MountArguments:
     def _become_command(self, repo: Repository, name: str) -> NoReturn:
         from .._repo.rootless_child import become
 
-        found = repo.enter_rootless(name, upper=self.upper, work=self.work, read_write=self.read_write)
+        found = repo.enter_rootless(name, options=MountOptions(self.upper, self.work, self.read_write))
         repo.close()
         if left_out := str(found.left_out):
             say(f"composefs-async: in this mount {left_out}")

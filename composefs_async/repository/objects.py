@@ -39,7 +39,7 @@ class ObjectOperations(OpenRepository):
         return objects.ensure_object(self._state, data)
 
     async def ensure_object_async(self, data: Buffer) -> StoredObject:
-        """The same; many calls at a time share their way to a worker thread.  *data* must not change meanwhile."""
+        """Store *data* like `ensure_object`; concurrent calls share batches.  *data* must not change meanwhile."""
         return await hops.resources(self._state).coalescer.submit(data)
 
     def ensure_objects(self, contents: Iterable[Buffer]) -> list[StoredObject]:
@@ -53,17 +53,21 @@ class ObjectOperations(OpenRepository):
         return batch.store_all(self._state, contents)
 
     async def ensure_objects_async(self, contents: Iterable[Buffer] | AsyncIterable[Buffer]) -> list[StoredObject]:
-        """The same on all processors; the fastest way to store many."""
+        """Store many objects like `ensure_objects`, on all processors: the fastest way to store many.
+
+        *contents* may be an asynchronous iterable; memory is a few batches, whatever their number.
+        """
         return await bulk.store_all(self._state, contents)
 
     def create_object_tmpfile(self) -> int:
-        """The descriptor of a file without a name, to be filled and given to `finalize_object_tmpfile`.
+        """Create a file without a name and return its descriptor, to be filled for `finalize_object_tmpfile`.
 
         It is the caller's until then; closing it instead gives the file up.
         """
         return objects.create_object_tmpfile(self._state).fd
 
     async def create_object_tmpfile_async(self) -> int:
+        """Create a file without a name like `create_object_tmpfile`, in a worker thread."""
         return await opening_hop(os.close, self.create_object_tmpfile)
 
     def finalize_object_tmpfile(self, tmpfile: int, size: int) -> StoredObject:
@@ -82,10 +86,13 @@ class ObjectOperations(OpenRepository):
         return objects.finalize_object_tmpfile(self._state, tmpfile, size)
 
     async def finalize_object_tmpfile_async(self, tmpfile: int, size: int) -> StoredObject:
+        """Turn a filled tmpfile into an object like `finalize_object_tmpfile`, in a worker thread, and close it."""
         return await write_hop(self._state, self.finalize_object_tmpfile, tmpfile, size)
 
     def spawn_finalize_object_tmpfile(self, tmpfile: int, size: int) -> Handle[StoredObject]:
-        """Do the same in the background of the ``async with`` block of this repository; await the handle.
+        """Turn a filled tmpfile into an object in the background of the repository's ``async with`` block.
+
+        Await the handle for the result; the object is durable after `sync`.
 
         A failed object does not disturb the others.  Errors of handles that nobody awaited leave the block as
         an ExceptionGroup.  *tmpfile* belongs to the repository from the call on.
@@ -100,33 +107,39 @@ class ObjectOperations(OpenRepository):
         run: Callable[[Callable[[], StoredObject]], Awaitable[StoredObject]] = partial(write_hop, self._state)
         return self._handles.spawn(work, run, Tmpfile.adopt(tmpfile).discard)
 
-    def open_object(self, object_id: ObjectId) -> int:
-        """A read-only descriptor, which the caller closes.  In an insecure repository its content is not looked at.
+    def open_object(self, object_id: ObjectId | StoredObject) -> int:
+        """Open an object for reading; the caller closes the descriptor.
+
+        In a secure repository fs-verity has been measured; in an insecure one the content is not looked at.
 
         Raises:
             ObjectNotFoundError
             AlgorithmMismatchError: the id is of the other algorithm.
             DigestMismatchError, VerityMissingError: what stands there is not, or not safely, that object.
         """
-        return objects.open_object(self._state, object_id)
+        return objects.open_object(self._state, _id_of(object_id))
 
-    async def open_object_async(self, object_id: ObjectId) -> int:
+    async def open_object_async(self, object_id: ObjectId | StoredObject) -> int:
+        """Open an object like `open_object`, in a worker thread; the caller closes the descriptor."""
         return await opening_hop(os.close, self.open_object, object_id)
 
-    def read_object(self, object_id: ObjectId, *, max_size: int | None = None) -> bytes:
-        """The whole content, in memory, checked against the id.
+    def read_object(self, object_id: ObjectId | StoredObject, *, max_size: int | None = None) -> bytes:
+        """Return the whole content of an object, checked against its id.
 
         Raises:
             ObjectNotFoundError
             IntegrityError: it is corrupt, or larger than *max_size* bytes.
         """
-        return objects.read_object(self._state, object_id, max_size=max_size)
+        return objects.read_object(self._state, _id_of(object_id), max_size=max_size)
 
-    async def read_object_async(self, object_id: ObjectId, *, max_size: int | None = None) -> bytes:
+    async def read_object_async(self, object_id: ObjectId | StoredObject, *, max_size: int | None = None) -> bytes:
+        """Return the content of an object like `read_object`, in a worker thread."""
         return await hop(self.read_object, object_id, max_size=max_size)
 
     def scan_directory(self, path: Path, options: ScanOptions | None = None) -> Directory:
-        """The tree at *path*, whose files of more than 64 bytes become objects; not durable before `sync`.
+        """Read the directory *path* into a tree, and store its files of more than 64 bytes as objects.
+
+        Not durable before `sync`.
 
         Raises:
             IntegrityError: something changed while it was read.
@@ -137,5 +150,13 @@ class ObjectOperations(OpenRepository):
         return scan.scan_and_store(self._state, path, options)
 
     async def scan_directory_async(self, path: Path, options: ScanOptions | None = None) -> Directory:
-        """The same; cannot be cancelled before its end."""
+        """Read and store a directory like `scan_directory`, in a worker thread; cannot be cancelled before its end."""
         return await hop(self.scan_directory, path, options)
+
+
+def _id_of(found: ObjectId | StoredObject) -> ObjectId:
+    if isinstance(found, StoredObject):
+        return found.id
+    if not isinstance(found, ObjectId):
+        raise TypeError(f"an ObjectId is needed, not {type(found).__name__}; ObjectId.from_hex makes one of text")
+    return found

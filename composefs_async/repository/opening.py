@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -21,13 +20,12 @@ from .._repo.metadata import ErofsFormats, Metadata
 from .._repo.state import RepoState
 from ..digest import Algorithm
 from ..errors import VerityMissingError
+from ..results import Path
 
 if TYPE_CHECKING:
     from ..reports import UpgradeResult
 
 __all__ = ["OpenRepository", "Path"]
-
-Path = str | os.PathLike[str]
 
 RESET_TIMEOUT = 10.0
 """Seconds.  Whoever resets a repository that he has open himself should hear of it."""

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING
 import anyio
 
 from .._aio.hops import hop
+from ..digest import ObjectId
 from ..errors import MountError
+from ..results import MountOptions
+from .images import DEFAULT_MOUNT, name_of
 from .opening import OpenRepository, Path
 
 if TYPE_CHECKING:
@@ -31,12 +34,10 @@ class RootlessOperations(OpenRepository):
 
     def enter_rootless(
         self,
-        name: str,
+        name: str | ObjectId,
         *,
         mountpoint: Path | None = None,
-        upper: Path | None = None,
-        work: Path | None = None,
-        read_write: bool = False,
+        options: MountOptions = DEFAULT_MOUNT,
     ) -> RootlessMount:
         """Move this process into new namespaces of users and mounts, and mount the image *name* there.
 
@@ -47,8 +48,7 @@ class RootlessOperations(OpenRepository):
 
         Args:
             mountpoint: a directory; by default one of this user's, below that for temporary files.
-            upper, work: directories for changes, on one file system that has attributes of users.
-            read_write: allow changes; they go to *upper*.
+            options: its directories are on one file system that has attributes of users; it has no idmap.
 
         Raises:
             MountError: the system or its kernel cannot do it, with what would help.
@@ -56,19 +56,15 @@ class RootlessOperations(OpenRepository):
         """
         from .._repo import rootless
 
-        return rootless.enter_rootless(
-            self._state, name, mountpoint=mountpoint, upper=upper, work=work, read_write=read_write
-        )
+        return rootless.enter_rootless(self._state, name_of(name), mountpoint=mountpoint, options=options)
 
     def run_rootless(
         self,
-        name: str,
+        name: str | ObjectId,
         command: Sequence[str],
         *,
         environment: Mapping[str, str] | None = None,
-        upper: Path | None = None,
-        work: Path | None = None,
-        read_write: bool = False,
+        options: MountOptions = DEFAULT_MOUNT,
     ) -> int:
         """Run *command* where the image *name* is mounted, as `enter_rootless` does it, in a process of its own.
 
@@ -89,33 +85,31 @@ class RootlessOperations(OpenRepository):
         import subprocess  # which most users of repositories never need
 
         self._find(name)
-        with _reported(name) as report:
-            arguments = self._arguments(name, command, report, environment, (upper, work, read_write))
+        with _reported(name_of(name)) as report:
+            arguments = self._arguments(name_of(name), command, report, environment, options)
             return subprocess.run(arguments, pass_fds=(report,), check=False).returncode
 
     async def run_rootless_async(
         self,
-        name: str,
+        name: str | ObjectId,
         command: Sequence[str],
         *,
         environment: Mapping[str, str] | None = None,
-        upper: Path | None = None,
-        work: Path | None = None,
-        read_write: bool = False,
+        options: MountOptions = DEFAULT_MOUNT,
     ) -> int:
         """Run a command in a rootless mount; a cancellation kills it.  See `run_rootless`."""
         await hop(self._find, name)
-        with _reported(name) as report:
-            arguments = self._arguments(name, command, report, environment, (upper, work, read_write))
+        with _reported(name_of(name)) as report:
+            arguments = self._arguments(name_of(name), command, report, environment, options)
             done = await anyio.run_process(
                 arguments, stdin=None, stdout=None, stderr=None, check=False, pass_fds=(report,)
             )
             return done.returncode
 
-    def _find(self, name: str) -> None:
+    def _find(self, name: str | ObjectId) -> None:
         from .._repo import rootless
 
-        rootless.require_image(self._state, name)
+        rootless.require_image(self._state, name_of(name))
 
     def _arguments(
         self,
@@ -123,20 +117,21 @@ class RootlessOperations(OpenRepository):
         command: Sequence[str],
         report: int,
         environment: Mapping[str, str] | None,
-        writable: tuple[Path | None, Path | None, bool],
+        options: MountOptions,
     ) -> list[str]:
         if not command:
             raise ValueError("there is no command")
-        upper, work, read_write = writable
+        if options.idmap is not None:
+            raise ValueError("a rootless mount has the owners of its own namespace and takes no idmap")
         wanted = {
             "path": os.readlink(f"/proc/self/fd/{self._state.fd}"),
             "algorithm": self.algorithm.value,
             "secure": self.secure,
             "name": name,
             "mountpoint": None,
-            "upper": None if upper is None else os.path.abspath(upper),
-            "work": None if work is None else os.path.abspath(work),
-            "read_write": read_write,
+            "upper": None if options.upper is None else os.path.abspath(options.upper),
+            "work": None if options.work is None else os.path.abspath(options.work),
+            "read_write": options.read_write,
             "command": list(command),
             "environment": None if environment is None else dict(environment),
             "report": report,

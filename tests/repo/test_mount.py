@@ -11,6 +11,7 @@ from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.erofs.writer import build_image
 from composefs_async.errors import ErofsError, ImageNotFoundError, InvalidNameError, MountError, ObjectNotFoundError
 from composefs_async.repository import Repository
+from composefs_async.results import MountOptions
 from composefs_async.tree import Directory, ExternalFile, InlineFile
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -89,7 +90,7 @@ def test_changes_go_to_the_upper_directory(repo: Repository, tmp_path: Path) -> 
     for path in (place, upper, work):
         path.mkdir()
     try:
-        repo.mount_at("name", place, upper=upper, work=work, read_write=True)
+        repo.mount_at("name", place, MountOptions(upper, work, read_write=True))
     except MountError as error:
         pytest.skip(f"the file system of tmp_path cannot be an upper layer: {error}")
     try:
@@ -103,7 +104,7 @@ def test_changes_go_to_the_upper_directory(repo: Repository, tmp_path: Path) -> 
 @pytest.mark.usefixtures("image")
 def test_owners_are_those_of_a_user_namespace(repo: Repository, user_namespace: str) -> None:
     with open(user_namespace, "rb") as namespace:
-        mount = repo.mount("name", idmap=namespace.fileno())
+        mount = repo.mount("name", MountOptions(idmap=namespace.fileno()))
     try:
         status = os.stat("file65", dir_fd=mount)
         assert (status.st_uid, status.st_gid) == (1000, 1000)
@@ -168,7 +169,7 @@ def test_what_is_no_image_is_refused_before_the_kernel_sees_it(repo: Repository,
 )
 def test_incomplete_options_are_refused(repo: Repository, image: ObjectId, options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="upper and work"):
-        repo.mount(image.hex(), **options)  # type: ignore[arg-type]
+        MountOptions(**options)  # type: ignore[arg-type]
 
 
 def test_the_algorithm_of_the_id_must_be_that_of_the_repository(repo: Repository) -> None:

@@ -20,6 +20,7 @@ from composefs_async._sys.rootless_probe import probe_rootless
 from composefs_async.erofs.writer import build_image
 from composefs_async.errors import DigestMismatchError, ImageNotFoundError, MountError
 from composefs_async.repository import state_of
+from composefs_async.results import MountOptions
 from composefs_async.tree.inodes import Special
 
 pytestmark = pytest.mark.skipif(
@@ -200,12 +201,12 @@ def test_changes_go_to_the_upper_directory(public: Path) -> None:
     with repo:
         script = "echo changed >> usr/small && rm usr/empty && echo new > new"
         upper, work = public / "upper", public / "work"
-        assert repo.run_rootless(image, ["sh", "-c", script], upper=upper, work=work, read_write=True) == 0
+        assert repo.run_rootless(image, ["sh", "-c", script], options=MountOptions(upper, work, read_write=True)) == 0
         assert (public / "upper/usr/small").read_bytes() == b"smallchanged\n"
         assert sorted(os.listdir(public / "upper")) == ["new", "usr"]
-        with pytest.raises(MountError, match="given both"):
-            repo.run_rootless(image, ["true"], upper=upper)
-        assert repo.run_rootless(image, ["sh", "-c", "echo 2> /dev/null > new"], upper=upper, work=work) != 0
+        with pytest.raises(ValueError, match="given both"):
+            repo.run_rootless(image, ["true"], options=MountOptions(upper=upper))
+        assert repo.run_rootless(image, ["sh", "-c", "echo 2> /dev/null > new"], options=MountOptions(upper, work)) != 0
 
 
 def test_an_image_is_verified_before_it_is_believed(public: Path) -> None:

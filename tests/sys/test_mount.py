@@ -15,7 +15,7 @@ import pytest
 
 from composefs_async._sys import mount_api
 from composefs_async._sys.loop import loop_device
-from composefs_async._sys.mount import Backing, Layering, MountOptions, attach, mount_composefs, mount_erofs, unmount
+from composefs_async._sys.mount import Backing, KernelOptions, Layering, attach, mount_composefs, mount_erofs, unmount
 from composefs_async.digest import Algorithm
 from composefs_async.erofs.writer import build_image
 from composefs_async.errors import MountError
@@ -112,7 +112,7 @@ def nothing_left(may_mount: None, tmp_path: Path) -> Iterator[None]:
 @pytest.mark.parametrize("layering", Layering)
 def test_each_way_mounts_the_whole_image(parts: Parts, backing: Backing, layering: Layering) -> None:
     require_way(backing, layering)
-    options = MountOptions(backings=(backing,), layerings=(layering,))
+    options = KernelOptions(backings=(backing,), layerings=(layering,))
     mount = mount_composefs(parts.image, "test", parts.objects, options)
     try:
         assert sorted(os.listdir(f"/proc/self/fd/{mount}")) == [
@@ -136,7 +136,7 @@ def test_each_way_mounts_the_whole_image(parts: Parts, backing: Backing, layerin
 
 @pytest.mark.usefixtures("nothing_left")
 def test_a_mount_is_read_only(parts: Parts) -> None:
-    mount = mount_composefs(parts.image, "test", parts.objects, MountOptions())
+    mount = mount_composefs(parts.image, "test", parts.objects, KernelOptions())
     try:
         with pytest.raises(OSError, match="Read-only") as caught:
             os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=mount)
@@ -152,7 +152,7 @@ def test_changes_go_to_the_upper_directory(parts: Parts, tmp_path: Path) -> None
         path.mkdir()
     upper, work = (os.open(path, os.O_PATH | os.O_DIRECTORY) for path in paths)
     try:
-        options = MountOptions(upper=upper, work=work, read_write=True)
+        options = KernelOptions(upper=upper, work=work, read_write=True)
         mount = mount_composefs(parts.image, "test", parts.objects, options)
         try:
             with open(f"/proc/self/fd/{mount}/large", "ab") as file:
@@ -174,7 +174,7 @@ def test_directories_that_cannot_be_upper_and_work_are_refused(parts: Parts, tmp
     work = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
     try:
         with pytest.raises(MountError, match="on one file system that can be an upper layer") as caught:
-            mount_composefs(parts.image, "test", parts.objects, MountOptions(upper=upper, work=work, read_write=True))
+            mount_composefs(parts.image, "test", parts.objects, KernelOptions(upper=upper, work=work, read_write=True))
     finally:
         os.close(upper)
         os.close(work)
@@ -183,7 +183,7 @@ def test_directories_that_cannot_be_upper_and_work_are_refused(parts: Parts, tmp
 
 @pytest.mark.usefixtures("nothing_left")
 def test_verity_refuses_an_object_that_nothing_guards(parts: Parts) -> None:
-    mount = mount_composefs(parts.image, "test", parts.objects, MountOptions(verity=True))
+    mount = mount_composefs(parts.image, "test", parts.objects, KernelOptions(verity=True))
     try:
         assert read(mount, "inline") == b"inside"
         with pytest.raises(OSError, match="Input/output") as caught:
@@ -202,7 +202,7 @@ def test_a_hundred_mounts_leave_nothing_behind(
     require_way(backing, layering)
     place = tmp_path / "place"
     place.mkdir()
-    options = MountOptions(backings=(backing,), layerings=(layering,))
+    options = KernelOptions(backings=(backing,), layerings=(layering,))
     for count in range(100):
         mount = mount_composefs(parts.image, f"test-{count}", parts.objects, options)
         if count % 2:
@@ -218,7 +218,7 @@ def test_a_hundred_mounts_leave_nothing_behind(
 def test_an_attached_mount_outlives_its_descriptor_until_it_is_unmounted(parts: Parts, tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()
-    mount = mount_composefs(parts.image, "shown-name", parts.objects, MountOptions())
+    mount = mount_composefs(parts.image, "shown-name", parts.objects, KernelOptions())
     attach(mount, str(place))
     os.close(mount)
     assert "composefs:shown-name" in mounts(tmp_path)[0]
@@ -234,7 +234,7 @@ def test_an_attached_mount_outlives_its_descriptor_until_it_is_unmounted(parts: 
 def test_a_long_name_is_cut_in_the_mount_table_only(parts: Parts, tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()
-    mount = mount_composefs(parts.image, "n" * 1000, parts.objects, MountOptions())
+    mount = mount_composefs(parts.image, "n" * 1000, parts.objects, KernelOptions())
     attach(mount, str(place))
     os.close(mount)
     (line,) = mounts(tmp_path)
@@ -251,7 +251,7 @@ def test_what_is_no_image_is_refused(tmp_path: Path, backing: Backing) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         with pytest.raises(MountError) as caught:
-            mount_erofs(fd, "zeros", MountOptions(backings=(backing,)))
+            mount_erofs(fd, "zeros", KernelOptions(backings=(backing,)))
     finally:
         os.close(fd)
     assert (caught.value.errno, caught.value.what) == (errno.EINVAL, "zeros")
@@ -273,7 +273,7 @@ def test_a_refused_parameter_is_reported_in_the_words_of_the_kernel() -> None:
 
 @pytest.mark.usefixtures("nothing_left")
 def test_a_mountpoint_that_is_not_there_is_named(parts: Parts, tmp_path: Path) -> None:
-    mount = mount_composefs(parts.image, "test", parts.objects, MountOptions())
+    mount = mount_composefs(parts.image, "test", parts.objects, KernelOptions())
     try:
         with pytest.raises(FileNotFoundError, match="missing"):
             attach(mount, str(tmp_path / "missing"))
@@ -308,14 +308,14 @@ def test_loop_devices_are_free_after_the_block(tmp_path: Path) -> None:
 
 WITHOUT_PRIVILEGE = """
 import os, sys
-from composefs_async._sys.mount import MountOptions, mount_erofs
+from composefs_async._sys.mount import KernelOptions, mount_erofs
 from composefs_async.errors import MountError
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
 try:
-    mount_erofs(0, "image", MountOptions())
+    mount_erofs(0, "image", KernelOptions())
 except MountError as error:
     print(error.errno, error)
 """
@@ -341,7 +341,7 @@ def test_what_maps_no_owners_is_refused(parts: Parts, path: str, number: int, sa
     fd = os.open(path, os.O_RDONLY)
     try:
         with pytest.raises(MountError, match=said) as caught:
-            mount_composefs(parts.image, "test", parts.objects, MountOptions(idmap=fd))
+            mount_composefs(parts.image, "test", parts.objects, KernelOptions(idmap=fd))
     finally:
         os.close(fd)
     assert caught.value.errno == number
@@ -350,7 +350,7 @@ def test_what_maps_no_owners_is_refused(parts: Parts, path: str, number: int, sa
 @pytest.mark.usefixtures("nothing_left")
 def test_owners_are_mapped_as_a_user_namespace_maps_them(parts: Parts, user_namespace: str) -> None:
     with open(user_namespace, "rb") as namespace:
-        mount = mount_composefs(parts.image, "test", parts.objects, MountOptions(idmap=namespace.fileno()))
+        mount = mount_composefs(parts.image, "test", parts.objects, KernelOptions(idmap=namespace.fileno()))
     try:
         status = os.stat("large", dir_fd=mount)
         assert (status.st_uid, status.st_gid) == (1003, 1004)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from composefs_async._sys.mount import MountOptions, mount_composefs
+from composefs_async._sys.mount import KernelOptions, mount_composefs
 from composefs_async.erofs.writer import build_image
 from composefs_async.tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink, Xattrs, make_xattrs
 from composefs_async.tree.walk import count_links, walk
@@ -127,7 +127,7 @@ def test_the_kernel_sees_the_tree_that_was_written(seed: int, version: int, tmp_
     (tmp_path / "objects").mkdir()
     image, objects = os.open(tmp_path / "image", os.O_RDONLY), os.open(tmp_path / "objects", os.O_PATH)
     try:
-        mount = mount_composefs(image, "test", objects, MountOptions())
+        mount = mount_composefs(image, "test", objects, KernelOptions())
     finally:
         os.close(image)
         os.close(objects)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from composefs_async import Algorithm, Repository
-from composefs_async._sys.mount import Backing, MountOptions, mount_composefs
+from composefs_async._sys.mount import Backing, KernelOptions, mount_composefs
 from composefs_async.erofs.writer import build_image
 from composefs_async.errors import DigestMismatchError, VerityMissingError
 
@@ -57,7 +57,7 @@ def test_every_file_can_be_read(repo: Repository) -> None:
 def test_an_image_is_mounted_through_a_loop_device(repo: Repository) -> None:
     image = repo.open_image("refs/name")
     try:
-        options = MountOptions(verity=True, backings=(Backing.LOOP,))
+        options = KernelOptions(verity=True, backings=(Backing.LOOP,))
         mount = mount_composefs(image, "name", repo.objects_dir(), options)
     finally:
         os.close(image)
