@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from .condemned import DESCRIPTION_KEY, DESCRIPTION_LIMIT, LAYOUT, LAYOUT_KEY, D
 from .documents import MANIFEST_TYPE, REF_LIMIT, blob_key, canonical, parse_ref, ref_key
 from .gc import CollectReport, Marker, survey
 from .gc import collect as collect_program
+from .pacing import elapsed
 from .store import Store
 
 __all__ = ["MirrorResult", "collect", "mirror", "remove", "write_index"]
@@ -54,7 +54,7 @@ async def collect(store: Store, *, keep: Collection[str] = (), dry_run: bool = F
         raise StoreError(store.url, f"it uses features unknown to this version: {', '.join(unknown)}")
     if dry_run:
         return await store.run(survey(store.url, keep))
-    return await store.run(collect_program(store.url, description.grace, clock=time.monotonic, keep=keep))
+    return await store.run(collect_program(store.url, description.grace, clock=elapsed, keep=keep))
 
 
 async def remove(store: Store, name: str) -> bool:

@@ -16,7 +16,7 @@ from anyio import from_thread
 
 from .backends.base import ThrottledError, TransientError
 
-__all__ = ["Gate", "RateLimit", "pause", "retrying"]
+__all__ = ["Gate", "RateLimit", "elapsed", "pause", "retrying"]
 
 T = TypeVar("T")
 
@@ -25,6 +25,11 @@ _FIRST_DELAY, _LAST_DELAY = 0.1, 5.0
 _MAX_RETRY_AFTER = 60.0
 _SLICE = 0.1
 _GROWTH = 32
+
+
+def elapsed() -> float:
+    """Seconds by a clock that never goes back, and that counts while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def pause(seconds: float) -> None:

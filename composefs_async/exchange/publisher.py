@@ -37,6 +37,7 @@ from .commit import ANYTHING, Expected, Uploads, commit, read_condemned, read_re
 from .condemned import Condemned, format_time
 from .documents import MANIFEST_TYPE, Config, Manifest, Ref, blob_key, ref_key
 from .draft import ImageDraft, Part
+from .pacing import elapsed
 from .packing import LEVEL, PACK_SIZE, Packer, new_salt, pack_large
 from .plan import Base, choose_reuse, slices
 from .resume import SentPacks, cached_table, remember_table
@@ -175,7 +176,7 @@ class _Publication:
     ) -> None:
         self._state, self._store, self._closure, self._name = state, store, closure, name
         self._level, self._pack_size, self._report = level, pack_size, report
-        self._uploads = Uploads(time.monotonic)
+        self._uploads = Uploads(elapsed)
         self._before = store.usage.requests, store.usage.sent
         self._sizes = dict(zip(closure.ids, closure.sizes, strict=True))
         self._sent = 0

@@ -34,10 +34,10 @@ from composefs_async.exchange.documents import (
     parse_manifest,
     parse_ref,
 )
-from composefs_async.exchange.protocol import Delete, Head, Many, Put, Request, Swap, perform
+from composefs_async.exchange.protocol import Delete, Head, List, Many, Put, Read, Request, Swap, perform
 
 G = 90.0
-SCHEDULES = 100_000 if os.environ.get("COMPOSEFS_ASYNC_STRESS") == "1" else 400
+SCHEDULES = 10_000 if os.environ.get("COMPOSEFS_ASYNC_STRESS") == "1" else 60
 ROOT = ObjectId(bytes(32))
 NAMES = ("a", "b")
 
@@ -61,6 +61,8 @@ class World:
     salts: int = 0
     commits: int = 0
     deletions: int = 0
+    strict: bool = True
+    """A name that is not complete is an error at once."""
 
     def __post_init__(self) -> None:
         self.backend = MemoryStore(clock=lambda: self.now)
@@ -79,9 +81,8 @@ class World:
     def check(self) -> None:
         """Every name means something complete."""
         for manifest in self.named():
-            for digest in manifest.needed:
-                if blob_key(digest) not in self.backend.objects:
-                    raise ViolationError(digest)
+            if lost := [digest for digest in manifest.needed if blob_key(digest) not in self.backend.objects]:
+                raise ViolationError(lost[0])
 
 
 @dataclass
@@ -148,7 +149,7 @@ def answered(world: World, request: Request) -> Any:
             before = len(world.backend.objects)
             found = perform(world.backend, request)
             world.deletions += max(0, before - len(world.backend.objects))
-            if isinstance(request, Delete | Swap):
+            if world.strict and isinstance(request, Delete | Swap):
                 world.check()
             yield None
             return found
@@ -219,6 +220,126 @@ def test_no_name_is_ever_without_its_content() -> None:
     assert sum(world.salts for world in worlds) > SCHEDULES / 4
 
 
+# -- one interleaving for each safeguard -------------------------------------------------------
+
+OLD = b"a pack that no name needs"
+
+
+class Steps:
+    """A program that goes on only as far as it is told."""
+
+    def __init__(self, world: World, program: Any) -> None:
+        self._world, self._program = world, program
+        self._request: Request | None = program.send(None)
+
+    def until(self, kind: type[Any] | None = None, key: str = "", after: int = 0) -> Steps:
+        """Run on up to the first such request (behind *after* others of the kind), which is not made; or to the end."""
+        while self._request is not None:
+            if kind is not None and isinstance(self._request, kind) and key in str(self._request):
+                if not after:
+                    return self
+                after -= 1
+            self.step()
+        return self
+
+    def step(self) -> Steps:
+        """Make one request."""
+        assert self._request is not None
+        for _ in (answer := _Answer(self._world, self._request)):
+            pass
+        try:
+            self._request = self._program.send(answer.value)
+        except (StopIteration, StoreError):
+            self._request = None
+        return self
+
+    def finish(self) -> Steps:
+        return self.until()
+
+
+class _Answer:
+    def __init__(self, world: World, request: Request) -> None:
+        self._world, self._request, self.value = world, request, None
+
+    def __iter__(self) -> Iterator[None]:
+        self.value = yield from answered(self._world, self._request)
+
+
+@dataclass
+class Scene:
+    """A store with one old pack, which a publisher has chosen to use again."""
+
+    world: World = field(default_factory=lambda: World(random.Random(0)))
+
+    def __post_init__(self) -> None:
+        self.put()
+        self.world.now += 10 * G
+
+    def put(self) -> None:
+        perform(self.world.backend, Put(blob_key(digest_of(OLD)), OLD))
+
+    def publisher(self, *, sent: bool = False) -> Steps:
+        uploads = Uploads(lambda: self.world.now)
+        if sent:
+            uploads.note(digest_of(OLD), self.world.now)
+        draft = Draft(self.world, uploads, {digest_of(OLD): OLD})
+        return Steps(self.world, commit(draft, "a", "", url="url", grace=G, uploads=uploads))
+
+    def collector(self, owner: str = "c") -> Steps:
+        return Steps(self.world, gc_module.collect("url", G, clock=lambda: self.world.now, owner=owner))
+
+
+def list_is_read(scene: Scene) -> None:
+    """The collection is about to delete what the publisher has chosen before it was on the list."""
+    publisher = scene.publisher()
+    scene.collector().finish()
+    scene.world.now += 2 * G
+    collector = scene.collector().until(Delete)
+    publisher.finish()
+    collector.finish()
+
+
+def window_ends(scene: Scene) -> None:
+    """The publisher has looked at the list, and sleeps through two collections before it writes the name."""
+    publisher = scene.publisher().until(Read, "refs/a")
+    scene.collector().finish()
+    scene.world.now += 2 * G
+    collector = scene.collector().until(Delete)
+    publisher.finish()
+    collector.finish()
+
+
+def blobs_are_looked_for(scene: Scene) -> None:
+    """What the publisher has chosen is deleted, and off the list again, before it looks."""
+    publisher = scene.publisher()
+    scene.collector().finish()
+    scene.world.now += 2 * G
+    scene.collector().finish()
+    publisher.finish()
+
+
+def grace_passes(scene: Scene) -> None:
+    """Between the publisher's look at the list and its name, a collection finds the pack without a name."""
+    publisher = scene.publisher().until(Swap, "refs/a")
+    collector = scene.collector().until(Delete)
+    publisher.finish()
+    collector.finish()
+
+
+def heart_beats(scene: Scene) -> None:
+    """A collection sleeps while another one deletes the pack, and a publisher sends the same again."""
+    scene.collector().finish()
+    scene.world.now += 2 * G
+    sleeper = scene.collector("sleeper").until(List, "refs/", after=1)
+    scene.world.now += 2 * G
+    scene.collector("other").finish()
+    scene.put()
+    publisher = scene.publisher(sent=True)
+    sleeper.until(Delete)
+    publisher.finish()
+    sleeper.finish()
+
+
 def without_check(patch: pytest.MonkeyPatch) -> None:
     """The list is not looked at before the commit."""
 
@@ -249,37 +370,64 @@ def without_grace(patch: pytest.MonkeyPatch) -> None:
     real = gc_module._Run.sweep
 
     def sweep(self: Any, now: float) -> Any:
-        return real(self, now + 10 * self.grace)
+        blobs = dict.fromkeys(self.condemned.blobs, 0.0)
+        self.condemned = Condemned(self.condemned.owner, blobs)
+        return (yield from real(self, now))
 
     patch.setattr(gc_module._Run, "sweep", sweep)
 
 
-SAFEGUARDS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "the list is read": without_check,
-    "the window": without_window,
-    "blobs are looked for": without_head,
-    "the grace time": without_grace,
+def without_heartbeat(patch: pytest.MonkeyPatch) -> None:
+    """A collection deletes however long ago it has last written the list."""
+    sweep, write = gc_module._Run.sweep, gc_module._Run._write_own
+
+    def careless(self: Any, now: float) -> Any:
+        if self.owner == "sleeper":
+            self.clock = float  # for which no time passes
+        return (yield from sweep(self, now))
+
+    def silent(self: Any, condemned: Condemned) -> Any:
+        if self.owner == "sleeper" and self.clock is float:
+            yield Head("gc/condemned.json")
+        else:
+            yield from write(self, condemned)
+
+    patch.setattr(gc_module._Run, "sweep", careless)
+    patch.setattr(gc_module._Run, "_write_own", silent)
+
+
+SAFEGUARDS: dict[str, tuple[Callable[[Scene], None], Callable[[pytest.MonkeyPatch], None]]] = {
+    "the list is read": (list_is_read, without_check),
+    "the window": (window_ends, without_window),
+    "blobs are looked for": (blobs_are_looked_for, without_head),
+    "the grace time": (grace_passes, without_grace),
+    "the heartbeat and its time": (heart_beats, without_heartbeat),
 }
 
 
-def search() -> None:
-    """Print the first seed that finds each safeguard missing: python -m tests.exchange.test_interleaving."""
-    import sys
-    import time
-
-    begun = time.time()
-    for name, switch_off in SAFEGUARDS.items():
-        if len(sys.argv) > 1 and name not in sys.argv[1:]:
-            continue
-        with pytest.MonkeyPatch.context() as patch:
-            switch_off(patch)
-            for seed in range(200_000):
-                try:
-                    schedule(seed)
-                except ViolationError:
-                    print(name, seed, time.time() - begun, flush=True)
-                    break
+def test_a_name_that_was_written_too_late_is_written_again() -> None:
+    """The request itself was under way for longer than all grace: what is gone by then is sent again at once."""
+    scene = Scene()
+    publisher = scene.publisher().until(Swap, "refs/a")
+    scene.collector().finish()
+    scene.world.now += 2 * G
+    scene.collector().finish()
+    scene.world.strict = False
+    publisher.step()
+    with pytest.raises(ViolationError):
+        scene.world.check()
+    publisher.finish()
+    scene.world.check()
 
 
-if __name__ == "__main__":
-    search()
+@pytest.mark.parametrize("safeguard", SAFEGUARDS)
+def test_each_safeguard_is_needed(safeguard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    interleave, switch_off = SAFEGUARDS[safeguard]
+    scene = Scene()
+    interleave(scene)
+    scene.world.check()
+    assert list(scene.world.named()) != []
+    switch_off(monkeypatch)
+    unsafe = Scene()
+    with pytest.raises(ViolationError):
+        interleave(unsafe)
