@@ -11,6 +11,7 @@ from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
 
 from .._aio.hops import hop
+from .._aio.opening import Opening
 from ..errors import StoreError
 from .backends.base import BlobStore
 from .backends.directory import DirectoryStore
@@ -22,6 +23,8 @@ _SCHEMES: dict[str, tuple[str, str]] = {
     "s3": ("objectstore", "ObjectStoreBackend"),
     "gs": ("objectstore", "ObjectStoreBackend"),
     "az": ("objectstore", "ObjectStoreBackend"),
+    "http": ("http", "HttpStore"),
+    "https": ("http", "HttpStore"),
 }
 """Module and class of the backend for each scheme."""
 
@@ -32,12 +35,15 @@ def is_store_url(text: str) -> bool:
     return bool(colon) and (scheme in _SCHEMES or scheme in ("file", "memory"))
 
 
-async def open_store(
+def open_store(
     url: str, *, endpoint: str | None = None, limit_rate: float | None = None, transfers: int = TRANSFERS
-) -> Store:
-    """Open the store at *url*: ``file:///DIRECTORY``, ``s3://BUCKET/PREFIX``, ``gs://…`` or ``az://…``.
+) -> Opening[Store]:
+    """Open the store at *url*: ``file:///DIRECTORY``, ``s3://BUCKET/PREFIX``, ``gs://…``, ``az://…``, ``https://…``.
 
-    Nothing is asked of it yet.  The caller closes it, or uses it in an ``async with`` block.
+    A store behind a web server can only be read, and its handle belongs to the event loop that uses it first.
+
+    ``async with open_store(url) as store:`` closes it at the end; ``await open_store(url)`` leaves that to the caller.
+    Nothing is asked of the store yet.
 
     Args:
         endpoint: of an object store that is not Amazon's.
@@ -47,7 +53,11 @@ async def open_store(
     Raises:
         StoreError: no place is known by such a URL, or what it needs is not installed.
     """
-    return Store(await hop(_backend, url, endpoint), limit_rate=limit_rate, transfers=transfers)
+
+    async def open_it() -> Store:
+        return Store(await hop(_backend, url, endpoint), limit_rate=limit_rate, transfers=transfers)
+
+    return Opening(open_it)
 
 
 def _backend(url: str, endpoint: str | None) -> BlobStore:

@@ -33,7 +33,7 @@ async def test_an_image_goes_through_a_directory(tmp_path: Path) -> None:
     async with (
         await imported(tmp_path / "a") as repo,
         await Repository.init_async(tmp_path / "b", insecure=True) as target,
-        await open_store(f"file://{tmp_path}/store") as store,
+        open_store(f"file://{tmp_path}/store") as store,
     ):
         await store.init()
         sent = await publish(repo, "basic", store, name="x/basic")
