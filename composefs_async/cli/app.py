@@ -117,6 +117,9 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         "transaction": ("maintenance", "Keep gc away for a while."),
         "du": ("usage", "What tags and images cost, and what removing them would free."),
         "boot": ("app", "What machines boot: kernel images and boot entries."),
+        "publish": ("exchange", "Send an image to a store."),
+        "fetch": ("exchange", "Bring an image from a store."),
+        "store": ("app", "Stores: places of images for many machines."),
         "refs": ("app", "References: the names that keep streams and images."),
         "upgrade": ("upgrade", "Give a repository from before meta.json existed one that fits."),
         "demo": ("demo", "Import an image made of this machine's files, and verify it."),
@@ -212,6 +215,24 @@ def oci() -> None:
 )
 def boot() -> None:
     """What machines boot: kernel images and boot entries."""
+
+
+@click.command(
+    cls=LazyGroup,
+    commands_in={
+        "init": ("store", "Make a store."),
+        "ls": ("store", "List the names."),
+        "du": ("store", "What names cost."),
+        "fsck": ("store", "Check everything in a store."),
+        "gc": ("store", "Delete what no name needs."),
+        "index": ("store", "Write an index for tools that read OCI image directories."),
+        "table": ("store", "Print where the objects of a name are."),
+        "mirror": ("store", "Make a store a copy of another one."),
+        "remove": ("store", "Remove names."),
+    },
+)
+def store() -> None:
+    """Stores: directories, web servers and object stores with images for many machines."""
 
 
 @click.command(

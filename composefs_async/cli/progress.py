@@ -18,6 +18,7 @@ import click
 
 from ..progress import (
     BytesFetched,
+    BytesMoved,
     BytesRead,
     CheckProgress,
     CollectProgress,
@@ -32,9 +33,12 @@ from ..progress import (
     ProgressCallback,
     ProgressEvent,
     RateLimit,
+    RefWritten,
     RegistryWarning,
     Retrying,
     SourceChosen,
+    SourceFailed,
+    TransferStarted,
     to_json,
 )
 from .output import printable, say
@@ -120,6 +124,10 @@ def _done(event: ProgressEvent) -> str:
             return f"image {image_id[:12]}: EROFS version {version}, {size_text(size)}"
         case ImageTagged(tag, _):
             return f"tagged {printable(tag)}"
+        case TransferStarted(reference, objects, size, present):
+            return f"{printable(reference)}: {objects} objects, {size_text(size)}; {present} present"
+        case RefWritten(name, _):
+            return f"named {printable(name)}"
         case Message(text):
             return printable(text)
         case _:
@@ -128,6 +136,8 @@ def _done(event: ProgressEvent) -> str:
 
 def _of_registry(event: ProgressEvent) -> str:
     match event:
+        case SourceFailed(source, reason):
+            return printable(f"{source}: {reason}; trying the next source")
         case SourceChosen(_, host, True):
             return f"from the mirror {printable(host)}"
         case Retrying(what, _, attempt, of, delay, reason):
@@ -146,6 +156,8 @@ def _how_far(event: ProgressEvent) -> str:
             return f"{stage}: {done} of {total}, {size_text(read)} read"
         case CollectProgress(stage, done, total):
             return f"{_STAGES[stage]}: {done}" + (f" of {total}" if total else "")
+        case BytesMoved(moved, total, objects):
+            return f"{size_text(moved)} of {size_text(total)}, {objects} objects"
         case _:
             return ""
 
@@ -199,6 +211,10 @@ class _Bars:
                 self._check(stage, done, total, read)
             case CollectProgress(stage, done, total):
                 self._collect(stage, done, total)
+            case TransferStarted(reference, _, size, _):
+                self._tasks[""] = self._progress.add_task(printable(reference), total=size or None)
+            case BytesMoved(moved, total, _) if "" in self._tasks:
+                self._progress.update(self._tasks[""], completed=moved, total=total)
             case LayerSkipped(diff_id):
                 self._progress.console.print(f"{diff_id[:_SHORT]} present", highlight=False)
             case LayerDiffersFromPeers():

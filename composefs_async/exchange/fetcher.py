@@ -37,7 +37,7 @@ from ..errors import (
     StoreFormatError,
 )
 from ..naming import check_tag, tag_reference
-from ..progress import BytesMoved, ProgressCallback, RefWritten, SourceFailed, TransferStarted
+from ..progress import BytesMoved, ProgressCallback, ProgressEvent, RefWritten, SourceFailed, TransferStarted
 from ..repository import Repository, state_of
 from .closure import Walked, walk
 from .documents import Config, Manifest
@@ -131,6 +131,16 @@ def _ignore(event: object) -> None:
     pass
 
 
+def _without_failures(report: ProgressCallback) -> ProgressCallback:
+    """For a single source, whose failure is the error that ends it all."""
+
+    def some(event: ProgressEvent) -> None:
+        if not isinstance(event, SourceFailed):
+            report(event)
+
+    return some
+
+
 def _open_local(source: Repository | str | os.PathLike[str], state: RepoState) -> ObjectSource:
     if isinstance(source, Repository):
         if source.algorithm is not state.algorithm:
@@ -150,7 +160,8 @@ class _Fetch:
         table_limit: int,
     ) -> None:
         self._state, self._stores, self._local, self._name = state, stores, local, name
-        self._report, self._table_limit = report, table_limit
+        self._report: ProgressCallback = report if len(stores) + len(local) > 1 else _without_failures(report)
+        self._table_limit = table_limit
         self._sources = [Source(store) for store in stores]
         self._said: dict[str, str] = {}
         self._damaged = False
@@ -170,7 +181,12 @@ class _Fetch:
             walked = await self._bring(manifest, config, walked)
         else:
             self._report(TransferStarted(self._name, 0, 0, len(walked.kinds)))
-        await self._prove(walked, config, expect, expected_image)
+        try:
+            await self._prove(walked, config, expect, expected_image)
+        except FormatError as error:  # each object is what its id says, and together they make no sense
+            self._damaged = True
+            self._said[self._stores[0].url] = str(error)
+            raise self._failed(()) from error
         await in_checked_thread(lambda check: self._name_it(walked, tag))
         self._report(RefWritten(tag, manifest.digest))
         used = [
@@ -267,6 +283,7 @@ class _Fetch:
             if not walked.missing or not await self._elsewhere(manifest, config, table, index, walked.missing):
                 break
         if walked.missing:
+            self._damaged |= bool(walked.damaged)
             raise self._failed(walked.missing)
         absent = await self._absent(walked)
         await self._elsewhere(manifest, config, table, index, absent)

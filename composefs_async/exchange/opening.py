@@ -15,6 +15,7 @@ from .._aio.opening import Opening
 from ..errors import StoreError
 from .backends.base import BlobStore
 from .backends.directory import DirectoryStore
+from .pacing import RateLimit
 from .store import TRANSFERS, Store
 
 __all__ = ["is_store_url", "open_store"]
@@ -36,7 +37,7 @@ def is_store_url(text: str) -> bool:
 
 
 def open_store(
-    url: str, *, endpoint: str | None = None, limit_rate: float | None = None, transfers: int = TRANSFERS
+    url: str, *, endpoint: str | None = None, limit_rate: float | RateLimit | None = None, transfers: int = TRANSFERS
 ) -> Opening[Store]:
     """Open the store at *url*: ``file:///DIRECTORY``, ``s3://BUCKET/PREFIX``, ``gs://…``, ``az://…``, ``https://…``.
 
@@ -47,7 +48,7 @@ def open_store(
 
     Args:
         endpoint: of an object store that is not Amazon's.
-        limit_rate: bytes per second for everything that goes through the handle.
+        limit_rate: bytes per second for everything that goes through the handle, or through all that share the limit.
         transfers: requests under way at once.
 
     Raises:

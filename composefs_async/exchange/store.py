@@ -149,8 +149,11 @@ class Store(AsyncContextManagerMixin):
     Not bound to an event loop; several tasks may use it at once.
     """
 
-    def __init__(self, backend: BlobStore, *, limit_rate: float | None = None, transfers: int = TRANSFERS) -> None:
-        self.backend: Meter = Meter(backend, RateLimit(limit_rate), transfers)
+    def __init__(
+        self, backend: BlobStore, *, limit_rate: float | RateLimit | None = None, transfers: int = TRANSFERS
+    ) -> None:
+        rate = limit_rate if isinstance(limit_rate, RateLimit) else RateLimit(limit_rate)
+        self.backend: Meter = Meter(backend, rate, transfers)
         self.transfers: int = transfers
         self._description: Description | None = None
 

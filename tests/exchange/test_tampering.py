@@ -14,7 +14,7 @@ import pytest
 from composefs_async._zstd import zstd
 from composefs_async.cli.exit_codes import exit_code
 from composefs_async.digest import ObjectId
-from composefs_async.errors import ComposefsError, FetchDamagedError, FetchError, StoreFormatError
+from composefs_async.errors import ComposefsError, FetchDamagedError, FetchError
 from composefs_async.exchange import fetch, publish
 from composefs_async.exchange.backends.base import RangeIgnoredError, ThrottledError, TransientError
 from composefs_async.exchange.backends.memory import MemoryStore
@@ -388,7 +388,7 @@ def test_a_config_that_names_what_nothing_leads_to_is_refused(images: Images) ->
     other = build_manifest(replace(config, streams=streams), manifest.table, manifest.blobs)
     lying = changed(backend, ref_key("image"), encode_ref("image", other))
     target = images.repository()
-    with pytest.raises(StoreFormatError, match="nothing leads to"):
+    with pytest.raises(FetchDamagedError, match="nothing leads to"):
         run(fetch, target, memory_store(lying), "image")
     assert names(target) == []
     assert isinstance(memory_store(lying), Store)

@@ -1,0 +1,163 @@
+"""The commands ``publish`` and ``fetch``: images between repositories and stores."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .context import Settings, as_json, print_json
+from .output import printable
+from .progress import progress_option, showing, size_text
+from .store import StoreUrl, endpoint_option, using
+
+if TYPE_CHECKING:
+    from ..exchange.fetcher import FetchResult
+
+__all__ = ["Rate", "fetch", "publish"]
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+class Rate(click.ParamType[float]):
+    """Bytes per second: ``50M``, ``800K`` or ``1000000``."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMG]?)(?:i?B)?(?:/s)?", str(value), re.IGNORECASE)
+        rate = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
+        if rate < 1:
+            self.fail(f"{value!r} is no number of bytes per second, like 50M", param, ctx)
+        return rate
+
+
+rate_option = click.option("--limit-rate", type=Rate(), help="Bytes per second, like 50M.")
+
+
+@click.command
+@click.argument("image")
+@click.argument("url", type=StoreUrl())
+@click.option("--name", help="In the store, if it is not IMAGE.")
+@click.option("--base", "bases", multiple=True, metavar="NAME", help="A name in the store that shares content.")
+@click.option("--level", type=click.IntRange(1, 19), default=3, show_default=True, help="Of zstd.")
+@click.option("--repack", is_flag=True, help="Send everything again, in fresh packs.")
+@click.option("--force", is_flag=True, help="Replace the name even if another writer changes it meanwhile.")
+@rate_option
+@endpoint_option
+@progress_option
+@as_json
+@click.pass_obj
+def publish(
+    settings: Settings,
+    /,
+    *,
+    image: str,
+    url: str,
+    name: str | None,
+    bases: tuple[str, ...],
+    level: int,
+    repack: bool,
+    force: bool,
+    limit_rate: float | None,
+    endpoint: str | None,
+    progress: str,
+    json_output: bool,
+) -> None:
+    """Publish IMAGE (a tag or @DIGEST, or an EROFS image) in the store URL; sends only what it has not got."""
+    from ..exchange import publish as publish_image
+
+    options: dict[str, Any] = {"name": name, "bases": bases, "level": level, "repack": repack, "force": force}
+    with settings.open() as repo, showing(progress) as show:
+        work = lambda store: publish_image(repo, image, store, **options, progress=show)  # noqa: E731
+        result = using(settings, url, endpoint, work, limit_rate=limit_rate)
+    if json_output:
+        print_json({key: getattr(result, key) for key in result.__dataclass_fields__})
+        return
+    click.echo(f"name      {printable(result.name)}")
+    click.echo(f"manifest  {result.manifest_digest}")
+    if result.image_id:
+        click.echo(f"image     {result.image_id}")
+    click.echo(f"objects   {result.objects_sent} sent, {result.objects_shared} shared")
+    click.echo(f"moved     {size_text(result.bytes_sent)} in {result.requests} requests")
+
+
+@click.command
+@click.argument("url", type=StoreUrl())
+@click.argument("name")
+@click.option("--tag", help="In the repository, if it is not NAME.")
+@click.option(
+    "--expect", metavar="ID", help="The id of the image, or the digest of a manifest, by which all is proven."
+)
+@click.option(
+    "--mirror", "mirrors", multiple=True, type=StoreUrl(), help="Another store, for what URL has not or damaged."
+)
+@click.option(
+    "--from", "local", multiple=True, type=click.Path(exists=True), help="A repository or directory that has content."
+)
+@rate_option
+@endpoint_option
+@progress_option
+@as_json
+@click.pass_obj
+def fetch(
+    settings: Settings,
+    /,
+    *,
+    url: str,
+    name: str,
+    tag: str | None,
+    expect: str | None,
+    mirrors: tuple[str, ...],
+    local: tuple[str, ...],
+    limit_rate: float | None,
+    endpoint: str | None,
+    progress: str,
+    json_output: bool,
+) -> None:
+    """Fetch the image NAME from the store URL.
+
+    Every byte is compared with its digest; what one store has not, or has damaged, comes from the next.
+    """
+    options = {"tag": tag, "expect": expect}
+    with settings.open() as repo, showing(progress) as show:
+        work = partial(_fetch, repo, [url, *mirrors], local, name, endpoint, limit_rate, progress=show, **options)
+        result = settings.run(work)
+    if json_output:
+        values = {key: getattr(result, key) for key in result.__dataclass_fields__}
+        print_json({**values, "image_id": result.image_id.hex() if result.image_id else None})
+        return
+    click.echo(f"root      {printable(result.root)}")
+    click.echo(f"manifest  {result.manifest_digest}")
+    if result.image_id:
+        click.echo(f"image     {result.image_id}")
+    click.echo(f"tagged    {printable(result.tag)}")
+    click.echo(f"objects   {result.objects_fetched} fetched, {result.objects_present} present")
+    click.echo(f"moved     {size_text(result.bytes_received)} in {result.requests} requests")
+    for source, reason in result.failed_sources.items():
+        click.echo(printable(f"healed    from another source: {source}: {reason}"))
+
+
+async def _fetch(
+    repo: Any,
+    urls: list[str],
+    local: tuple[str, ...],
+    name: str,
+    endpoint: str | None,
+    limit_rate: float | None,
+    **options: Any,
+) -> FetchResult:
+    from contextlib import AsyncExitStack
+
+    from ..exchange import fetch as fetch_image
+    from ..exchange import open_store
+    from ..exchange.pacing import RateLimit
+
+    async with AsyncExitStack() as stack:
+        rate = RateLimit(limit_rate) if limit_rate else None
+        stores = [
+            await stack.enter_async_context(open_store(each, endpoint=endpoint, limit_rate=rate)) for each in urls
+        ]
+        return await fetch_image(repo, [*stores, *local], name, **options)
