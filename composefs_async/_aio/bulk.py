@@ -11,7 +11,7 @@ from typing import TypeVar
 from anyio import Lock, create_task_group
 from anyio.lowlevel import checkpoint
 
-from .._repo.batch import MAX_BYTES, MAX_ITEMS, Buffer, fill_batch, results, store_batch
+from .._repo.batch import MAX_BYTES, MAX_ITEMS, Buffer, fill_batch, results, steady, store_batch
 from .._repo.state import RepoState
 from ..results import StoredObject
 from ..splitstream import SplitstreamWriter
@@ -61,8 +61,8 @@ async def _batches(contents: Iterable[Buffer] | AsyncIterable[Buffer]) -> AsyncG
         batch: list[Buffer] = []
         size = 0
         async for content in contents:
-            batch.append(content)
-            size += len(content)
+            batch.append(steady(content))
+            size += len(batch[-1])
             if len(batch) >= MAX_ITEMS or size >= MAX_BYTES:
                 yield batch
                 batch, size = [], 0

@@ -42,7 +42,8 @@ class Coalescer(Generic[Item, Result]):
     Args:
         run: takes a batch to its end in a worker thread and gives one outcome per item, in order.
         limiter: whose tokens bound how many batches run at once.
-        max_items, max_weight: a batch that has reached either takes no more; *weigh* tells an item's weight.
+        max_items, max_weight: a batch that has reached either takes no more; *weigh* tells an item's weight, or
+            raises what is wrong with it.
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class Coalescer(Generic[Item, Result]):
         A caller that is cancelled while it leads hands the batch over to the others in it, unless the thread
         is at work already: then it waits for that, and the others are served.
         """
+        weight = self._weigh(item)  # what is wrong with an item is its caller's, and nobody else's
         while True:
-            batch, index, leads = self._join(item)
+            batch, index, leads = self._join(item, weight)
             if leads:
                 await self._lead(batch)
             else:
@@ -80,13 +82,13 @@ class Coalescer(Generic[Item, Result]):
                 return outcome
             # The leader was cancelled before its hop began: join another batch.
 
-    def _join(self, item: Item) -> tuple[_Batch[Item, Result], int, bool]:
+    def _join(self, item: Item, weight: int) -> tuple[_Batch[Item, Result], int, bool]:
         batch = self._open
         leads = batch is None
         if batch is None:
             batch = self._open = _Batch()
         batch.items.append(item)
-        batch.weight += self._weigh(item)
+        batch.weight += weight
         if len(batch.items) >= self._max_items or batch.weight >= self._max_weight:
             self._open = None
         return batch, len(batch.items) - 1, leads

@@ -28,6 +28,7 @@ __all__ = [
     "learn_support",
     "native_failure",
     "results",
+    "steady",
     "store_all",
     "store_batch",
     "store_whole_batch",
@@ -46,6 +47,18 @@ if NATIVE:
 _INSECURE, _INSECURE_TRY, _SECURE = 0, 1, 2
 _FAILED = 255  # also in what native code gives; the failures tell more
 _OUTCOMES = {outcome.value: outcome for outcome in StoreOutcome} | {_FAILED: StoreOutcome.STORED}
+
+
+def steady(item: Buffer) -> Buffer:
+    """*item* in a form that others can be stored together with: of bytes, and valid whatever its owner does.
+
+    Raises:
+        TypeError, ValueError: it is nothing that has bytes, or a view that was released or has gaps.
+    """
+    if type(item) is bytes:
+        return item
+    view = memoryview(item)
+    return view if view.format == "B" and view.ndim == 1 and view.c_contiguous else view.cast("B")
 
 
 def store_batch(state: RepoState, items: Sequence[Buffer]) -> list[StoredObject | Exception]:
@@ -156,8 +169,8 @@ def fill_batch(contents: Iterator[Buffer]) -> list[Buffer]:
     batch: list[Buffer] = []
     size = 0
     for content in contents:
-        batch.append(content)
-        size += len(content)
+        batch.append(steady(content))
+        size += len(batch[-1])
         if len(batch) >= MAX_ITEMS or size >= MAX_BYTES:
             break
     return batch

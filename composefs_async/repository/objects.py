@@ -40,7 +40,7 @@ class ObjectOperations(OpenRepository):
 
     async def ensure_object_async(self, data: Buffer) -> StoredObject:
         """Store *data* like `ensure_object`; concurrent calls share batches.  *data* must not change meanwhile."""
-        return await hops.resources(self._state).coalescer.submit(data)
+        return await hops.resources(self._state).coalescer.submit(batch.steady(data))
 
     def ensure_objects(self, contents: Iterable[Buffer]) -> list[StoredObject]:
         """Store many objects, as `ensure_object` does; returns them in the order of *contents*.

@@ -114,3 +114,54 @@ async def test_an_error_of_the_whole_batch_reaches_all_of_it() -> None:
         for item in range(5):
             tasks.start_soon(call, item)
     assert errors == [28] * 5
+
+
+async def test_what_is_wrong_with_an_item_is_its_callers_alone() -> None:
+    def weigh(item: int) -> int:
+        if item < 0:
+            raise TypeError(item)
+        return item
+
+    submit = Coalescer(doubled, anyio.CapacityLimiter(1), max_items=64, max_weight=10**9, weigh=weigh).submit
+    got: dict[int, object] = {}
+
+    async def call(item: int) -> None:
+        try:
+            got[item] = await submit(item)
+        except TypeError as error:
+            got[item] = error
+
+    with anyio.fail_after(5):
+        await call(-1)  # the first, which would lead
+        async with anyio.create_task_group() as tasks:
+            for item in (-2, 1, -3, 2):
+                tasks.start_soon(call, item)
+        await call(4)
+    assert {item: outcome for item, outcome in got.items() if item > 0} == {1: 2, 2: 4, 4: 8}
+    assert all(isinstance(got[item], TypeError) for item in (-1, -2, -3))
+
+
+async def test_who_comes_while_a_batch_runs_is_in_the_next() -> None:
+    begun, go = threading.Event(), threading.Event()
+    batches: list[list[int]] = []
+
+    def run(items: Sequence[int]) -> list[int | Exception]:
+        batches.append(list(items))
+        if len(batches) == 1:
+            begun.set()
+            assert go.wait(5)
+        return doubled(items)
+
+    submit, got = coalescer(run, tokens=2).submit, dict[int, int]()
+
+    async def call(item: int) -> None:
+        got[item] = await submit(item)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call, 1)
+        await anyio.to_thread.run_sync(begun.wait)
+        tasks.start_soon(call, 2)
+        while len(batches) < 2:
+            await anyio.lowlevel.checkpoint()
+        go.set()
+    assert (batches, got) == ([[1], [2]], {1: 2, 2: 4})
