@@ -2,6 +2,7 @@
 
 #include "loading.h"
 
+#include "beneath.h"
 #include "files.h"
 #include "retry.h"
 
@@ -143,7 +144,7 @@ static int check(struct loading *loading, const uint8_t *ids, size_t count, cons
 static enum taken take_one(struct loading *loading, size_t index, const uint8_t *id, size_t *filled)
 {
     char path[PATH_SIZE];
-    int fd = RETRY(openat(loading->objects, path_of(id, loading->params.algorithm->digest_size, path), OPEN_FLAGS));
+    int fd = beneath_open(loading->objects, path_of(id, loading->params.algorithm->digest_size, path), OPEN_FLAGS, 0);
     enum taken taken;
 
     loading->sizes[index] = -1;

@@ -2,6 +2,7 @@
 
 #include "shards.h"
 
+#include "beneath.h"
 #include "retry.h"
 
 #include <endian.h>
@@ -197,7 +198,7 @@ int shards_compare(struct shards_listing *listing, int objects, unsigned shard, 
     *listing = (struct shards_listing){0};
     format_path(path, id, 1);
     path[2] = 0; /* behind a slash a link would be followed */
-    fd = RETRY(openat(objects, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    fd = beneath_open(objects, path, O_RDONLY | O_DIRECTORY, 0);
     if (fd < 0)
         return errno == ENOENT ? 0 : errno;
     status = take_all(listing, &table, fd, id);
@@ -213,21 +214,40 @@ void shards_free(struct shards_listing *listing)
     free(listing->others.data);
 }
 
-size_t shards_remove(int objects, const uint8_t *ids, size_t count, size_t width, uint8_t *statuses, int *error)
+/* The directory of *id*, of which *shard* may be open already as *fd*.  Returns -1 with errno. */
+static int open_shard(int objects, const uint8_t *id, int *shard, int fd)
 {
     char path[PATH_SIZE];
 
+    if (*shard == id[0])
+        return fd;
+    if (*shard >= 0)
+        close(fd);
+    format_path(path, id, 1);
+    path[2] = 0;
+    fd = beneath_open(objects, path, O_PATH | O_DIRECTORY, 0);
+    *shard = fd < 0 ? -1 : id[0];
+    return fd;
+}
+
+size_t shards_remove(int objects, const uint8_t *ids, size_t count, size_t width, uint8_t *statuses, int *error)
+{
+    char path[PATH_SIZE];
+    int shard = -1, fd = -1;
+    size_t i;
+
     *error = 0;
-    for (size_t i = 0; i < count; i++) {
+    for (i = 0; i < count && !*error; i++) {
         format_path(path, ids + i * width, width);
-        if (RETRY(unlinkat(objects, path, 0)) == 0)
+        fd = open_shard(objects, ids + i * width, &shard, fd);
+        if (fd >= 0 && RETRY(unlinkat(fd, path + 3, 0)) == 0)
             statuses[i] = 1;
         else if (errno == ENOENT)
             statuses[i] = 0;
-        else {
+        else
             *error = errno;
-            return i;
-        }
     }
-    return count;
+    if (shard >= 0)
+        close(fd);
+    return *error ? i - 1 : i;
 }

@@ -3,6 +3,7 @@
 
 #include "store.h"
 
+#include "beneath.h"
 #include "retry.h"
 
 #include <errno.h>
@@ -140,7 +141,7 @@ static bool is_unprotected(int error)
 
 static int look_measured(struct object *object, enum found *found)
 {
-    int fd = RETRY(openat(object->batch->objects, object->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+    int fd = beneath_open(object->batch->objects, object->path, O_RDONLY | O_NONBLOCK, 0);
     int error;
 
     *found = CORRUPT;
@@ -158,6 +159,18 @@ static int look_measured(struct object *object, enum found *found)
     return error == 0 || is_unprotected(error) ? 0 : failed(object, "measure");
 }
 
+/* 0 if the directory of the object is one, which is looked at once in a batch, or -1 with errno. */
+static int require_shard(const struct object *object)
+{
+    uint8_t *seen = &object->batch->shards[object->id[0] / 8], bit = (uint8_t)(1u << (object->id[0] % 8));
+    char directory[3] = {object->path[0], object->path[1]};
+
+    if (!(*seen & bit) && beneath_require_directory(object->batch->objects, directory))
+        return -1;
+    *seen |= bit;
+    return 0;
+}
+
 static int look(struct object *object, enum found *found)
 {
     struct stat st;
@@ -166,6 +179,9 @@ static int look(struct object *object, enum found *found)
         *found = ABSENT;
         return errno == ENOENT ? 0 : failed(object, "stat");
     }
+    /* What is behind a link in the place of its directory is not here, and nobody would read it. */
+    if (require_shard(object))
+        return failed(object, "stat");
     *found = S_ISREG(st.st_mode) && (uint64_t)st.st_size == object->content.size ? GOOD : CORRUPT;
     if (*found == GOOD && object->batch->verity == STORE_VERITY_REQUIRE)
         return look_measured(object, found);
@@ -186,8 +202,7 @@ static int open_named(struct object *object)
             object->temporary[0] = '\0';
             return failed(object, "random");
         }
-        object->fd =
-            RETRY(openat(object->batch->objects, object->temporary, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0644));
+        object->fd = beneath_open(object->batch->objects, object->temporary, O_CREAT | O_EXCL | O_RDWR, 0644);
         if (object->fd >= 0)
             return 0;
         if (errno != EEXIST)
@@ -201,7 +216,7 @@ static int open_unnamed(struct object *object)
 {
     char directory[3] = {object->path[0], object->path[1]};
 
-    object->fd = RETRY(openat(object->batch->objects, directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0644));
+    object->fd = beneath_open(object->batch->objects, directory, O_TMPFILE | O_RDWR, 0644);
     return object->fd >= 0 ? 0 : failed(object, "create");
 }
 
@@ -447,6 +462,7 @@ ptrdiff_t store_batch_run(struct store_batch *batch, const struct verity_item *i
 
     batch->support = STORE_SUPPORT_UNKNOWN;
     batch->empty_path = true;
+    memset(batch->shards, 0, sizeof batch->shards);
     for (size_t i = 0; i < count; i++) {
         struct object object = {.batch = batch, .id = ids + i * digest, .content = items[i], .fd = -1};
         enum store_outcome outcome = STORE_FAILED;

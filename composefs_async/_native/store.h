@@ -23,6 +23,7 @@ struct store_batch {
     bool tmpfile;             /* may use O_TMPFILE */
     enum store_support support; /* out: whether the file system can do fs-verity */
     bool empty_path;          /* may link by AT_EMPTY_PATH */
+    uint8_t shards[32];       /* bits of the directories XX that were looked at */
 };
 
 /* Stores *count* items: ids one after another to *ids*, an outcome each to *outcomes*, failures to *failures*, which

@@ -151,7 +151,8 @@ def target_of(state: RepoState, path: str) -> str | None:
     except OSError as error:
         if error.errno == errno.EINVAL:  # not a symbolic link
             return None
-        error.filename = path
+        if error.filename == name:
+            error.filename = path
         files.place(error, state.path)
         raise
 

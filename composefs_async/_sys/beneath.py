@@ -23,6 +23,7 @@ __all__ = [
     "opened_beneath",
     "opened_parent",
     "opened_trusted",
+    "trusted_owners",
 ]
 
 IN_THE_WAY: Final = (errno.ELOOP, errno.ENOTDIR)
@@ -130,7 +131,7 @@ def open_trusted(path: str, *, dir_fd: int, flags: int = os.O_RDONLY) -> int:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-    owners = {_ROOT, os.fstat(dir_fd).st_uid}
+    owners = trusted_owners(dir_fd)
     fd = os.open(".", _STEP, dir_fd=dir_fd)
     try:
         parts = path.split("/")
@@ -144,6 +145,11 @@ def open_trusted(path: str, *, dir_fd: int, flags: int = os.O_RDONLY) -> int:
         if isinstance(error, OSError):
             error.filename = path
         raise
+
+
+def trusted_owners(fd: int) -> set[int]:
+    """The users whose links are followed below the directory *fd*: its owner, and root."""
+    return {_ROOT, os.fstat(fd).st_uid}
 
 
 @contextlib.contextmanager

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor"]
 
+_LINK = {
+    True: "it is followed by whoever reads; gc refuses to work where names are behind a link",
+    False: "it is not followed",
+}
 _WORDS = {True: "yes", False: "no", None: "?"}
 _PACKAGES = ("composefs-async", "anyio", "uvloop", "trio", "zlib-ng", "backports.zstd", "click", "rich")
 
@@ -32,11 +36,12 @@ _PACKAGES = ("composefs-async", "anyio", "uvloop", "trio", "zlib-ng", "backports
 def doctor(settings: Settings, path: str | None, json_output: bool) -> None:
     """Tell what the directory PATH (or the repository's place, or here), its file system and the kernel can do."""
     from .. import _native
+    from .._repo.links import linked_directories
     from .._sys.probe import probe
     from .._sys.rootless_probe import probe_rootless
 
     place = path or _existing(settings.path() if settings.chosen else os.curdir)
-    found, rootless = probe(place), probe_rootless()
+    found, rootless, links = probe(place), probe_rootless(), linked_directories(place)
     native: dict[str, Any] = {"backend": _native.BACKEND, "implementations": dict(_native.FEATURES)}
     versions = {"python": platform.python_version(), "kernel": os.uname().release} | _versions()
     if json_output:
@@ -47,6 +52,7 @@ def doctor(settings: Settings, path: str | None, json_output: bool) -> None:
                 "native": native,
                 "versions": versions,
                 "cpus": os.cpu_count(),
+                "links": [asdict(each) for each in links],
             }
         )
         return
@@ -55,6 +61,9 @@ def doctor(settings: Settings, path: str | None, json_output: bool) -> None:
     for good, name, meaning in _lines(found):
         click.echo(f"  {_WORDS[good]:4}{name:18}{meaning}")
     click.echo(f"  {size_text(found.free_bytes)} free, {found.free_inodes} free inodes")
+    for each in links:
+        what = f"{each.path} is a link to {each.target}, made by user {each.owner}"
+        click.echo(f"  link {printable(what)}: {_LINK[each.followed]}")
     click.echo("mounts without root:")
     for good, name, meaning in _rootless_lines(rootless):
         click.echo(f"  {_WORDS[good]:4}{name:18}{meaning}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from composefs_async.repository import Repository
 
 
 @pytest.fixture
@@ -64,3 +67,17 @@ def test_doctor_looks_above_a_repository_that_is_not_there_yet(cli: Any, tmp_pat
 
 def test_doctor_wants_a_directory(cli: Any, tmp_path: Path) -> None:
     assert cli("doctor", tmp_path / "missing").code == 2
+
+
+def test_doctor_names_linked_directories(cli: Any, tmp_path: Path) -> None:
+    path = tmp_path / "repo"
+    with Repository.init(path, insecure=True)[0] as repo:
+        repo.write_stream(repo.create_stream(1), "stream", "tag")
+    shard = f"objects/{min(os.listdir(path / 'objects'))}"
+    for number, name in enumerate([shard, "streams/refs", "streams"]):
+        (path / name).rename(tmp_path / f"elsewhere{number}")
+        (path / name).symlink_to(tmp_path / f"elsewhere{number}")
+    links = json.loads(cli("doctor", "--json", path).text)["links"]
+    found = {each["path"]: (each["followed"], each["owner"]) for each in links}
+    assert found == {shard: (False, os.getuid()), "streams": (True, os.getuid()), "streams/refs": (True, os.getuid())}
+    assert f"link streams is a link to {tmp_path}/elsewhere2" in cli("doctor", path).text

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ... import _native
+from ..._sys.beneath import open_beneath, opened_beneath
 from ...digest import ObjectId
 from ...errors import FormatError
 
@@ -84,7 +85,7 @@ def _compare(objects_fd: int, shard: int, ids: bytes, width: int, since: int) ->
     dead, young = bytearray(), bytearray()
     others: list[tuple[bytes, int]] = []
     try:
-        fd = os.open(f"{shard:02x}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=objects_fd)
+        fd = open_beneath(f"{shard:02x}", os.O_RDONLY | os.O_DIRECTORY, dir_fd=objects_fd)
     except FileNotFoundError:
         return Listing(0, b"", sizes, b"", others)
     try:
@@ -134,7 +135,8 @@ def _remove(objects_fd: int, ids: bytes, width: int) -> tuple[bytes, int]:
     for object_id in pieces(ids, width):
         digits = object_id.hex()
         try:
-            os.unlink(f"{digits[:2]}/{digits[2:]}", dir_fd=objects_fd)
+            with opened_beneath(digits[:2], os.O_PATH | os.O_DIRECTORY, dir_fd=objects_fd) as fd:
+                os.unlink(digits[2:], dir_fd=fd)
             statuses.append(1)
         except FileNotFoundError:
             statuses.append(0)
