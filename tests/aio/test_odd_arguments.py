@@ -42,7 +42,7 @@ WRONG: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("first", [True, False], ids=["leads", "follows"])
 @pytest.mark.parametrize("name", WRONG)
 async def test_others_are_stored(name: str, first: bool, tmp_path: Path) -> None:
-    async with Repository.init(tmp_path / "repo", insecure=True)[0] as repo:
+    async with Repository.init(tmp_path / "repo", insecure=True) as repo:
         outcomes: dict[str, object] = {}
 
         async def call(key: str, data: Any) -> None:
@@ -64,7 +64,7 @@ async def test_others_are_stored(name: str, first: bool, tmp_path: Path) -> None
 
 
 async def test_views_of_other_items_than_bytes_are_stored_as_their_bytes(tmp_path: Path) -> None:
-    async with Repository.init(tmp_path / "repo", insecure=True)[0] as repo:
+    async with Repository.init(tmp_path / "repo", insecure=True) as repo:
         numbers = array("I", [1, 2, 3])
         expected = repo.ensure_object(numbers.tobytes())
         found = await repo.ensure_object_async(memoryview(numbers))
@@ -73,7 +73,7 @@ async def test_views_of_other_items_than_bytes_are_stored_as_their_bytes(tmp_pat
 
 
 async def test_a_caller_that_is_cancelled_and_takes_his_view_back_harms_nobody(tmp_path: Path) -> None:
-    async with Repository.init(tmp_path / "repo", insecure=True)[0] as repo:
+    async with Repository.init(tmp_path / "repo", insecure=True) as repo:
         outcomes: list[StoredObject] = []
 
         async def store(data: bytes) -> None:
@@ -98,7 +98,7 @@ async def test_a_caller_that_is_cancelled_and_takes_his_view_back_harms_nobody(t
 
 @pytest.mark.parametrize("name", WRONG)
 async def test_many_at_once_raise_and_later_calls_work(name: str, tmp_path: Path) -> None:
-    async with Repository.init(tmp_path / "repo", insecure=True)[0] as repo:
+    async with Repository.init(tmp_path / "repo", insecure=True) as repo:
         with anyio.fail_after(10):
             with pytest.raises((TypeError, ValueError, RuntimeError, BufferError)):
                 await repo.ensure_objects_async([b"a", WRONG[name](), b"b"])

@@ -71,7 +71,7 @@ def test_doctor_wants_a_directory(cli: Any, tmp_path: Path) -> None:
 
 def test_doctor_names_linked_directories(cli: Any, tmp_path: Path) -> None:
     path = tmp_path / "repo"
-    with Repository.init(path, insecure=True)[0] as repo:
+    with Repository.init(path, insecure=True) as repo:
         repo.write_stream(repo.create_stream(1), "stream", "tag")
     shard = f"objects/{min(os.listdir(path / 'objects'))}"
     for number, name in enumerate([shard, "streams/refs", "streams"]):

@@ -83,7 +83,7 @@ def test_a_link_that_has_to_be_a_directory_is_told_as_a_link(path: str, tmp_path
 
 @pytest.fixture
 def filled(tmp_path: Path) -> tuple[Path, ObjectId]:
-    with Repository.init(tmp_path / "repo", insecure=True)[0] as repo:
+    with Repository.init(tmp_path / "repo", insecure=True) as repo:
         writer = repo.create_stream(OCI_LAYER)
         writer.write_external(CONTENT)
         repo.write_stream(writer, "stream", "tag")
