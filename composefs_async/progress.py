@@ -18,9 +18,11 @@ from typing import Any, TypeAlias
 from .results import ImportStats
 
 __all__ = [
+    "BlobPushed",
     "BytesFetched",
     "BytesMoved",
     "BytesRead",
+    "BytesSent",
     "CheckProgress",
     "CollectProgress",
     "ImageMade",
@@ -205,6 +207,26 @@ class BytesFetched:
 
 
 @dataclass(frozen=True, slots=True)
+class BytesSent:
+    """Intermediate: what of a blob has gone to a registry."""
+
+    digest: str
+    sent: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlobPushed:
+    """A registry has a blob."""
+
+    digest: str
+    size: int
+    how: str
+    """``present`` (it was there), ``mounted`` from another repository, or where its bytes were from: ``kept``,
+    ``plain``, ``origin``, ``repacked``, ``config``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Retrying:
     """A request has failed in a way that may pass; it is sent again after a pause."""
 
@@ -312,6 +334,8 @@ ProgressEvent: TypeAlias = (
     | CollectProgress
     | SourceChosen
     | BytesFetched
+    | BytesSent
+    | BlobPushed
     | Retrying
     | RateLimit
     | RegistryWarning
@@ -330,7 +354,8 @@ the thread that called them; it must return quickly, and what it raises ends the
 
 def is_intermediate(event: ProgressEvent) -> bool:
     """Whether a later event of the same kind and layer or stage makes this one useless, so that it may be dropped."""
-    return isinstance(event, BytesRead | BytesFetched | BytesMoved | ObjectsStored | CheckProgress | CollectProgress)
+    kinds = BytesRead | BytesFetched | BytesMoved | BytesSent | ObjectsStored | CheckProgress | CollectProgress
+    return isinstance(event, kinds)
 
 
 def to_json(event: ProgressEvent) -> dict[str, Any]:

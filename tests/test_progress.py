@@ -11,8 +11,10 @@ import pytest
 
 from composefs_async.oci.progress_stream import ProgressStream
 from composefs_async.progress import (
+    BlobPushed,
     BytesFetched,
     BytesRead,
+    BytesSent,
     CheckProgress,
     CollectProgress,
     ImageMade,
@@ -100,6 +102,16 @@ EVENTS: list[tuple[ProgressEvent, dict[str, object], bool]] = [
             "connections": 2,
         },
         True,
+    ),
+    (
+        BytesSent("sha256:b", 5, 9),
+        {"event": "bytes-sent", "digest": "sha256:b", "sent": 5, "total": 9},
+        True,
+    ),
+    (
+        BlobPushed("sha256:b", 9, "kept"),
+        {"event": "blob-pushed", "digest": "sha256:b", "size": 9, "how": "kept"},
+        False,
     ),
     (
         Retrying("blob", "h", 1, 5, 0.5, "503 from h"),

@@ -187,6 +187,8 @@ def app(
     cls=LazyGroup,
     commands_in={
         "pull": ("oci_pull", "Import an image."),
+        "push": ("registry_copying", "Push an image to a registry."),
+        "copy": ("registry_copying", "Copy an image between registries and image directories."),
         "images": ("oci_images", "List the images."),
         "inspect": ("oci_images", "Print manifest and config of an image."),
         "tag": ("oci_images", "Name an image."),
@@ -201,6 +203,15 @@ def app(
         "prepare-boot": ("oci_boot", "Let a machine boot an image."),
         "unprepare-boot": ("oci_boot", "Let a machine boot an image no more."),
         "fsck": ("oci_check", "Check images and the repository."),
+        "tags": ("registry_reading", "List the tags in a registry."),
+        "catalog": ("registry_reading", "List the repositories of a registry."),
+        "manifest": ("registry_reading", "Manifests and indexes in registries."),
+        "blob": ("registry_reading", "Blobs in registries."),
+        "referrers": ("registry_reading", "List what refers to an image in a registry."),
+        "ratelimit": ("registry_reading", "Print how often a registry may be asked."),
+        "ping": ("registry_reading", "Ask whether there is a registry."),
+        "login": ("registry_login", "Keep credentials of a registry."),
+        "logout": ("registry_login", "Forget credentials of a registry."),
     },
 )
 def oci() -> None:

@@ -109,6 +109,7 @@ def stats_text(stats: ImportStats) -> str:
 )
 @click.option("--no-spool", is_flag=True, help="Let them arrive in memory, so that the next pull cannot go on.")
 @click.option("--chunk-size", type=click.IntRange(64 << 10, 1 << 30), help="Bytes of a layer to ask for at once.")
+@click.option("--keep-blobs", is_flag=True, help="Keep layers also as they were shipped, to be pushed bit for bit.")
 @click.option("--bootc-auth", is_flag=True, help="Look for credentials where bootc keeps them, too.")
 @access_options()
 @transfer_options
@@ -165,7 +166,8 @@ def pull(
         options = {"tag": name, "platform": platform, "make_images": make_images}
         work = partial(oci.pull, repo, image, **options, progress=show, limits=limits)
         if image.startswith("docker:"):
-            work = partial(work, access=access_of(registry, settings=settings), transfer=transfer_of(registry))
+            work = partial(work, access=access_of(registry, settings=settings))
+        work = partial(work, transfer=transfer_of(registry))
         result = run_within(settings, registry["timeout"], work)
         boot, choices, manifest_id = None, "", result.manifest_id
         if bootable:

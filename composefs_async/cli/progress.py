@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import click
 
 from ..progress import (
+    BlobPushed,
     BytesFetched,
     BytesMoved,
     BytesRead,
@@ -142,6 +143,8 @@ def _of_registry(event: ProgressEvent) -> str:
             return f"from the mirror {printable(host)}"
         case Retrying(what, _, attempt, of, delay, reason):
             return printable(f"{what}: {reason}; waiting {delay:.1f} s before attempt {attempt} of {of}")
+        case BlobPushed(digest, size, how):
+            return f"{digest[:_SHORT]}: {size_text(size)}, {how}"
         case RegistryWarning(host, text):
             return printable(f"{host} warns: {text}")
         case RateLimit(host, limit, remaining, _, source) if limit is not None and remaining is not None:

@@ -47,7 +47,7 @@ class ProgressStream:
             return
         key: object = object()
         if is_intermediate(event):
-            key = (type(event), getattr(event, "diff_id", None))
+            key = (type(event), getattr(event, "diff_id", None) or getattr(event, "digest", None))
             self._unread.pop(key, None)  # the newer one stands at the end, never before what it follows
         self._unread[key] = event
         self._arrived.set()

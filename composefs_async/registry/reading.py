@@ -28,6 +28,7 @@ __all__ = [
     "ping",
     "rate_limit",
     "referrers",
+    "referrers_fallback",
     "referrers_tag",
     "small_blob",
     "tags",
@@ -232,23 +233,37 @@ async def referrers(
         pass
     else:
         return
-    for each in await referrers_tag(session, place, reference):
+    try:
+        listed = await referrers_tag(session, place, reference)
+    except OciError:
+        return
+    for each in listed:
         if artifact_type in (None, each.artifact_type):
             yield each
 
 
 async def referrers_tag(session: Session, place: Place, reference: Reference) -> tuple[Descriptor, ...]:
     """The entries of the index at the tag that stands in for the API; none if there is no such index."""
-    assert reference.digest is not None
-    algorithm, _, digits = reference.digest.partition(":")
+    _, raw, _ = await referrers_fallback(session, place, reference)
+    return _index_entries(f"referrers of {reference}", raw) if raw else ()
+
+
+async def referrers_fallback(session: Session, place: Place, subject: Reference) -> tuple[str, bytes, str | None]:
+    """The index at the tag that stands in for the API: the tag, the bytes (none if there is none), and its ETag.
+
+    Raises:
+        OciError: something else has that tag.
+    """
+    assert subject.digest is not None
+    algorithm, _, digits = subject.digest.partition(":")
     tag = f"{algorithm[:32]}-{digits[:64]}"
+    request = _manifest_request(place, Reference(subject.domain, subject.path, tag), "GET")
     try:
-        found = await manifest(session, place, Reference(reference.domain, reference.path, tag))
-    except (ImageNotFoundError, OciError):
-        return ()
-    if not found.is_index:
-        return ()
-    return _index_entries(f"index {found.digest}", found.raw)
+        reply = await session.exchange.fetch(request, MANIFEST_LIMIT)
+    except ImageNotFoundError:
+        return tag, b"", None
+    _index_entries(f"referrers of {subject}", reply.body)
+    return tag, reply.body, reply.get("etag")
 
 
 def _index_entries(what: str, body: bytes) -> tuple[Descriptor, ...]:

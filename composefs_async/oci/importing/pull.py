@@ -38,9 +38,10 @@ from ...results import ImportStats
 from ...tree.inodes import Directory
 from ..documents import ImageLayer
 from ..erofs_images import Documents, MadeImage, find_images, lacks_images, make_missing, publish_image
+from ..kept_blobs import keep_blob
 from ..limits import Limits
 from ..platforms import Platform
-from ..sources.base import ImageSource, ResolvedImage
+from ..sources.base import ImageSource, LocalBlob, ResolvedImage, SpooledBlob
 from ..sources.opening import open_source, transport_of
 from .incremental_tree import GrowingTree
 from .layers import ImportRun, LayerResult, find_layer, skipped, store_blob, store_layer
@@ -117,7 +118,7 @@ async def pull(
             place if that happens at `ManifestStored` or later.
         limits: on what the image may make us do; raise them only for a source that is trusted.
         access: how registries are reached; as podman would, if not given.
-        transfer: how layers are fetched from them.
+        transfer: how layers are fetched from them, and whether they are also kept as they were shipped.
 
     Raises:
         AuthenticationError, RegistryError: the registry refuses.
@@ -150,14 +151,22 @@ async def pull(
         if isinstance(opened, OnePassSource):
             return await _pull_once(run, opened, str(source), tag, platform, make_images)
         image = await opened.resolve(platform=platform)
-        return await pull_resolved(run, opened, image, tag or check_tag(image.reference), make_images)
+        keep_blobs = transfer is not None and transfer.keep_blobs
+        name = tag or check_tag(image.reference)
+        return await pull_resolved(run, opened, image, name, make_images, keep_blobs=keep_blobs)
 
 
 async def pull_resolved(
-    run: ImportRun, source: ImageSource, image: ResolvedImage, tag: str, make_images: bool
+    run: ImportRun,
+    source: ImageSource,
+    image: ResolvedImage,
+    tag: str,
+    make_images: bool,
+    *,
+    keep_blobs: bool = False,
 ) -> PullResult:
     """The part of `pull` that begins when the documents of the image are known."""
-    return await _Pull(run, source, image).run(tag, make_images)
+    return await _Pull(run, source, image, keep_blobs=keep_blobs).run(tag, make_images)
 
 
 async def _pull_once(
@@ -222,8 +231,10 @@ class _Pull:
         source: ImageSource,
         image: ResolvedImage,
         stored: Mapping[str, LayerResult] | None = None,
+        *,
+        keep_blobs: bool = False,
     ) -> None:
-        self._run, self._source, self._image = run, source, image
+        self._run, self._source, self._image, self._keep_blobs = run, source, image, keep_blobs
         self._stored = stored or {}
         self._state, self._report = run.state, run.report
 
@@ -349,10 +360,16 @@ class _Pull:
             )
             follower = tree.follow(layer.name) if tree is not None else None
             try:
-                return await store_layer(self._run, layer.name, unpacker, descriptor.size, follower)
+                result = await store_layer(self._run, layer.name, unpacker, descriptor.size, follower)
             finally:
                 if tree is not None and follower is not None:
                     tree.let_go(follower)
+            # What is not packed can be had from the layer itself.
+            keeps = self._keep_blobs and not result.present and descriptor.digest != layer.name
+            if keeps and isinstance(blob, LocalBlob | SpooledBlob):
+                offset = blob.offset if isinstance(blob, LocalBlob) else 0
+                await hop(keep_blob, self._state, descriptor.digest, blob.fd, blob.size, offset)
+            return result
 
     # -- images --------------------------------------------------------------------------------
 

@@ -64,6 +64,8 @@ async def pull_from_registry(
         image = await source.resolve(platform=platform)
         if image.reference.startswith("@"):
             image = replace(image, reference=reference)
-        result = await pull_resolved(run, source, image, tag, make_images)
+        result = await pull_resolved(
+            run, source, image, tag, make_images, keep_blobs=transfer is not None and transfer.keep_blobs
+        )
         await hop(remember, state, reference, source.top_digest, result.manifest_digest, platform)
         return replace(result, source=source.host, bytes_fetched=source.fetched, bytes_resumed=source.resumed)
