@@ -93,7 +93,7 @@ class Policy:
         self._aliases, self._engine = aliases, engine
         self._ordered = specifications if reading == "composefs" else _libselinux_order(specifications)
         try:
-            self._matcher: Matcher = matcher_for([_rule(each) for each in self._ordered], engine=engine)
+            self._matcher: Matcher = matcher_for([_rule(each, reading) for each in self._ordered], engine=engine)
         except (re.error, RecursionError, OverflowError) as error:
             raise SELinuxPolicyError(SPECIFICATION_FILES[0], f"an expression is too much for Python: {error}") from None
         self._merged = {alias: original for table in aliases for alias, original in table.items()}
@@ -191,9 +191,9 @@ class Policy:
         return ours, theirs
 
 
-def _rule(specification: Specification) -> Rule:
+def _rule(specification: Specification, reading: Reading) -> Rule:
     try:
-        expression = parse_expression(specification.regex)
+        expression = parse_expression(specification.regex, grouped=reading == "composefs")
         if expression.re2 is None:  # the others are made of what both engines know
             compiled(expression, specification.kind)
     except BracketError as error:

@@ -75,8 +75,11 @@ class _Level:
         """There was an alternative, so that nothing is certain of the whole."""
 
 
-def parse_expression(source: bytes) -> Expression:
+def parse_expression(source: bytes, *, grouped: bool = True) -> Expression:
     """Read one expression as it stands in a policy.
+
+    Args:
+        grouped: it is put into a group, as composefs-rs does it, which is group 1 for what refers to groups.
 
     Raises:
         BracketError: neither engine of composefs-rs would take it, or Python could not match it.
@@ -86,7 +89,7 @@ def parse_expression(source: bytes) -> Expression:
     try:
         return _Parser(source).parse()
     except _NotRustError:
-        return _perl(source)
+        return _perl(source, grouped)
 
 
 class _Parser:
@@ -303,7 +306,7 @@ _REFUSED: Final = {
 }
 
 
-def _perl(source: bytes) -> Expression:
+def _perl(source: bytes, grouped: bool) -> Expression:
     """The expression in Python's dialect, which is that of PCRE2 but for brackets and some escapes."""
     pieces, at = [], 0
     while at < len(source):
@@ -315,6 +318,11 @@ def _perl(source: bytes) -> Expression:
             if source[at + 1] in _REFUSED:
                 raise BracketError(f"{_REFUSED[source[at + 1]]} is not supported")
             piece = {b"z": rb"\Z", b"e": rb"\x1b"}.get(source[at + 1 : at + 2], source[at : at + 2])
+            if piece[1:].isdigit() and piece != rb"\0":
+                if source[at + 2 : at + 3].isdigit():
+                    raise BracketError("references to more than nine groups are not supported")
+                if grouped:  # the group around all is still open where it is referred to, so that nothing matches
+                    piece = b"(?!)" if piece == rb"\1" else b"\\%d" % (int(piece[1:]) - 1)
             # Python has no meaning for other letters, and gives bytes beyond ASCII their own.
             pieces.append(piece)
             at += 2
