@@ -26,10 +26,10 @@ __all__ = [
     "ReadFile",
     "find_policy",
     "kind_of",
+    "label_settled_tree",
     "label_tree",
     "read_policy_files",
     "remove_labels",
-    "walk_effective",
 ]
 
 ATTRIBUTE: Final = b"security.selinux"
@@ -158,50 +158,50 @@ def label_tree(root: Directory, policy: Policy) -> None:
     The first name of a file, depth first in byte order, decides.  A later name that would have another label gets
     a file of its own.
     """
-    labelled: dict[tuple[Xattrs, bytes | None], Xattrs] = {}
-
-    def label(inode: Inode, context: bytes | None) -> None:
-        key = inode.xattrs, context
-        found = labelled.get(key)
-        if found is None:
-            found = labelled[key] = labelled.setdefault((made := _with_label(*key), b""), made)
-        inode.xattrs = found
-
     settle_links(root)
-    decide, kinds = policy.decide, _KINDS
+    label_settled_tree(root, policy)
+
+
+def label_settled_tree(root: Directory, policy: Policy) -> None:
+    """Label a tree whose link counts are true, as `label_tree` does."""
+    labelled = _Labelled()
+    kinds = _KINDS
     linked: list[tuple[tuple[bytes, ...], Directory, bytes]] = []
-    found = decide(b"/", kinds[stat.S_IFDIR])
-    label(root, found.context if found else None)
-    for directory, names, place, effective in walk_effective(root, policy):
-        for name, inode in directory.children.items():
-            if inode.nlink > 1 and not isinstance(inode, Directory):
-                linked.append(((*names, name), directory, effective(place, name)))
-                continue
-            found = decide(effective(place, name), kinds[inode.mode & _TYPE_BITS])
-            label(inode, found.context if found else None)
-    if linked:
-        _label_links(linked, policy, label)
-        settle_links(root)
-
-
-def walk_effective(
-    root: Directory, policy: Policy
-) -> Iterator[tuple[Directory, tuple[bytes, ...], bytes, Callable[[bytes, bytes], bytes]]]:
-    """Every directory with the names that lead to it, its effective path, and what makes those of its children."""
-    inside = policy.inside
+    found = policy.decide(b"/", kinds[stat.S_IFDIR])
+    root.xattrs = labelled[root.xattrs, found.context if found else None]
     pending: list[tuple[Directory, tuple[bytes, ...], bytes]] = [(root, (), b"/")]
     while pending:
         directory, names, place = pending.pop()
-        yield directory, names, place, inside
-        for name, child in directory.children.items():
-            if isinstance(child, Directory):
-                pending.append((child, (*names, name), inside(place, name)))
+        label = policy.labels_in(place)
+        for name, inode in directory.children.items():
+            if type(inode) is Directory:
+                pending.append((inode, (*names, name), policy.inside(place, name)))
+            elif inode.nlink > 1:
+                linked.append(((*names, name), directory, policy.inside(place, name)))
+                continue
+            inode.xattrs = labelled[inode.xattrs, label(name, kinds[inode.mode & _TYPE_BITS])]
+    if linked:
+        _label_links(linked, policy, labelled)
+        settle_links(root)
+
+
+class _Labelled(dict[tuple[Xattrs, bytes | None], Xattrs]):
+    """Attributes with a label in place of theirs; equal ones are one tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: dict[Xattrs, Xattrs] = {}
+
+    def __missing__(self, key: tuple[Xattrs, bytes | None]) -> Xattrs:
+        made = _with_label(*key)
+        found = self[key] = self._made.setdefault(made, made)
+        return found
 
 
 def _label_links(
     linked: list[tuple[tuple[bytes, ...], Directory, bytes]],
     policy: Policy,
-    label: Callable[[Inode, bytes | None], None],
+    labelled: _Labelled,
 ) -> None:
     first: dict[Inode, bytes | None] = {}
     linked.sort(key=lambda each: each[0])
@@ -216,7 +216,7 @@ def _label_links(
             directory.links -= {names[-1]}
         else:
             continue
-        label(inode, context)
+        inode.xattrs = labelled[inode.xattrs, context]
 
 
 def kind_of(root: Directory, path: bytes) -> int | None:

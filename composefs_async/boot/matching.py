@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from .regex import LITERAL, SUBTREE, Expression
+from .regex import BELOW, LITERAL, SUBTREE, Expression
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -26,6 +26,7 @@ __all__ = ["KINDS", "Matcher", "PythonMatcher", "Re2Matcher", "Rule", "matcher_f
 KINDS: Final = b"-dlcbps"
 """Types of files: regular, directory, symbolic link, character and block device, pipe, socket (selabel_file(5))."""
 
+_TAILS: Final = [bytes([kind]) for kind in range(256)]
 _FRAMES_MAX: Final = 1 << 14
 _RE2_MEMORY: Final = 256 << 20
 
@@ -38,6 +39,10 @@ class Matcher(Protocol):
 
     def find(self, path: bytes, kind: int) -> int:
         """The index of the last rule that matches *path*, a file of type *kind*; -1 if none does."""
+        ...
+
+    def inside(self, directory: bytes) -> Callable[[bytes, int], int]:
+        """A faster `find` for paths that are *directory*, a slash and a name."""
         ...
 
 
@@ -94,30 +99,49 @@ class Re2Matcher:
             self._single.append((index, compiled(expression, kind)))
         self._single.reverse()
         found.Compile()
-        self._match: Callable[[bytes], list[int]] = found.Match if self._indexes else lambda _: []
+        # The wrapper around the compiled set costs as much again as half of a match.
+        match: Callable[[bytes], list[int]] = getattr(found, "_set", found).Match
         self._rules = rules
         self._fallback: PythonMatcher | None = None
+        self.find: Callable[[bytes, int], int] = self._make_find(match if self._indexes else lambda _: [])
 
-    def find(self, path: bytes, kind: int) -> int:
-        subject = b"%b%c" % (path, kind)
-        found = self._match(subject)
-        if not found:  # also what it says when its memory is used up
-            if self._fallback is None:
-                self._fallback = PythonMatcher(self._rules)
-            return self._fallback.find(path, kind)
-        best = self._indexes[max(found)]
-        for index, match in self._single:
-            if index < best:
-                break
-            if match(subject):
-                return index
-        return best
+    def inside(self, directory: bytes) -> Callable[[bytes, int], int]:
+        """As `Matcher.inside`; one automaton serves all directories."""
+        return self.find
+
+    def _make_find(self, match: Callable[[bytes], list[int]]) -> Callable[[bytes, int], int]:
+        indexes, tails, confirmed, single = self._indexes, _TAILS, self._confirmed, self._single
+
+        def find(path: bytes, kind: int) -> int:
+            found = match(path + tails[kind])
+            return indexes[max(found)] if found else confirmed(path, kind)
+
+        def find_with_others(path: bytes, kind: int) -> int:
+            subject = path + tails[kind]
+            found = match(subject)
+            if not found:
+                return confirmed(path, kind)
+            best = indexes[max(found)]
+            for index, matches in single:
+                if index < best:
+                    break
+                if matches(subject):
+                    return index
+            return best
+
+        return find_with_others if single else find
+
+    def _confirmed(self, path: bytes, kind: int) -> int:
+        """The rule for what the automaton knows none for, which it also says when its memory is used up."""
+        if self._fallback is None:
+            self._fallback = PythonMatcher(self._rules)
+        return self._fallback.find(path, kind)
 
 
 # -- without it --------------------------------------------------------------------------------
 
-_Candidate = tuple[int, bytes, Callable[[bytes], object]]
-"""Index, a text that must be in the path, and the expression."""
+_Candidate = tuple[int, bytes, bytes, Callable[[bytes], object]]
+"""Index, what the path begins with, a text that must be in it, and the expression."""
 
 
 class _Frame:
@@ -138,6 +162,8 @@ class PythonMatcher:
         self._rules = rules
         self._literals: dict[bytes, list[int]] = {}
         self._subtrees: dict[bytes, list[int]] = {}
+        self._below: dict[bytes, list[int]] = {}
+        """Of subtrees, with and without their tops."""
         self._stems: dict[bytes, list[int]] = {}
         self._compiled: dict[int, Callable[[bytes], object]] = {}
         for index, (expression, _) in enumerate(rules):
@@ -145,6 +171,9 @@ class PythonMatcher:
                 self._literals.setdefault(expression.prefix, []).append(index)
             elif expression.kind == SUBTREE:
                 self._subtrees.setdefault(expression.prefix, []).append(index)
+                self._below.setdefault(expression.prefix, []).append(index)
+            elif expression.kind == BELOW:
+                self._below.setdefault(expression.prefix, []).append(index)
             else:
                 stem = expression.prefix.rpartition(b"/")[0]
                 self._stems.setdefault(stem, []).append(index)
@@ -153,27 +182,31 @@ class PythonMatcher:
         """By directory; those in which nothing new can match share one."""
 
     def find(self, path: bytes, kind: int) -> int:
-        parent, slash, _ = path.rpartition(b"/")
-        frame = self._frames.get(parent)
-        if frame is None or not slash:
-            if not slash:  # only an odd alias makes such a path
-                return self._scan(path, kind)
-            frame = self._frame(parent)
-        best = frame.subtrees[kind]
-        for table in (self._literals, self._subtrees):
-            if path in table:
-                best = max(best, self._last(table[path], kind))
-        candidates = frame.by_kind.get(kind)
-        if candidates is None:
-            candidates = frame.by_kind[kind] = self._candidates(frame, kind)
-        subject = b""
-        for index, required, match in candidates:
+        if not path.startswith(b"/"):  # as only an odd alias makes it
+            return self._scan(path, kind)
+        return self._find(self._frame(path.rpartition(b"/")[0]), path, kind)
+
+    def inside(self, directory: bytes) -> Callable[[bytes, int], int]:
+        if directory and not directory.startswith(b"/"):
+            return self._scan
+        return _Inside(self, self._frame(directory.removesuffix(b"/")), directory.removesuffix(b"/") + b"/").find
+
+    def _find(self, frame: _Frame, path: bytes, kind: int) -> int:
+        best = self.whole(frame, path, kind)
+        for index, _, required, match in self.candidates(frame, kind):
             if index < best:
                 break
-            if required in path:
-                subject = subject or b"%b%c" % (path, kind)
-                if match(subject):
-                    return index
+            if required in path and match(path + _TAILS[kind]):
+                return index
+        return best
+
+    def whole(self, frame: _Frame, path: bytes, kind: int) -> int:
+        """The last rule without an expression that has to be tried."""
+        best = frame.subtrees[kind]
+        if path in self._literals:
+            best = max(best, self._last(self._literals[path], kind))
+        if path in self._subtrees:
+            best = max(best, self._last(self._subtrees[path], kind))
         return best
 
     def _scan(self, path: bytes, kind: int) -> int:
@@ -191,10 +224,13 @@ class PythonMatcher:
 
     def _frame(self, directory: bytes) -> _Frame:
         """Of *directory*, the part of a path before its last slash."""
+        known = self._frames.get(directory)
+        if known is not None:
+            return known
         missing = []
         while directory and directory not in self._frames:
             missing.append(directory)
-            directory = directory.rpartition(b"/")[0] if b"/" in directory else b""
+            directory = directory.rpartition(b"/")[0]
         frame = self._frames[directory] if directory else self._top
         if len(self._frames) > _FRAMES_MAX:
             self._frames.clear()
@@ -205,7 +241,7 @@ class PythonMatcher:
         return frame
 
     def _child(self, above: _Frame, directory: bytes) -> _Frame:
-        subtrees, stems = self._subtrees.get(directory), self._stems.get(directory)
+        subtrees, stems = self._below.get(directory), self._stems.get(directory)
         if subtrees is None and stems is None:
             return above
         last = above.subtrees
@@ -216,7 +252,11 @@ class PythonMatcher:
         others = above.others if stems is None else tuple(sorted((*above.others, *stems), reverse=True))
         return _Frame(last, others)
 
-    def _candidates(self, frame: _Frame, kind: int) -> list[_Candidate]:
+    def candidates(self, frame: _Frame, kind: int) -> list[_Candidate]:
+        """The other rules that may match below there, the last one first."""
+        known = frame.by_kind.get(kind)
+        if known is not None:
+            return known
         found: list[_Candidate] = []
         for index in frame.others:
             expression, only = self._rules[index]
@@ -225,5 +265,47 @@ class PythonMatcher:
             match = self._compiled.get(index)
             if match is None:
                 match = self._compiled[index] = compiled(expression, only)
-            found.append((index, expression.required, match))
+            found.append((index, expression.prefix, expression.required, match))
+        frame.by_kind[kind] = found
+        return found
+
+
+class _Inside:
+    """Names in one directory: what cannot match any of them has been left out."""
+
+    __slots__ = ("_by_kind", "_frame", "_matcher", "_place")
+
+    def __init__(self, matcher: PythonMatcher, frame: _Frame, place: bytes) -> None:
+        self._matcher, self._frame, self._place = matcher, frame, place
+        self._by_kind: dict[int, list[_Candidate]] = {}
+
+    def find(self, path: bytes, kind: int) -> int:
+        """As `PythonMatcher.find`, for a path in this directory."""
+        candidates = self._by_kind.get(kind)
+        if candidates is None:
+            candidates = self._by_kind[kind] = self._chosen(kind)
+        best = self._matcher.whole(self._frame, path, kind)
+        for index, _, required, match in candidates:
+            if index < best:
+                break
+            if required in path and match(path + _TAILS[kind]):
+                return index
+        return best
+
+    def _chosen(self, kind: int) -> list[_Candidate]:
+        place, least = self._place, self._frame.subtrees[kind]
+        found: list[_Candidate] = []
+        for candidate in self._matcher.candidates(self._frame, kind):
+            index, prefix, required, match = candidate
+            if index < least:
+                break
+            if not (place.startswith(prefix) or prefix.startswith(place)):
+                continue
+            if required in place:
+                found.append((index, prefix, b"", match))
+                continue
+            # No name has a slash: the last one in the text is the one before the name.
+            cut = required.rfind(b"/") + 1
+            if not cut or place.endswith(required[:cut]):
+                found.append(candidate)
         return found

@@ -23,7 +23,7 @@ system would change them.  Policies as distributions ship them have no such case
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -96,6 +96,8 @@ class Policy:
             self._matcher: Matcher = matcher_for([_rule(each, reading) for each in self._ordered], engine=engine)
         except (re.error, RecursionError, OverflowError) as error:
             raise SELinuxPolicyError(SPECIFICATION_FILES[0], f"an expression is too much for Python: {error}") from None
+        self._contexts = [*(each.context for each in self._ordered), None]
+        """By the index of a rule; the last one is for -1, no rule."""
         self._merged = {alias: original for table in aliases for alias, original in table.items()}
         self._other: Policy | None = None
 
@@ -162,6 +164,27 @@ class Policy:
             b"%b%b" % (directory, name) if directory.endswith(b"/") or not directory else b"%b/%b" % (directory, name)
         )
         return path if self.reading == "libselinux" else self._merged.get(path, path)
+
+    def labels_in(self, directory: bytes) -> Callable[[bytes, int], bytes | None]:
+        """What gives the labels of names in a directory that is looked up as *directory*; faster than `decide`."""
+        prefix = directory if directory.endswith(b"/") or not directory else directory + b"/"
+        contexts = self._contexts
+        if self.reading == "libselinux" or prefix != directory.rstrip(b"/") + b"/":
+
+            def decided(name: bytes, kind: int) -> bytes | None:
+                found = self.decide(self.inside(directory, name), kind)
+                return None if found is None else found.context
+
+            return decided
+        find, aliases, anywhere = self._matcher.inside(directory), self._merged, self._matcher.find
+
+        def label(name: bytes, kind: int) -> bytes | None:
+            path = prefix + name
+            if path in aliases:
+                return contexts[anywhere(aliases[path], kind)]
+            return contexts[find(path, kind)]
+
+        return label
 
     # -- where the two readings differ
 

@@ -18,9 +18,9 @@ from typing import Final
 
 from .byteset import ANY, CLASSES, BracketError, both_cases, parse_bracket, pattern_of, single
 
-__all__ = ["LITERAL", "OTHER", "SUBTREE", "BracketError", "Expression", "parse_expression"]
+__all__ = ["BELOW", "LITERAL", "OTHER", "SUBTREE", "BracketError", "Expression", "parse_expression"]
 
-LITERAL, SUBTREE, OTHER = "literal", "subtree", "other"
+LITERAL, SUBTREE, BELOW, OTHER = "literal", "subtree", "below", "other"
 
 _NESTED_MAX: Final = 100
 _LENGTH_MAX: Final = 16384
@@ -43,11 +43,11 @@ class Expression:
     re2: bytes | None
     """For RE2 with Latin-1; None if it cannot have it."""
     kind: str
-    """`LITERAL`, `SUBTREE` (`prefix`, and all below it), or `OTHER`."""
+    """`LITERAL`, `SUBTREE` (`prefix`, and all below it), `BELOW` (all below it), or `OTHER`."""
     prefix: bytes
-    """What every match begins with; all of it for a literal, the top of a subtree."""
+    """What every match begins with; all of it for a literal, the top of a subtree, which has no slash at its end."""
     required: bytes
-    """A text that every match contains, the longest that is known; perhaps empty."""
+    """A text that every match contains, if its directory fits to `prefix`; perhaps empty."""
 
 
 class _NotRustError(Exception):
@@ -268,22 +268,29 @@ class _Parser:
         re2 = b"".join(piece.re2 for piece in level.pieces)
         if level.split:
             return Expression(pattern, re2, OTHER, b"", b"")
-        prefix, required, run = None, b"", b""
+        runs, run = [], b""
         for piece in (*level.pieces, _Piece(b"", b"", None)):
             if piece.literal is not None:
                 run += piece.literal
-                continue
-            prefix = run if prefix is None else prefix
-            required, run = max(required, run, key=len), b""
-        literals = sum(piece.literal is not None for piece in level.pieces)
-        kind = OTHER
-        if literals == len(level.pieces):
-            kind = LITERAL
-        elif (
-            literals == len(level.pieces) - 1 and self._source.endswith(b"(/.*)?") and level.pieces[-1].literal is None
-        ):
-            kind = SUBTREE
-        return Expression(pattern, re2, kind, prefix or b"", required)
+            else:
+                runs.append(run)
+                run = b""
+        prefix, *others = runs
+        # What is before the last slash of the prefix, a look at the directory has told.
+        required = max(*others, b"" if prefix.endswith(b"/") else prefix, b"", key=len)
+        kind = self._kind(level)
+        return Expression(pattern, re2, kind, prefix[:-1] if kind == BELOW else prefix, required)
+
+    def _kind(self, level: _Level) -> str:
+        *others, last = level.pieces
+        if any(piece.literal is None for piece in others):
+            return OTHER
+        if last.literal is not None:
+            return LITERAL
+        if self._source.endswith(b"(/.*)?"):
+            return SUBTREE
+        ends = self._source.endswith(b"/.*") and others and others[-1].literal is not None
+        return BELOW if ends and (others[-1].literal or b"").endswith(b"/") else OTHER
 
 
 # -- what Rust's engine refuses ----------------------------------------------------------------

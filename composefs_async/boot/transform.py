@@ -13,7 +13,7 @@ from typing import Final, Literal
 from ..errors import BootError
 from ..tree.inodes import Directory, Symlink
 from ..tree.transform import settle_links
-from .labels import ReadFile, find_policy, label_tree, remove_labels
+from .labels import ReadFile, find_policy, label_settled_tree, remove_labels
 from .policy import Engine, Policy
 
 __all__ = ["EMPTIED", "Nanoseconds", "transform_for_boot"]
@@ -52,7 +52,7 @@ def transform_for_boot(
     if policy is None:
         remove_labels(root)
     else:
-        label_tree(root, policy)
+        label_settled_tree(root, policy)
     return policy
 
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from composefs_async.boot.matching import matcher_for
-from composefs_async.boot.regex import LITERAL, OTHER, SUBTREE, BracketError, parse_expression
+from composefs_async.boot.regex import BELOW, LITERAL, OTHER, SUBTREE, BracketError, parse_expression
 
 from .conftest import ENGINES
 
@@ -68,7 +68,8 @@ def test_an_expression_matches_whole_paths(engine: str, regex: bytes, good: list
         (rb"/x/[^/]+/a_long_name/.*", OTHER, b"/x/", b"/a_long_name/"),
         (rb"/ab?", OTHER, b"/a", b"/a"),
         (rb"/abc|/abd", OTHER, b"", b""),
-        (rb"/(?i)abc", OTHER, b"/", b"/"),
+        (rb"/(?i)abc", OTHER, b"/", b""),
+        (rb"/x/.*", BELOW, b"/x", b""),
         (rb"(/.*)?(/.*)?", OTHER, b"", b""),
         (rb"/nn(?!q)", OTHER, b"", b""),
     ],
