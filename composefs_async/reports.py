@@ -70,6 +70,8 @@ class GcResult:
     """Temporary files and links of interrupted operations, sorted; not among the other counters."""
     objects_leased: int = 0
     """Nothing has a name that needs them, but an import that was interrupted stored them (`Lease`)."""
+    mounted: tuple[str, ...] = ()
+    """Ids of images that no reference leads to, and that stay because they are mounted; sorted."""
     objects_missing: int = 0
     """Names need them, and they are not there: fsck tells more."""
     unknown_roots: tuple[str, ...] = ()

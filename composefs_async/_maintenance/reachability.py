@@ -101,6 +101,8 @@ class Roots:
     """Sorted by their path."""
     additional: tuple[tuple[Category, str], ...]
     """First-level names that are roots because the caller said so."""
+    mounted: tuple[ObjectId, ...]
+    """Images that are roots because they are mounted."""
     lost: tuple[tuple[Category, str], ...]
     """First-level names of which nobody can say what they led to, that lead nowhere, and that no reference means."""
     notes: tuple[Finding, ...]
@@ -113,7 +115,12 @@ class Roots:
     @property
     def names(self) -> set[tuple[Category, str]]:
         """First-level names that are roots and are there."""
-        return {(each.category, each.name) for each in self.references if each.object_id} | set(self.additional)
+        referred = {(each.category, each.name) for each in self.references if each.object_id}
+        links = self.links["images"]
+        mounted: set[tuple[Category, str]] = {
+            ("images", image.hex()) for image in self.mounted if links.get(image.hex()) == image
+        }
+        return referred | mounted | set(self.additional)
 
     def require_all(self) -> None:
         """Refuse to go on if there may be references that were not seen.
@@ -127,7 +134,8 @@ class Roots:
     @property
     def ids(self) -> dict[ObjectId, str]:
         """What all roots lead to, each with the path of a name that does."""
-        found = {self.links[category][name]: f"{category}/{name}" for category, name in self.additional}
+        found = {image: f"images/{image.hex()}" for image in self.mounted}
+        found.update({self.links[category][name]: f"{category}/{name}" for category, name in self.additional})
         found.update((each.object_id, each.path) for each in self.references if each.object_id)
         return found
 
@@ -202,8 +210,13 @@ def _kind_of(content: bytes) -> Kind:
 # -- names -------------------------------------------------------------------------------------
 
 
-def roots(state: RepoState, additional: Iterable[str] = (), known: Roots | None = None) -> Roots:
-    """The names there are, and those that keep something: references, and *additional* first-level names.
+def roots(
+    state: RepoState,
+    additional: Iterable[str] = (),
+    known: Roots | None = None,
+    mounted: tuple[ObjectId, ...] = (),
+) -> Roots:
+    """The names there are, and what keeps something: references, *additional* first-level names, *mounted* images.
 
     Names that lead nowhere, and what is no link, become notes.  A directory that cannot be read is an error.  Whoever
     deletes what nothing leads to calls `Roots.require_all` first.
@@ -214,7 +227,7 @@ def roots(state: RepoState, additional: Iterable[str] = (), known: Roots | None 
     """
     with files.naming(state.path):
         entries = _read_links(state)
-    if known is not None and entries == known.entries:
+    if known is not None and (entries, mounted) == (known.entries, known.mounted):
         return known
     notes: list[Finding] = []
     links: dict[Category, dict[str, ObjectId]] = {category: {} for category in CATEGORIES}
@@ -236,7 +249,7 @@ def roots(state: RepoState, additional: Iterable[str] = (), known: Roots | None 
     extra = tuple((category, name) for category in CATEGORIES for name in sorted(wanted & links[category].keys()))
     unmeant = tuple(each for each in lost if each not in meant)
     hidden = tuple(_hidden(state, entries, references, wanted))
-    return Roots(links, tuple(references), extra, unmeant, tuple(notes), hidden, entries)
+    return Roots(links, tuple(references), extra, mounted, unmeant, tuple(notes), hidden, entries)
 
 
 def _hidden(

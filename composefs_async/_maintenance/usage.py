@@ -22,6 +22,7 @@ from ..digest import ObjectId
 from ..errors import ReachUnknownError
 from ..reports import NameUsage, Space, Usage
 from . import leases, reachability
+from .mounted import mounted_images
 from .reach_cache import ReachCache
 from .reachability import Roots
 from .repair.quarantine import QUARANTINE
@@ -50,7 +51,8 @@ def usage(state: RepoState) -> Usage:
     with state.shared():
         roots, held = reachability.roots(state), leases.all_leases(state)
         roots.require_all()
-        owners = _Owners(state, roots, [stream_id for lease in held for stream_id in lease.layers.values()])
+        leased = [stream_id for lease in held for stream_id in lease.layers.values()]
+        owners = _Owners(state, roots, [*leased, *mounted_images(state)])
         since = min((lease.started for lease in held), default=None)
         old, young, leftovers = _measure(state, owners, since)
         sets = _Sets(owners.masks(), old, young)

@@ -138,6 +138,8 @@ def native_failure(state: RepoState, object_id: ObjectId, number: int, step: str
         return IntegrityError(f"{what} was written, but the kernel measures another digest")
     if step == "verity" and number in (errno.EOPNOTSUPP, errno.ENOTTY):
         return VerityNotSupportedError(what)
+    if step == "reopen" and number == errno.ENOENT:
+        return FileNotFoundError(number, "it is not mounted, and is needed for fs-verity", "/proc")
     return OSError(number, f"{os.strerror(number)} ({step})", f"{state.path}/objects/{object_id.path}")
 
 

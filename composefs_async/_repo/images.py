@@ -17,7 +17,7 @@ from .batch import Buffer
 from .publish import Link
 from .state import RepoState
 
-__all__ = ["has_image", "image_link", "import_image", "objects_for_image", "open_image", "write_image"]
+__all__ = ["find_image", "has_image", "image_link", "import_image", "objects_for_image", "open_image", "write_image"]
 
 
 def write_image(state: RepoState, data: Buffer, name: str | None = None) -> ObjectId:
@@ -94,7 +94,7 @@ def image_link(image_id: ObjectId) -> Link:
 def has_image(state: RepoState, name: str) -> ObjectId | None:
     """The id of the image *name*, if the name and the object are there, and the name leads to that image."""
     try:
-        image_id = _resolve(state, name)
+        image_id = find_image(state, name)
     except (ImageNotFoundError, DigestMismatchError):
         return None
     return image_id if objects.has_object(state, image_id) else None
@@ -109,7 +109,7 @@ def open_image(state: RepoState, name: str) -> int:
         DigestMismatchError: the name leads to another image, or the object is not what it should be.
         VerityMissingError: the repository is secure and the image is not protected.
     """
-    return objects.open_object(state, _resolve(state, name))
+    return objects.open_object(state, find_image(state, name))
 
 
 def objects_for_image(state: RepoState, name: str) -> list[ObjectId]:
@@ -122,11 +122,11 @@ def objects_for_image(state: RepoState, name: str) -> list[ObjectId]:
     from ..erofs.reader.superblock import IMAGE_LIMIT
     from ..erofs.references import image_object_ids
 
-    content = objects.read_object(state, _resolve(state, name), max_size=IMAGE_LIMIT)
+    content = objects.read_object(state, find_image(state, name), max_size=IMAGE_LIMIT)
     return image_object_ids(content, state.algorithm)
 
 
-def _resolve(state: RepoState, name: str) -> ObjectId:
+def find_image(state: RepoState, name: str) -> ObjectId:
     """The object that *name* leads to, over an id that is the same."""
     digits = _below_images(name)
     if digits.startswith("refs/"):

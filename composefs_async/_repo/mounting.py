@@ -17,7 +17,8 @@ from .._sys.mount import KernelOptions
 from ..erofs.format import COMPOSEFS_HEADER, COMPOSEFS_MAGIC, HAS_ACL
 from ..errors import ErofsError
 from ..results import MountOptions, Path
-from .images import open_image
+from . import objects
+from .images import find_image
 from .state import RepoState
 
 __all__ = ["mount_at", "mount_image", "opened_directory", "unmount"]
@@ -35,7 +36,7 @@ def mount_image(state: RepoState, name: str, options: MountOptions) -> int:
     Raises:
         MountError, ErofsError, and the errors of `open_image`.
     """
-    with state.shared(), _image(state, name) as image, ExitStack() as stack:
+    with state.shared(), _image(state, name) as (image, image_id), ExitStack() as stack:
         upper, work = (stack.enter_context(opened_directory(path)) for path in (options.upper, options.work))
         kernel = KernelOptions(
             verity=state.secure,
@@ -44,6 +45,7 @@ def mount_image(state: RepoState, name: str, options: MountOptions) -> int:
             work=work,
             read_write=options.read_write,
             idmap=options.idmap,
+            source=image_id,
         )
         return mount.mount_composefs(image, name, state.objects_fd, kernel)
 
@@ -63,11 +65,12 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def _image(state: RepoState, name: str) -> Iterator[int]:
-    """The open image, measured as far as the file system can."""
-    fd = open_image(state, name)
+def _image(state: RepoState, name: str) -> Iterator[tuple[int, str]]:
+    """The open image, measured as far as the file system can, and its id."""
+    image_id = find_image(state, name)
+    fd = objects.open_object(state, image_id)
     try:
-        yield fd
+        yield fd, image_id.hex()
     finally:
         os.close(fd)
 

@@ -74,6 +74,8 @@ class KernelOptions:
     read_write: bool = False
     idmap: int | None = None
     """A descriptor of the user namespace whose map of owners applies to the image."""
+    source: str | None = None
+    """What the mount table says is mounted: the id of the image, by which gc knows it; its name if not given."""
     backings: tuple[Backing, ...] = tuple(Backing)
     layerings: tuple[Layering, ...] = tuple(Layering)
 
@@ -190,7 +192,7 @@ def _mount_layers(layering: Layering, erofs: int, name: str, objects: int, optio
 
 
 def _configure(context: Context, name: str, options: KernelOptions) -> None:
-    context.set_source(f"composefs:{name}")
+    context.set_source(f"composefs:{options.source or name}")
     context.set_string("metacopy", "on")
     context.set_string("redirect_dir", "on")
     if options.verity:

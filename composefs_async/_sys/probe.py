@@ -18,6 +18,7 @@ from ..digest import BLOCK_SIZE, Algorithm
 from ..errors import VerityNotSupportedError
 from . import verity
 from .files import Tmpfile, opened, write_all
+from .mount_table import is_proc_mounted, mount_table
 
 __all__ = ["Abilities", "probe"]
 
@@ -50,6 +51,8 @@ class Abilities:
     free_bytes: int
     free_inodes: int
     read_only: bool
+    proc: bool
+    """/proc is mounted; without it mounts cannot be made nor seen, and fs-verity cannot be enabled."""
 
 
 def probe(path: str) -> Abilities:
@@ -70,6 +73,7 @@ def probe(path: str) -> Abilities:
             free_bytes=status.f_bavail * status.f_frsize,
             free_inodes=status.f_favail,
             read_only=bool(status.f_flag & os.ST_RDONLY),
+            proc=is_proc_mounted(),
         )
 
 
@@ -77,14 +81,12 @@ def probe(path: str) -> Abilities:
 
 
 def _kind(directory: int) -> str:
-    """By the device number in /proc/self/mountinfo (proc_pid_mountinfo(5)); of several mounts the last."""
+    """By the device number in the mount table; of several mounts the last."""
     device = os.fstat(directory).st_dev
     wanted, found = f"{os.major(device)}:{os.minor(device)}", ""
-    with open("/proc/self/mountinfo", errors="replace") as mounts:
-        for line in mounts:
-            before, _, after = line.partition(" - ")
-            if before.split()[2] == wanted:
-                found = after.split()[0]
+    for entry in mount_table():
+        if entry.device == wanted:
+            found = entry.kind
     return found
 
 
@@ -161,8 +163,9 @@ def _has_filesystem(name: str) -> bool:
 
 
 def _is_registered(name: str) -> bool:
-    with open("/proc/filesystems") as known:
+    with contextlib.suppress(FileNotFoundError), open("/proc/filesystems") as known:
         return any(line.split()[-1:] == [name] for line in known)
+    return False
 
 
 def _has_module(name: str) -> bool:

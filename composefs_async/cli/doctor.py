@@ -103,6 +103,8 @@ def _lines(found: Abilities) -> list[tuple[bool | None, str, str]]:
             "mounts cannot require fs-verity; that needs Linux 6.6",
         ),
     }
+    if not found.proc:
+        facts["/proc"] = (False, "", "/proc is not mounted: no image can be mounted, nor fs-verity be enabled")
     unknown = "cannot be tried where nothing can be written"
     return [(good, name, {True: yes, False: no, None: unknown}[good]) for name, (good, yes, no) in facts.items()]
 

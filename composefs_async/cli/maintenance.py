@@ -28,6 +28,7 @@ __all__ = ["gc", "leases", "transaction"]
     metavar="NAME",
     help="Keep this stream or image (a name in streams/ or images/), too; may be repeated.",
 )
+@click.option("--ignore-mounts", is_flag=True, help="Do not keep images because they are mounted.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only tell what would be removed.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to wait for others.")
 @click.option("--no-wait", is_flag=True, help="Fail at once if somebody else uses the repository.")
@@ -42,15 +43,22 @@ def gc(
     no_wait: bool,
     progress: str,
     json_output: bool,
+    *,
+    ignore_mounts: bool,
 ) -> None:
     """Remove objects that nothing with a name needs, and names that lead nowhere.
+
+    Images that are mounted stay, as far as this mount namespace shows them: what containers and services with
+    namespaces of their own have mounted is out of sight, and needs a reference.
 
     What an interrupted pull has stored stays for a day, so that the next can go on: see 'leases'.
     """
     if no_wait and timeout is not None:
         raise click.UsageError("--timeout and --no-wait exclude each other")
     with settings.open() as repo, showing(progress, counts=True) as show:
-        result = repo.gc(roots, dry_run=dry_run, timeout=0 if no_wait else timeout, progress=show)
+        result = repo.gc(
+            roots, dry_run=dry_run, ignore_mounts=ignore_mounts, timeout=0 if no_wait else timeout, progress=show
+        )
     if json_output:
         print_json({"dry_run": dry_run, **_as_json(result)})
         return
@@ -72,6 +80,8 @@ def _print_notes(result: GcResult, dry_run: bool) -> None:
         _note(f"{'would remove' if dry_run else 'removed'} {path}, left by an interrupted operation")
     for name in result.unknown_roots:
         _note(f"--root {name}: no stream or image has this name, so nothing was kept for it")
+    for image in result.mounted:
+        _note(f"image {image} is mounted, and stays although no reference leads to it")
     if result.objects_leased:
         _note(f"objects of interrupted imports that stay: {result.objects_leased}; see 'composefs-async leases'")
     if result.objects_missing:

@@ -28,10 +28,11 @@ class UpkeepOperations(OpenRepository):
         additional_roots: Iterable[str] = (),
         *,
         dry_run: bool = False,
+        ignore_mounts: bool = False,
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> GcResult:
-        """Remove objects that no reference needs, and names that lead nowhere.  Stopped anywhere it leaves all whole.
+        """Remove objects that no reference or mount needs, and names that lead nowhere.  Safe to stop at any point.
 
         Finding out goes on beside importers of all processes.  Removing needs the repository alone, for less than
         100 ms at a time, and waits for other handles: they have it for as long as they are open.  What this handle
@@ -39,6 +40,8 @@ class UpkeepOperations(OpenRepository):
 
         Args:
             additional_roots: names of streams and images (not references) that are kept with all they need.
+            ignore_mounts: do not keep images that are mounted in this mount namespace; those of others are out of
+                sight anyway, and need a reference.
             dry_run: only tell what would be removed; waits for nobody.
             timeout: how many seconds in all to wait for others; 0 waits for nobody.
 
@@ -48,7 +51,12 @@ class UpkeepOperations(OpenRepository):
             ReadOnlyRepositoryError
         """
         return _maintenance.collect.gc(
-            self._state, additional_roots, dry_run=dry_run, timeout=timeout, progress=progress
+            self._state,
+            additional_roots,
+            dry_run=dry_run,
+            ignore_mounts=ignore_mounts,
+            timeout=timeout,
+            progress=progress,
         )
 
     async def gc_async(
@@ -56,6 +64,7 @@ class UpkeepOperations(OpenRepository):
         additional_roots: Iterable[str] = (),
         *,
         dry_run: bool = False,
+        ignore_mounts: bool = False,
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> GcResult:
@@ -65,6 +74,7 @@ class UpkeepOperations(OpenRepository):
             self._state,
             additional_roots,
             dry_run=dry_run,
+            ignore_mounts=ignore_mounts,
             timeout=timeout,
             progress=in_loop(progress),
         )

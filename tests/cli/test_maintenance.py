@@ -81,6 +81,7 @@ def test_gc_in_json(cli: Cli, place: Path) -> None:
         "pruned": [],
         "leftovers": [],
         "objects_leased": 0,
+        "mounted": [],
         "objects_missing": 0,
         "unknown_roots": [],
         "notes": [{"type": "broken-symlink", "path": "streams/refs/a"}],

@@ -30,6 +30,7 @@ TYPES = {
     "free_bytes": int,
     "free_inodes": int,
     "read_only": bool,
+    "proc": bool,
 }
 NOBODY = 65534
 

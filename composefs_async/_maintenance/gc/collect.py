@@ -26,6 +26,7 @@ from ...errors import ReachUnknownError, ReadOnlyRepositoryError
 from ...progress import CollectProgress, Message, ProgressCallback, ProgressEvent
 from ...reports import GcResult
 from .. import leases, reachability
+from ..mounted import mounted_images
 from ..reach_cache import ReachCache
 from . import shards
 from .candidates import Survey, leftovers
@@ -51,6 +52,7 @@ def gc(
     additional_roots: Iterable[str] = (),
     *,
     dry_run: bool = False,
+    ignore_mounts: bool = False,
     timeout: float | None = None,
     progress: ProgressCallback | None = None,
     check: Check | None = None,
@@ -62,6 +64,7 @@ def gc(
     Args:
         additional_roots: first-level names that are kept with all they need, though no reference leads to them; those
             that are not there are ignored and told.
+        ignore_mounts: do not keep what is mounted in this mount namespace and has no reference.
         dry_run: only tell what would be removed; needs neither the exclusive lock nor permission to write.
         timeout: how many seconds in all to wait for others who use the repository; 0 waits for nobody.
         progress: gets an event for about a thousand objects; while it works others may wait.
@@ -75,7 +78,7 @@ def gc(
     """
     if not dry_run:
         state.require_writable()
-    collection = _Collection(state, tuple(additional_roots), progress or _ignore, check or _nothing)
+    collection = _Collection(state, tuple(additional_roots), ignore_mounts, progress or _ignore, check or _nothing)
     with files.whole_paths(state.path):
         with state.shared():
             collection.mark()
@@ -98,8 +101,15 @@ def _referrers_first(link: tuple[str, ObjectId]) -> int:
 
 
 class _Collection:
-    def __init__(self, state: RepoState, additional: tuple[str, ...], progress: ProgressCallback, check: Check) -> None:
-        self._state, self._additional = state, additional
+    def __init__(
+        self,
+        state: RepoState,
+        additional: tuple[str, ...],
+        ignore_mounts: bool,
+        progress: ProgressCallback,
+        check: Check,
+    ) -> None:
+        self._state, self._additional, self._ignore_mounts = state, additional, ignore_mounts
         self._progress, self._check = progress, check
         self._width = state.algorithm.digest_size
         self._reached = reachability.Reached()
@@ -111,7 +121,7 @@ class _Collection:
     def mark(self) -> None:
         """Find what is needed, and what is not."""
         state, live = self._state, IdSet(self._width)
-        self._roots = reachability.roots(state, self._additional)
+        self._roots = self._find_roots(None)
         self._roots.require_all()
         self._leases = leases.all_leases(state)
         with ReachCache.open(state) as cache:
@@ -131,6 +141,10 @@ class _Collection:
         self._staying = {object_id for object_id in named if not self._goes(object_id)}
         self._pruned = self._doomed()
         self._removed, self._bytes = self._foreseen()
+
+    def _find_roots(self, known: reachability.Roots | None) -> reachability.Roots:
+        mounted = () if self._ignore_mounts else mounted_images(self._state)
+        return reachability.roots(self._state, self._additional, known, mounted)
 
     def _foreseen(self) -> tuple[int, int]:
         """How many objects and bytes are to go."""
@@ -248,7 +262,7 @@ class _Collection:
 
     def _look_again(self) -> None:
         """Find what has been named since."""
-        roots, held = reachability.roots(self._state, self._additional, self._roots), leases.all_leases(self._state)
+        roots, held = self._find_roots(self._roots), leases.all_leases(self._state)
         if roots is self._roots and held == self._leases:
             return
         roots.require_all()
@@ -320,6 +334,7 @@ class _Collection:
     def result(self) -> GcResult:
         pruned = {f"{category}/{name}" for category, name in self._pruned}
         known = {name for _, name in self._roots.additional}
+        referred = {each.object_id for each in self._roots.references}
         return GcResult(
             objects_removed=self._removed,
             objects_bytes=self._bytes,
@@ -328,6 +343,7 @@ class _Collection:
             pruned=tuple(sorted(pruned)),
             leftovers=tuple(sorted(self._leftovers)),
             objects_leased=self._survey.young,
+            mounted=tuple(image.hex() for image in self._roots.mounted if image not in referred),
             objects_missing=self._survey.missing,
             unknown_roots=tuple(each for each in self._additional if each not in known),
             notes=(

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from ..._sys.mount_table import is_proc_mounted
 from ...digest import Algorithm
 from ...tree.inodes import NO_XATTRS, Directory, ExternalFile, InlineFile, Inode, Special, Symlink, Xattrs
 from .. import batch
@@ -116,6 +117,7 @@ class _Scan:
     def __init__(self, options: ScanOptions, batches: Batches, workers: Workers) -> None:
         self._options = options
         self._opening = workers.opening
+        self._has_proc = is_proc_mounted()
         self._batches = batches
         self._linked: dict[tuple[int, int], Inode] = {}
         self._xattr_sets: dict[Xattrs, Xattrs] = {}
@@ -256,7 +258,7 @@ class _Scan:
             if inode is not None:
                 inode.nlink += 1
             else:
-                inode = self._regular(fd, status, frame, name) if regular else self._other(fd, status)
+                inode = self._regular(fd, status, frame, name) if regular else self._other(fd, status, frame, name)
                 if status.st_nlink > 1 and inode is not None and self._options.hard_links:
                     self._linked[status.st_dev, status.st_ino] = inode
                 if type(inode) is ExternalFile:
@@ -282,13 +284,13 @@ class _Scan:
             refuse_changed(frame.path(name))
         return InlineFile(status.st_mode, 1, status.st_uid, status.st_gid, mtime_ns, xattrs, content)
 
-    def _other(self, fd: int, status: os.stat_result) -> Inode | None:
+    def _other(self, fd: int, status: os.stat_result, frame: _Frame, name: str) -> Inode | None:
         """What is no regular file; None if it is not wanted."""
         device = stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode)
         if device and not self._options.devices:
             return None
         # The link of /proc leads to what is open, and if that is a symbolic link not further.
-        xattrs = self._xattrs(f"/proc/self/fd/{fd}")
+        xattrs = self._xattrs(f"/proc/self/fd/{fd}") if self._has_proc else self._xattrs_of_path(frame, name, status)
         common = status.st_mode, 1, status.st_uid, status.st_gid, self._time(status), xattrs
         if stat.S_ISLNK(status.st_mode):
             return Symlink(*common, os.fsencode(os.readlink("", dir_fd=fd)))
@@ -297,26 +299,35 @@ class _Scan:
     def _time(self, status: os.stat_result) -> int:
         return 0 if self._options.use_epoch else status.st_mtime_ns
 
-    def _xattrs(self, where: int | str) -> Xattrs:
+    def _xattrs(self, where: int | str, *, follow_symlinks: bool = True) -> Xattrs:
         if not self._options.read_xattrs:
             return NO_XATTRS
         try:
-            names = os.listxattr(where)
+            names = os.listxattr(where, follow_symlinks=follow_symlinks)
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
                 return NO_XATTRS
             raise
         if not names:
             return NO_XATTRS
-        found = tuple(sorted(self._pairs(where, names)))
+        found = tuple(sorted(self._pairs(where, names, follow_symlinks)))
         return self._xattr_sets.setdefault(found, found)
 
-    def _pairs(self, where: int | str, names: list[str]) -> Iterator[tuple[bytes, bytes]]:
+    def _xattrs_of_path(self, frame: _Frame, name: str, status: os.stat_result) -> Xattrs:
+        """The attributes of what is no regular file, where /proc does not lead to it."""
+        path = frame.path(name)
+        xattrs = self._xattrs(path, follow_symlinks=False)
+        now = os.stat(path, follow_symlinks=False)
+        if (now.st_dev, now.st_ino, now.st_ctime_ns) != (status.st_dev, status.st_ino, status.st_ctime_ns):
+            refuse_changed(path)
+        return xattrs
+
+    def _pairs(self, where: int | str, names: list[str], follow_symlinks: bool) -> Iterator[tuple[bytes, bytes]]:
         keep = self._options.keep_xattr
         for name in names:
             raw = os.fsencode(name)
             if keep is None or keep(raw):
-                yield raw, os.getxattr(where, name)
+                yield raw, os.getxattr(where, name, follow_symlinks=follow_symlinks)
 
 
 @contextmanager
