@@ -64,16 +64,25 @@ def limit_options(function: Any) -> Any:
             metavar="BYTES",
             help="Refuse files in layers of more than 1 TiB, or so many bytes.",
         ),
+        click.option(
+            "--max-window",
+            type=click.IntRange(min=1 << 10),
+            metavar="BYTES",
+            help="Memory for the window of a zstd frame (default 536870912, at most 2147483648).",
+        ),
     ):
         function = option(function)
     return function
 
 
-def limits_of(max_ratio: float | None, max_layer_size: int | None, max_file_size: int | None) -> Limits:
+def limits_of(
+    max_ratio: float | None, max_layer_size: int | None, max_file_size: int | None, max_window: int | None
+) -> Limits:
     """The default limits but for those that were given."""
     from ..oci.limits import Limits
 
     given = {"max_ratio": max_ratio, "max_layer_size": max_layer_size, "max_file_size": max_file_size}
+    given["max_window"] = max_window
     return Limits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
@@ -131,6 +140,7 @@ def pull(
     max_ratio: float | None,
     max_layer_size: int | None,
     max_file_size: int | None,
+    max_window: int | None,
     **registry: Any,
 ) -> None:
     """Import IMAGE and tag it as NAME, or as IMAGE.
@@ -156,7 +166,7 @@ def pull(
 
     if expected_digest is not None and not bootable:
         raise click.UsageError("--expected-digest needs --bootable")
-    limits = limits_of(max_ratio, max_layer_size, max_file_size)
+    limits = limits_of(max_ratio, max_layer_size, max_file_size, max_window)
     if image.partition(":")[2].partition(":")[0] == STANDARD_INPUT:
         if name is None:
             raise click.UsageError("an image from standard input needs a NAME")

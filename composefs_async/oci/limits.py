@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .importing.decompress import MAX_RATIO, MAX_SIZE
+from .importing.decompress import MAX_RATIO, MAX_SIZE, MAX_WINDOW
 from .jsondoc import DOCUMENT_LIMIT
 from .tar.header import MAX_FILE_SIZE
 
@@ -21,5 +21,7 @@ class Limits:
     """Of an unpacked layer, in bytes."""
     max_file_size: int = MAX_FILE_SIZE
     """Of one file in a layer, in bytes."""
+    max_window: int = MAX_WINDOW
+    """Of a zstd frame in a layer, in bytes of memory; the powers of two from 1 KiB to 2 GiB count."""
     document_size: int = DOCUMENT_LIMIT
     """Of each index, manifest and config, in bytes."""

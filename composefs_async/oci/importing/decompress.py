@@ -3,7 +3,7 @@
 Owns the unpacking into a buffer of the caller's, and the limits that stop a bomb.  It does not own which media type
 means which compression (`documents`), where packed bytes come from or what the unpacked ones mean; it opens nothing
 and waits for nothing.  All input is untrusted; memory is bounded by the caller's piece of input, one
-MiB of output and, for zstd, a window of at most 128 MiB.
+MiB of output and, for zstd, a window of at most `MAX_WINDOW`, or what the caller allows.
 
 A loop around it::
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from zlib_ng import zlib_ng
@@ -36,6 +35,7 @@ __all__ = [
     "HEAD_SIZE",
     "MAX_RATIO",
     "MAX_SIZE",
+    "MAX_WINDOW",
     "RATIO_FROM",
     "Compression",
     "Decompressor",
@@ -49,10 +49,14 @@ MAX_SIZE = 1 << 40
 """The default limit of what one blob unpacks to, in bytes."""
 MAX_RATIO = 1000.0
 """The default limit of unpacked to packed bytes.  Real layers stay below 100; nothing but zeros has more."""
+MAX_WINDOW = 512 << 20
+"""The default limit of a zstd window, in bytes: that of the decoder of podman and Docker (klauspost/compress)."""
 RATIO_FROM = 64 << 20
 """The ratio is not judged before this many unpacked bytes, which fit anywhere."""
 
-_WINDOW_LOG_MAX = 27  # 128 MiB: what zstd(1) accepts without --long or --memory
+_WINDOW_LOGS = 10, 31  # all that zstd can be told (zstd.h, ZSTD_WINDOWLOG_MIN and ZSTD_WINDOWLOG_MAX)
+# What zstd says (error_private.c); its numbers do not come through.
+_TOO_LARGE, _NO_MEMORY = "Frame requires too much memory for decoding", "not enough memory"
 _OUTPUT = 512 << 10
 # A member's end costs a copy of the input behind it: begin small, for archives of many small members.
 _FIRST_SLICE, _SLICE = 4 << 10, 512 << 10
@@ -116,11 +120,21 @@ def begins_tar(head: bytes) -> bool:
         return False
 
 
-def decompressor(compression: Compression, *, max_size: int = MAX_SIZE, max_ratio: float = MAX_RATIO) -> Decompressor:
-    """A new decompressor for one blob."""
-    kinds: dict[Compression, Callable[[int, float], Decompressor]]
-    kinds = {Compression.NONE: _Plain, Compression.GZIP: _Gzip, Compression.ZSTD: _Zstd}
-    return kinds[compression](max_size, max_ratio)
+def decompressor(
+    compression: Compression,
+    *,
+    max_size: int = MAX_SIZE,
+    max_ratio: float = MAX_RATIO,
+    max_window: int = MAX_WINDOW,
+) -> Decompressor:
+    """A new decompressor for one blob.
+
+    Args:
+        max_window: bytes of memory for the window of a zstd frame; counts as the power of two that it reaches.
+    """
+    if compression is Compression.ZSTD:
+        return _Zstd(max_size, max_ratio, max_window)
+    return (_Gzip if compression is Compression.GZIP else _Plain)(max_size, max_ratio)
 
 
 class Decompressor(abc.ABC):
@@ -271,8 +285,9 @@ class _Gzip(Decompressor):
 class _Zstd(Decompressor):
     """RFC 8878, with skippable frames, as zstd:chunked has them."""
 
-    def __init__(self, max_size: int, max_ratio: float) -> None:
+    def __init__(self, max_size: int, max_ratio: float, max_window: int) -> None:
         super().__init__(max_size, max_ratio)
+        self._window_log = min(max(max_window.bit_length() - 1, _WINDOW_LOGS[0]), _WINDOW_LOGS[1])
         self._frame: zstd.ZstdDecompressor | None = None
         self._frames = 0
         self._slice = _FIRST_SLICE
@@ -281,7 +296,7 @@ class _Zstd(Decompressor):
         if self._frame is None:
             if self.needs_input:
                 return b""
-            options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
+            options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: self._window_log}
             self._frame, self._slice = zstd.ZstdDecompressor(options=options), _FIRST_SLICE
         given: bytes | memoryview = b""
         if self._frame.needs_input:
@@ -292,7 +307,7 @@ class _Zstd(Decompressor):
         try:
             unpacked = self._frame.decompress(given, limit)
         except zstd.ZstdError as error:
-            raise CompressionError(f"damaged zstd frame: {error}", self.consumed) from None
+            raise self._failure(str(error)) from None
         if self._frame.eof:
             self._at += self._given - len(self._frame.unused_data)
             self._frame, self._given = None, 0
@@ -301,6 +316,17 @@ class _Zstd(Decompressor):
             self._at += self._given
             self._given = 0
         return unpacked
+
+    def _failure(self, said: str) -> Exception:
+        if _NO_MEMORY in said:
+            return MemoryError("not enough memory for the window of a zstd frame")
+        if _TOO_LARGE in said:
+            limit = 1 << self._window_log
+            return CompressionError(
+                f"the limit of {limit} bytes for the window of a zstd frame is exceeded (max_window, --max-window)",
+                self.consumed,
+            )
+        return CompressionError(f"damaged zstd frame: {said}", self.consumed)
 
     def finish(self) -> None:
         if self._frame is not None or not self._frames:

@@ -226,7 +226,10 @@ class Unpacker:
         self._exhausted = not data
         if self._decompressor is None:
             self._decompressor = decompressor(
-                self._detected(data), max_size=self._limits.max_layer_size, max_ratio=self._limits.max_ratio
+                self._detected(data),
+                max_size=self._limits.max_layer_size,
+                max_ratio=self._limits.max_ratio,
+                max_window=self._limits.max_window,
             )
         return data
 

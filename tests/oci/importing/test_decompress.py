@@ -152,15 +152,35 @@ def test_damage_names_its_place(compression, packed, reason, offset):
             assert caught.value.offset == offset
 
 
-@pytest.mark.parametrize(("window", "accepted"), [(27, True), (28, False)])
-def test_zstd_window_is_bounded(window, accepted):
+def frame_with(window: int) -> bytes:
+    """A frame that asks for a window of 1 << *window* bytes."""
     # RFC 8878: magic number, frame header descriptor without content size, window descriptor, one raw block
-    frame = struct.pack("<IBB", 0xFD2FB528, 0, window - 10 << 3) + (1 | 1 << 3).to_bytes(3, "little") + b"x"
-    if accepted:
-        assert unpack(ZSTD, frame) == b"x"
-    else:
-        with pytest.raises(CompressionError, match="too much memory"):
-            unpack(ZSTD, frame)
+    return struct.pack("<IBB", 0xFD2FB528, 0, window - 10 << 3) + (1 | 1 << 3).to_bytes(3, "little") + b"x"
+
+
+@pytest.mark.parametrize(
+    ("window", "limits", "limit"),
+    [
+        (27, {}, None),
+        (28, {}, None),
+        (29, {}, None),
+        (30, {}, 512 << 20),
+        (30, {"max_window": 1 << 30}, None),
+        (31, {"max_window": 1 << 40}, None),
+        (20, {"max_window": 1 << 20}, None),
+        (21, {"max_window": (1 << 21) - 1}, 1 << 20),
+        (11, {"max_window": 1}, 1 << 10),
+    ],
+)
+def test_zstd_window_is_a_limit_and_no_damage(window: int, limits: dict[str, int], limit: int | None) -> None:
+    if limit is None:
+        assert unpack(ZSTD, frame_with(window), **limits) == b"x"
+        return
+    with pytest.raises(CompressionError) as caught:
+        unpack(ZSTD, frame_with(window), **limits)
+    assert caught.value.reason == (
+        f"the limit of {limit} bytes for the window of a zstd frame is exceeded (max_window, --max-window)"
+    )
 
 
 @pytest.mark.parametrize("compression", [GZIP, ZSTD, NONE])
