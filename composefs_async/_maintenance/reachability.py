@@ -7,9 +7,7 @@ a name of its own lives as long as its config does.
 
 from __future__ import annotations
 
-import contextlib
 import enum
-import errno
 import os
 import stat
 import struct
@@ -18,11 +16,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from .._repo import objects
-from .._repo.publish import Category
 from .._repo.state import RepoState
+from .._repo.walk import MAX_DEPTH, Category, meant_name, walk_links
 from .._sys import errnos, files
-from .._sys.beneath import IN_THE_WAY, opened_beneath
-from ..digest import Algorithm, ObjectId, check_content_digest
+from .._sys.beneath import IN_THE_WAY
+from ..digest import Algorithm, ObjectId
 from ..erofs.format import EROFS_MAGIC, SUPERBLOCK_OFFSET
 from ..errors import (
     AlgorithmMismatchError,
@@ -55,8 +53,6 @@ CATEGORIES: tuple[Category, ...] = ("streams", "images")
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 """What streams from before 2026-01 begin with."""
 _JANUARY_MAGIC = slice(18, 18 + len(MAGIC))
-_MAX_DEPTH = 256
-"""Of directories below ``refs/``; what is deeper must not be overlooked, so it is an error."""
 
 
 class Kind(enum.Enum):
@@ -259,7 +255,8 @@ def _hidden(
     for path, target in sorted(entries.items()):
         is_refs = path.count("/") == 1 and path.endswith("/refs")
         if target is None and (path in CATEGORIES or is_refs or "/refs/" in path):
-            yield path, "it is no directory"
+            deep = path.count("/") > 1 + MAX_DEPTH
+            yield path, f"it is more than {MAX_DEPTH} directories deep" if deep else "it is no directory"
         elif target is not None and (is_refs or path in CATEGORIES):
             yield path, "it is a symbolic link, where a directory should be"
     for category in CATEGORIES:
@@ -305,57 +302,23 @@ def _leads_nowhere(state: RepoState, path: str) -> bool:
 def _reference(
     category: Category, path: str, target: str, links: dict[Category, dict[str, ObjectId]], notes: list[Finding]
 ) -> Reference:
-    name = _entry_of(category, os.path.basename(target), links[category])
+    name = meant_name(category, target, links[category].__contains__)
     object_id = links[category].get(name)
     if object_id is None:
         notes.append(Finding("broken-symlink", path))
     return Reference(category, path, name, object_id)
 
 
-def _entry_of(category: Category, name: str, links: dict[str, ObjectId]) -> str:
-    """As `names.entry_of`: pulls of January 2026 left references to the bare digest of a config."""
-    config = f"oci-config-{name}"
-    if category == "streams" and name not in links and config in links:
-        with contextlib.suppress(FormatError):
-            check_content_digest(name)
-            return config
-    return name
-
-
 def _read_links(state: RepoState) -> dict[str, str | None]:
     """Paths and targets of all links of both categories; None for what is neither a link nor a directory of them."""
     entries: dict[str, str | None] = {}
-    pending: list[str] = [*CATEGORIES]
-    while pending:
-        directory = pending.pop()
-        if directory.count("/") > _MAX_DEPTH:
-            raise ReachUnknownError(directory, f"its directories are more than {_MAX_DEPTH} deep")
-        try:
-            with opened_beneath(directory, os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.fd) as fd:
-                for name in os.listdir(fd):
-                    path = f"{directory}/{name}"
-                    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                        target = entries[path] = _target(name, fd)
-                        if target is None and path.endswith("/refs" if directory in CATEGORIES else name):
-                            pending.append(path)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            if error.errno not in IN_THE_WAY:
-                raise
-            entries[directory] = None
-        else:
-            entries.pop(directory, None)
+    for category in CATEGORIES:
+        for entry in walk_links(state, category):
+            if entry.error is None or entry.error.errno in IN_THE_WAY:
+                entries[entry.path] = entry.target
+            elif not isinstance(entry.error, FileNotFoundError):
+                raise entry.error
     return entries
-
-
-def _target(name: str, fd: int) -> str | None:
-    try:
-        return os.readlink(name, dir_fd=fd)
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            return None
-        raise
 
 
 # -- the walk ----------------------------------------------------------------------------------

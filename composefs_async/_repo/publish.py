@@ -11,13 +11,13 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from .._sys import files
 from .._sys.beneath import opened_trusted
-from ..digest import ObjectId, check_content_digest
+from ..digest import ObjectId
 from ..errors import AlgorithmMismatchError, FormatError, InvalidNameError
 from .state import DIRECTORY_MODE, RepoState
+from .walk import MAX_DEPTH, Category, meant_name, walk_links
 
 __all__ = [
     "Category",
@@ -32,11 +32,8 @@ __all__ = [
     "target_of",
 ]
 
-Category = Literal["streams", "images"]
-
 _NAME_MAX = 255  # linux/limits.h
-_MAX_DEPTH = 64
-"""Of directories below ``refs/`` that are walked."""
+_REFERENCE_MAX = 4095 - len("streams/refs/")  # linux/limits.h, PATH_MAX with its NUL
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +71,17 @@ def check_reference(reference: str) -> str:
     """Return *reference* if it can stand below ``refs/``; slashes make directories.
 
     Raises:
-        InvalidNameError: a component is empty, too long, ``.`` or ``..``.
+        InvalidNameError: it is too long or too deep, or a component is empty, too long, ``.`` or ``..``.
     """
+    if reference.count("/") > MAX_DEPTH:
+        raise InvalidNameError(reference, f"it has {reference.count('/')} slashes, more than {MAX_DEPTH}")
+    if len(os.fsencode(reference)) > _REFERENCE_MAX:
+        raise InvalidNameError(reference, f"it is longer than {_REFERENCE_MAX} bytes")
+    return _check_components(reference)
+
+
+def _check_components(reference: str) -> str:
+    """Like `check_reference`, but also for a reference that another program has made, however deep."""
     for component in reference.split("/"):
         _check_component(component, reference)
     return reference
@@ -158,31 +164,14 @@ def target_of(state: RepoState, path: str) -> str | None:
 
 
 def entry_of(state: RepoState, category: Category, target: str) -> str:
-    """The first-level name that a reference with this *target* means, whether it is there or not.
-
-    That is the last part of the target, except for what composefs-rs wrote in January 2026: its pulls made references
-    to the bare digest of a config.  They dangle, and mean the stream of that config.
-    """
-    name = os.path.basename(target)
-    if category == "streams" and _is_digest(name) and target_of(state, f"streams/{name}") is None:
-        config = f"oci-config-{name}"
-        if target_of(state, f"streams/{config}") is not None:
-            return config
-    return name
-
-
-def _is_digest(name: str) -> bool:
-    try:
-        check_content_digest(name)
-    except FormatError:
-        return False
-    return True
+    """The first-level name that a reference with this *target* means, as `walk.meant_name` says."""
+    return meant_name(category, target, lambda name: target_of(state, f"{category}/{name}") is not None)
 
 
 def object_of(state: RepoState, category: Category, name: str) -> ObjectId | None:
     """The object that a name, or a reference given as ``refs/…``, leads to; None if it leads nowhere."""
     if name.startswith("refs/"):
-        check_reference(name)
+        _check_components(name)
         target = target_of(state, f"{category}/{name}")
         if target is None:
             return None
@@ -199,45 +188,26 @@ def object_of(state: RepoState, category: Category, name: str) -> ObjectId | Non
 
 
 def references(state: RepoState, category: Category, below: str = "") -> Iterator[tuple[str, str]]:
-    """Pairs of a reference (without *below*) and the first-level name it means (`entry_of`), sorted; no recursion.
+    """Pairs of a reference (without *below*) and the first-level name it means (`entry_of`), sorted.
 
     Raises:
         InvalidNameError: *below* would leave ``refs/``.
+        OSError: a directory of references cannot be read.
     """
-    top = f"{category}/refs/{check_reference(below)}" if below else f"{category}/refs"
-    pending = [(top, "", 0)]
+    top = f"{category}/refs/{_check_components(below)}" if below else f"{category}/refs"
     found: list[tuple[str, str]] = []
-    while pending:
-        directory, prefix, depth = pending.pop()
-        for name in _listing(state, directory):
-            path = f"{directory}/{name}"
-            target = target_of(state, path)
-            if target is not None:
-                found.append((prefix + name, entry_of(state, category, target)))
-            elif depth < _MAX_DEPTH and _is_directory(state, path):
-                pending.append((path, f"{prefix}{name}/", depth + 1))
+    for entry in walk_links(state, top, opened_trusted):
+        if entry.target is not None:
+            found.append((entry.path.removeprefix(f"{top}/"), entry_of(state, category, entry.target)))
+        elif entry.error is not None and not isinstance(entry.error, FileNotFoundError | NotADirectoryError):
+            files.place(entry.error, state.path)
+            raise entry.error
     yield from sorted(found)
-
-
-def _listing(state: RepoState, directory: str) -> list[str]:
-    try:
-        with files.naming(state.path), opened_trusted(directory, dir_fd=state.fd) as fd:
-            return os.listdir(fd)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _is_directory(state: RepoState, path: str) -> bool:
-    try:
-        with files.naming(state.path):
-            return stat.S_ISDIR(os.stat(path, dir_fd=state.fd, follow_symlinks=False).st_mode)
-    except FileNotFoundError:  # removed meanwhile
-        return False
 
 
 def remove_reference(state: RepoState, category: Category, reference: str) -> bool:
     """Remove a reference durably; False if it was not there."""
-    path = f"{category}/refs/{check_reference(reference)}"
+    path = f"{category}/refs/{_check_components(reference)}"
     with state.shared(), files.naming(state.path):
         state.require_writable()
         try:

@@ -150,13 +150,6 @@ def test_a_category_that_is_no_directory_is_noted(empty: Repository) -> None:
     assert [(note.kind, note.path) for note in found.notes] == [("unexpected-file-type", "images")]
 
 
-def test_references_too_deep_to_be_looked_at_are_an_error(empty: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    stream(empty, "a", reference="/".join("abcdef"))
-    monkeypatch.setattr(reachability, "_MAX_DEPTH", 4)
-    with pytest.raises(ReachUnknownError, match="more than 4 deep"):
-        reachability.roots(state_of(empty))
-
-
 # -- walks -------------------------------------------------------------------------------------
 
 

@@ -11,8 +11,8 @@ import re
 import stat
 
 from ..._repo import publish
-from ..._repo.publish import Category
 from ..._repo.state import RepoState
+from ..._repo.walk import Category, walk_links
 from ..._sys import files
 from ..._sys.beneath import open_beneath, opened_beneath
 from ...digest import ObjectId
@@ -22,8 +22,6 @@ from .context import Run, file_type, os_text, raise_ours
 __all__ = ["check_leftovers", "check_references", "linked", "listing", "open_entry"]
 
 _LEFTOVER = re.compile(rf"(?:\.symlink-|{re.escape(files.TMPFILE_PREFIX)}).*", re.DOTALL)
-_MAX_DEPTH = 256
-"""Of directories below ``refs/``."""
 
 
 def listing(run: Run, category: Category) -> list[str]:
@@ -118,46 +116,34 @@ def _check_target(run: Run, path: str, target: str) -> None:
 
 def check_references(run: Run, category: Category) -> None:
     """Whether each link below ``refs/`` leads to a name of the first level that leads to something."""
-    pending = [(f"{category}/refs", 1)]
-    while pending:
-        directory, depth = pending.pop()
-        try:
-            with opened_beneath(directory, os.O_RDONLY | os.O_DIRECTORY, dir_fd=run.state.fd) as fd:
-                entries = sorted(os.listdir(fd))
-        except OSError as error:
-            raise_ours(error, directory)
-            if error.errno != errno.ENOENT:
-                _wrong_type(run, directory, error)
-            continue
-        for name in entries:
-            path = f"{directory}/{name}"
-            if _check_reference(run, category, path, depth):
-                pending.append((path, depth + 1))
+    for entry in walk_links(run.state, f"{category}/refs"):
+        if entry.error is not None:
+            raise_ours(entry.error, entry.path)
+            if not entry.in_directory:
+                run.failed("stat-failed", entry.path, entry.error, detail=os_text(entry.error))
+            elif entry.error.errno != errno.ENOENT:
+                _wrong_type(run, entry.path, entry.error)
+        elif entry.target is None:
+            run.found("unexpected-file-type", entry.path, detail=file_type(entry.mode))
+        else:
+            _check_reference(run, category, entry.path, entry.target)
 
 
-def _check_reference(run: Run, category: Category, path: str, depth: int) -> bool:
-    """Whether it is a directory to be looked into."""
+def _check_reference(run: Run, category: Category, path: str, target: str) -> None:
     try:
-        mode = os.stat(path, dir_fd=run.state.fd, follow_symlinks=False).st_mode
-        if stat.S_ISDIR(mode) and depth < _MAX_DEPTH:
-            return True
-        if not stat.S_ISLNK(mode):
-            run.found("unexpected-file-type", path, detail=file_type(mode))
-            return False
-        target = os.readlink(path, dir_fd=run.state.fd)
         os.stat(path, dir_fd=run.state.fd)
     except FileNotFoundError:
         if os.access(path, os.F_OK, dir_fd=run.state.fd, follow_symlinks=False):  # not removed meanwhile
             run.found("broken-symlink", path)
-        return False
+        return
     except OSError as error:
         raise_ours(error, path)
         run.failed("stat-failed", path, error, detail=os_text(error))
-        return False
-    expected = "../" * depth + publish.entry_of(run.state, category, target)
-    if target != expected or "/" in target.removeprefix("../" * depth):
+        return
+    climb = "../" * (path.count("/") - 1)
+    expected = climb + publish.entry_of(run.state, category, target)
+    if target != expected or "/" in target.removeprefix(climb):
         run.found("link-target-invalid", path, detail=target, expected=expected)
-    return False
 
 
 # -- leftovers ---------------------------------------------------------------------------------
