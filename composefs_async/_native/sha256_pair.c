@@ -92,9 +92,9 @@ void sha256_stream_digest(const struct sha256_stream *stream, uint8_t digest[32]
     const size_t begun = (size_t)(stream->bytes % BLOCK), zeros = (2 * BLOCK - 9 - begun) % BLOCK;
 
     /* FIPS 180-4: a one, zeros, and the length in bits. */
-    for (int i = 0; i < 8; i++)
+    for (size_t i = 0; i < 8; i++)
         padding[1 + zeros + i] = (uint8_t)(stream->bytes * 8 >> (56 - 8 * i));
     finish(&copy, (struct sha256_piece){padding, 1 + zeros + 8});
-    for (int i = 0; i < 32; i++)
+    for (size_t i = 0; i < 32; i++)
         digest[i] = (uint8_t)(copy.state[i / 4] >> (24 - 8 * (i % 4)));
 }

@@ -66,7 +66,7 @@ static bool parse_rest(const char *name, uint8_t *id, size_t width)
     for (size_t i = 1; i < width; i++, digits += 2) {
         uint8_t high = values[digits[0]], low = values[digits[1]];
         bad |= !high || !low;
-        id[i] = (uint8_t)((high - 1) << 4 | (low - 1));
+        id[i] = (uint8_t)((high - 1u) << 4 | (low - 1u));
     }
     return !bad;
 }
