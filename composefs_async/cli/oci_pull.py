@@ -106,6 +106,7 @@ def stats_text(stats: ImportStats) -> str:
     show_default=True,
     help="Build the EROFS image that can be mounted; without it the layers are kept as they are.",
 )
+@click.option("--verify", is_flag=True, help="Read and verify layers that are there already, and build images anew.")
 @click.option("--bootable", is_flag=True, help="Make the image that a machine boots, too.")
 @click.option(
     "--expected-digest",
@@ -133,6 +134,7 @@ def pull(
     name: str | None,
     platform: Any,
     make_images: bool,
+    verify: bool,
     bootable: bool,
     expected_digest: ObjectId | None,
     progress: str,
@@ -173,7 +175,7 @@ def pull(
         if sys.stdin is not None and sys.stdin.isatty():
             raise click.UsageError("there is no archive on standard input, but a terminal")
     with settings.open() as repo, showing(progress) as show:
-        options = {"tag": name, "platform": platform, "make_images": make_images}
+        options = {"tag": name, "platform": platform, "make_images": make_images, "verify": verify}
         work = partial(oci.pull, repo, image, **options, progress=show, limits=limits)
         if image.startswith("docker:"):
             work = partial(work, access=access_of(registry, settings=settings))

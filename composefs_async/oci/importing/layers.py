@@ -70,11 +70,13 @@ class ImportRun:
     holder: Holder
     told: set[str] = field(default_factory=set[str])
     """Layers of which it has been reported that others make something else."""
+    verify: bool = False
+    """Read what is reused, too, and compare it with the digest by which it is known."""
 
     @classmethod
     @asynccontextmanager
     async def begin(
-        cls, repo: Repository, progress: ProgressCallback | None, limits: Limits | None
+        cls, repo: Repository, progress: ProgressCallback | None, limits: Limits | None, *, verify: bool = False
     ) -> AsyncIterator[ImportRun]:
         """Check that the repository can be written, and keep exclusive operations of its handle away.
 
@@ -85,7 +87,7 @@ class ImportRun:
         await hop(state.require_writable)
         async with using(state):
             with holding() as holder:
-                yield cls(state, progress or _ignore, limits or Limits(), holder)
+                yield cls(state, progress or _ignore, limits or Limits(), holder, verify=verify)
 
     async def once(self, kind: str, name: str, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """`fly` for something of this repository, whichever handles it is wanted through."""

@@ -20,9 +20,10 @@ from ..._aio.groups import single_error
 from ..._aio.hops import hop, resources, write_hop
 from ..._aio.operations import async_operation
 from ..._maintenance import leases
+from ..._maintenance.repair.stream_names import content_is
 from ...digest import ObjectId
 from ...errors import DigestMismatchError, ErofsError, FormatError, IntegrityError, NotFoundError
-from ...naming import check_tag, image_ref
+from ...naming import check_tag, image_ref, layer_stream
 from ...progress import (
     ImageMade,
     ImageTagged,
@@ -93,6 +94,7 @@ async def pull(
     tag: str | None = None,
     platform: Platform | None = None,
     make_images: bool = True,
+    verify: bool = False,
     progress: ProgressCallback | None = None,
     limits: Limits | None = None,
     access: Access | None = None,
@@ -114,6 +116,8 @@ async def pull(
         platform: to take from an image of several; this machine's if not given.
         make_images: build the EROFS images that the repository wants, unless they are there.  Without them the
             image cannot be mounted, but an image that EROFS cannot hold can be kept.
+        verify: read layers that are there already and compare them with their digests, and build their images anew,
+            instead of trusting their names: whoever can write to the repository could have made these.
         progress: hears of every step, on the event loop.  What it raises ends the import; the image is in
             place if that happens at `ManifestStored` or later.
         limits: on what the image may make us do; raise them only for a source that is trusted.
@@ -125,7 +129,8 @@ async def pull(
         ImagePolicyError: the policy of this machine does not allow the image.
         InvalidNameError: the reference is not spelled right, or the tag cannot be a name.
         ImageNotFoundError: the source has no such image, or none for the platform.
-        OciError, TransportError, DigestMismatchError, TarError, CompressionError
+        OciError, TransportError, TarError, CompressionError
+        DigestMismatchError: something is not what its digest says; with *verify* also a layer that was there.
         ErofsError: no EROFS image can hold the tree: it has a name of more than 255 bytes, for example.
         ReadOnlyRepositoryError
     """
@@ -141,13 +146,14 @@ async def pull(
             tag=str(tag),
             platform=platform,
             make_images=make_images,
+            verify=verify,
             progress=progress,
             limits=limits,
             access=access,
             transfer=transfer,
         )
     opening = open_source(source, limits) if isinstance(source, str) else nullcontext(source)
-    async with ImportRun.begin(repo, progress, limits) as run, opening as opened:
+    async with ImportRun.begin(repo, progress, limits, verify=verify) as run, opening as opened:
         if isinstance(opened, OnePassSource):
             return await _pull_once(run, opened, str(source), tag, platform, make_images)
         image = await opened.resolve(platform=platform)
@@ -243,7 +249,8 @@ class _Pull:
         total = sum(layer.descriptor.size for layer in self._image.layers)
         self._report(ImportStarted(self._image.reference, manifest.digest, len(self._image.layers), total))
         work = partial(self._bring, make_images)
-        brought, here = await self._run.once("image" if make_images else "layers", manifest.digest, work)
+        kind = ("image" if make_images else "layers") + (", verified" if self._run.verify else "")
+        brought, here = await self._run.once(kind, manifest.digest, work)
         layers = brought.layers if here else [skipped(self._run, *layer) for layer in brought.names]
         documents = Documents(
             manifest.digest,
@@ -300,7 +307,7 @@ class _Pull:
         """What the images will be made of, unless all are there."""
         found = await hop(find_images, self._state, self._image.manifest.config.digest)
         names = [layer.name for layer in self._image.layers]
-        return GrowingTree(self._state, names) if lacks_images(self._state, found) else None
+        return GrowingTree(self._state, names) if self._run.verify or lacks_images(self._state, found) else None
 
     # -- layers --------------------------------------------------------------------------------
 
@@ -332,6 +339,8 @@ class _Pull:
         if present is None:
             present = await hop(self._lease.find, layer.name)
         if present is not None:
+            if self._run.verify and not await hop(content_is, self._state, present, layer_stream(layer.name)):
+                raise DigestMismatchError(f"layer {layer.name} in the repository", layer.name, "something else")
             return skipped(self._run, layer.name, present)
         try:
             result = await self._store(layer, tree)
@@ -388,7 +397,7 @@ class _Pull:
         found = await hop(find_images, self._state, self._image.manifest.config.digest)
         if tree is not None:
             finish = partial(tree.finish, [(layer.diff_id, layer.stream_id) for layer in layers])
-            for made in await self._make(found, finish):
+            for made in await self._make({} if self._run.verify else found, finish):
                 found[image_ref(made.version)] = made.id
                 self._report(ImageMade(made.version, made.id.hex(), made.size))
             for diff_id, reason in tree.differences.items():

@@ -38,6 +38,7 @@ async def pull_from_registry(
     tag: str,
     platform: Platform | None,
     make_images: bool,
+    verify: bool,
     progress: ProgressCallback | None,
     limits: Limits | None,
     access: Access | None,
@@ -50,7 +51,7 @@ async def pull_from_registry(
         return await hop(at_hand, repo, state, digest, wanted)
 
     async with (
-        ImportRun.begin(repo, progress, limits) as run,
+        ImportRun.begin(repo, progress, limits, verify=verify) as run,
         open_registry(
             reference,
             access=access,

@@ -105,7 +105,10 @@ class UnpackedBytes:
                 raise StopAsyncIteration
             return head
         self._unpacking = decompressor(
-            self._compression, max_size=self._limits.max_layer_size, max_ratio=self._limits.max_ratio
+            self._compression,
+            max_size=self._limits.max_layer_size,
+            max_ratio=self._limits.max_ratio,
+            max_window=self._limits.max_window,
         )
         self._unpacking.feed(head)
         return await self._unpacked(self._unpacking)

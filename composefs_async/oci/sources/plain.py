@@ -40,7 +40,7 @@ class PlainReader:
         self._blob, self._at, self._ended = blob, 0, False
         compression = detect(read_piece(blob, 0, HEAD_SIZE))
         self._unpacking: Decompressor = decompressor(
-            compression, max_size=limits.max_layer_size, max_ratio=limits.max_ratio
+            compression, max_size=limits.max_layer_size, max_ratio=limits.max_ratio, max_window=limits.max_window
         )
 
     def readinto(self, view: memoryview) -> int:

@@ -16,8 +16,10 @@ import anyio
 import pytest
 
 from composefs_async.digest import Algorithm, sha256_content_digest
-from composefs_async.naming import IMAGE_V1_REF, config_ref
+from composefs_async.errors import DigestMismatchError
+from composefs_async.naming import IMAGE_V1_REF, config_ref, layer_stream
 from composefs_async.oci.catalogue import open_image
+from composefs_async.oci.erofs_images import Documents, publish_image
 from composefs_async.oci.importing.layers import import_layer
 from composefs_async.oci.importing.pull import PullResult, pull
 from composefs_async.oci.layout_writer import OciLayoutWriter
@@ -233,6 +235,42 @@ async def test_half_present_image_is_completed(image: Image, tmp_path: Path) -> 
     with init(tmp_path / "other") as repo:
         await take(repo, reference, tag="t")
     assert tree(tmp_path / "repo") == tree(tmp_path / "other")
+
+
+async def test_names_that_were_planted_are_found_by_a_verifying_pull(image: Image, tmp_path: Path) -> None:
+    reference, layers = image
+    with init(tmp_path / "repo") as repo:
+        await take(repo, reference, tag="t")
+        before = tree(tmp_path / "repo")
+        assert (await take(repo, reference, tag="t", verify=True)).stats == ImportStats(layers_present=3)
+        assert tree(tmp_path / "repo") == before
+        names = [tmp_path / "repo" / "streams" / layer_stream(layer.diff_id) for layer in layers[:2]]
+        target = names[1].readlink()
+        names[0].unlink()
+        names[0].symlink_to(target)
+        planted = tree(tmp_path / "repo")
+        with pytest.raises(DigestMismatchError, match=f"layer {layers[0].diff_id} in the repository"):
+            await take(repo, reference, tag="u", verify=True)
+        assert tree(tmp_path / "repo").keys() == planted.keys()
+        assert (await take(repo, reference, tag="u")).layers[0].present
+
+
+async def test_images_that_were_planted_are_replaced_by_a_verifying_pull(image: Image, tmp_path: Path) -> None:
+    with init(tmp_path / "repo") as repo:
+        first = await take(repo, image[0], tag="t")
+        other = OciLayoutWriter(tmp_path / "other")
+        other.add_image([other.add_layer(archive(7, seed=9))], platform=PLATFORM)
+        wrong = await take(repo, f"oci:{tmp_path}/other", tag="o")
+        assert wrong.image_id is not None
+        found = await OciLayoutSource(tmp_path / "image").resolve(platform=PLATFORM)
+        names = tuple((layer.diff_id, layer.stream_id) for layer in first.layers)
+        documents = Documents(
+            found.manifest.digest, found.manifest.raw, found.manifest.config.digest, found.config_raw, names
+        )
+        publish_image(state_of(repo), documents, {IMAGE_V1_REF: wrong.image_id}, "t")
+        assert (await take(repo, image[0], tag="t")).image_id == wrong.image_id != first.image_id
+        assert (await take(repo, image[0], tag="t", verify=True)).image_id == first.image_id
+        assert (await take(repo, image[0], tag="t")).image_id == first.image_id
 
 
 # -- kinds of images ---------------------------------------------------------------------------
