@@ -64,7 +64,7 @@ def _remove(fd: int, top: str) -> None:
         return
     directories = [top] if _is_directory(fd, top) else []
     for directory in directories:  # which grows
-        for name in _listing(fd, directory):
+        for name in sorted(_listing(fd, directory), key=_referrers_first):
             path = f"{directory}/{name}"
             if _is_directory(fd, path):
                 directories.append(path)
@@ -72,6 +72,11 @@ def _remove(fd: int, top: str) -> None:
                 os.unlink(path, dir_fd=fd)
     for directory in reversed(directories):
         os.rmdir(directory, dir_fd=fd)
+
+
+def _referrers_first(name: str) -> tuple[int, str]:
+    """Manifests refer to configs and layers, configs to layers: what is left is whole, whenever this stops."""
+    return (1 if name.startswith("oci-config-") else 2 if name.startswith("oci-layer-") else 0), name
 
 
 def _listing(fd: int, directory: str) -> list[str]:

@@ -23,6 +23,7 @@ from .._repo import detect, meta_file, objects, opening, streams
 from .._repo.metadata import ErofsFormats, Metadata
 from .._repo.publish import Category
 from .._repo.state import RepoState
+from .._sys import files
 from ..digest import Algorithm, ObjectId
 from ..errors import AlgorithmMismatchError, ComposefsError, MetadataError, RepositoryNotFoundError, VerityMissingError
 from ..reports import UpgradeResult
@@ -99,17 +100,24 @@ def upgrade(
         decided = found or _decide(fd, name)
     state = RepoState(name, fd, decided[0], secure=decided[1])
     try:
-        state.metadata.check(name, algorithm)
+        return _upgrade(state, found is not None, algorithm, require_verity=require_verity, dry_run=dry_run)
+    finally:
+        state.close()
+
+
+def _upgrade(
+    state: RepoState, present: bool, algorithm: Algorithm | None, *, require_verity: bool, dry_run: bool
+) -> UpgradeResult:
+    with files.naming(state.path):
+        state.metadata.check(state.path, algorithm)
         if require_verity and not state.secure:
             raise VerityMissingError(_unprotected(state))
         known = reachability.roots(state).links
-        if found is not None:
+        if present:
             return _result(state, known["streams"], upgraded=False)
         _require_readable(state, known)
         state.metadata = Metadata.new(state.algorithm, _formats(state, known["streams"]))
         return _result(state, known["streams"], upgraded=dry_run or _write(state))
-    finally:
-        state.close()
 
 
 def _present(fd: int, path: str) -> tuple[Metadata, bool] | None:

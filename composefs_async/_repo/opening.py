@@ -75,7 +75,8 @@ def locked_directory(
     try:
         if not files.lock(fd, exclusive=exclusive, timeout=timeout, check=check):
             raise RepositoryInUseError(path, operation)
-        yield fd
+        with files.naming(path):
+            yield fd
     except BaseException:
         fd.give_up()
         raise

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from .. import fsverity
+from .._sys import files
 from ..digest import ObjectId
 from ..errors import DigestMismatchError, StreamNotFoundError
 from ..splitstream import SplitstreamReader, SplitstreamWriter
@@ -35,10 +36,16 @@ class FileSource:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self.size: int = os.fstat(fd).st_size
+        try:
+            with files.naming_descriptor(fd):
+                self.size: int = os.fstat(fd).st_size
+        except OSError:
+            self.close()
+            raise
 
     def pread(self, size: int, offset: int, /) -> bytes:
-        return os.pread(self._fd, size, offset)
+        with files.naming_descriptor(self._fd):
+            return os.pread(self._fd, size, offset)
 
     def close(self) -> None:
         if self._fd >= 0:

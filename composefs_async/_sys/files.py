@@ -25,6 +25,7 @@ __all__ = [
     "make_directory",
     "make_symlink",
     "naming",
+    "naming_descriptor",
     "opened",
     "path_of",
     "place",
@@ -133,6 +134,16 @@ def widen_pipe(fd: int, size: int) -> None:
     """Let a pipe hold *size* bytes, so that its two ends meet less often; as it is, if that is not allowed."""
     with contextlib.suppress(OSError):
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
+
+
+@contextlib.contextmanager
+def naming_descriptor(fd: int) -> Iterator[None]:
+    """Let errors of a block, which are all of one open file, name it."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = path_of(fd)
+        raise
 
 
 def make_directory(path: str, mode: int, *, dir_fd: int) -> None:

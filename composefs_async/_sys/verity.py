@@ -12,6 +12,7 @@ import time
 
 from ..digest import BLOCK_SIZE, Algorithm, ObjectId
 from ..errors import AlgorithmMismatchError, VerityMissingError, VerityNotSupportedError
+from .files import path_of, uninterrupted
 
 __all__ = ["enable", "measure"]
 
@@ -36,7 +37,7 @@ def enable(fd: int, algorithm: Algorithm, what: str) -> None:
     argument = _ENABLE_ARG.pack(1, algorithm.number, BLOCK_SIZE, 0, 0, 0, 0, 0)
     for wait in (*_BUSY_WAITS, None):
         try:
-            fcntl.ioctl(fd, _ENABLE, argument)
+            uninterrupted(fcntl.ioctl, fd, _ENABLE, argument)
         except OSError as error:
             if error.errno == errno.ETXTBSY and wait is not None:
                 time.sleep(wait)
@@ -44,7 +45,7 @@ def enable(fd: int, algorithm: Algorithm, what: str) -> None:
             if error.errno in _UNSUPPORTED:
                 raise VerityNotSupportedError(what) from None
             if error.errno != errno.EEXIST:
-                error.filename = what
+                error.filename = path_of(fd) or what
                 raise
         return
 
@@ -59,13 +60,13 @@ def measure(fd: int, algorithm: Algorithm, what: str) -> ObjectId:
     """
     buffer = bytearray(_DIGEST.pack(0, 64, b""))
     try:
-        fcntl.ioctl(fd, _MEASURE, buffer)
+        uninterrupted(fcntl.ioctl, fd, _MEASURE, buffer)
     except OSError as error:
         if error.errno == errno.ENODATA:
             raise VerityMissingError(what) from None
         if error.errno in _UNSUPPORTED:
             raise VerityNotSupportedError(what) from None
-        error.filename = what
+        error.filename = path_of(fd) or what
         raise
     number, size, digest = _DIGEST.unpack(buffer)
     if number != algorithm.number or size != algorithm.digest_size:

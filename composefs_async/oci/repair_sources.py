@@ -235,12 +235,20 @@ def _make_scratch(state: RepoState) -> Repository:
 
 
 def _remove_scratch(repo: Repository) -> None:
-    shutil.rmtree(repo.path, ignore_errors=True)
-    repo.close()
+    try:
+        _remove_tree(repo.path)
+    finally:
+        repo.close()
+
+
+def _remove_tree(path: str | Path) -> None:
+    """Remove what can be removed: a later repair comes back to the rest."""
+    with suppress(OSError):  # which does not ignore all of them
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove_stale(path: Path) -> None:
     """Remove what a repair left that did not end; one that runs holds its lock."""
     with suppress(OSError), files.opened(os.fspath(path), os.O_RDONLY | os.O_DIRECTORY) as fd:
         if files.lock(fd, exclusive=True, timeout=0):
-            shutil.rmtree(path, ignore_errors=True)
+            _remove_tree(path)

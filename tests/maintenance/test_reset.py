@@ -189,4 +189,4 @@ def test_an_error_of_the_system_names_the_file(tmp_path: Path, image: Image, mon
     monkeypatch.setattr(os, "unlink", refuse)
     with pytest.raises(OSError, match="broken") as caught:
         Repository.reset_metadata(tmp_path / "repo", algorithm=SHA256, insecure=True)
-    assert caught.value.filename == "streams/refs/app"
+    assert caught.value.filename == str(tmp_path / "repo/streams/refs/app")

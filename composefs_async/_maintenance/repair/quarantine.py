@@ -123,7 +123,8 @@ def replace(
     try:
         for object_id, fd in candidates:
             pending.append((object_id, fd))
-            size += os.fstat(fd).st_size
+            with files.naming_descriptor(fd):
+                size += os.fstat(fd).st_size
             if len(pending) >= _MAX_FILES or size >= _MAX_BYTES:
                 yield from _replace_batch(state, pending, quarantine)
                 size = 0

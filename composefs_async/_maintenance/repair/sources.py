@@ -162,9 +162,12 @@ def _open_regular(path: str, dir_fd: int | None = None) -> int:
         fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
     else:
         fd = open_beneath(path, flags, dir_fd=dir_fd)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(f"{path} is not a regular file")
+    except BaseException:
         os.close(fd)
-        raise OSError(f"{path} is not a regular file")
+        raise
     return fd
 
 

@@ -14,6 +14,7 @@ from ..._aio.operations import async_operation
 from ..._repo import objects, streams
 from ..._repo.publish import check_reference
 from ..._repo.state import RepoState
+from ..._sys import files
 from ...digest import ObjectId
 from ...errors import ComposefsError, inputs_named
 from ...naming import layer_stream
@@ -91,7 +92,7 @@ class ImportRun:
 
     async def once(self, kind: str, name: str, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """`fly` for something of this repository, whichever handles it is wanted through."""
-        status = await hop(os.fstat, self.state.fd)
+        status = await hop(_status, self.state)
         return await fly((status.st_dev, status.st_ino, kind, name), work, self.holder)
 
     def differs(self, diff_id: str, reason: str) -> None:
@@ -104,6 +105,11 @@ class ImportRun:
         """Let the leases that the handle has open keep a layer, whether it was there or has just come."""
         for lease in tuple(self.state.leases):
             await hop(lease.finished, diff_id, stream_id)
+
+
+def _status(state: RepoState) -> os.stat_result:
+    with files.naming(state.path):
+        return os.fstat(state.fd)
 
 
 def _ignore(event: object) -> None:
