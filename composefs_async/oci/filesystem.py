@@ -157,7 +157,6 @@ class TreeBuilder:
         for entry in entries:
             path, kind, mode, uid, gid, size, mtime_ns, _, _, xattrs, content, _ = entry
             prefix, _, name = path.rpartition(b"/")
-            place: _Place | None = None
             if not name or name[0] == _DOT:
                 if name in _NO_NAMES:
                     prefix, name = self._plain_path(entry)
@@ -167,8 +166,8 @@ class TreeBuilder:
                     if name[:8] != self._reserved or name == _OPAQUE:
                         self._hide(prefix, name, path)
                         continue
-                    place = self._place_of(self._shadow(self._parent(prefix, path)[0]))
-            _, children, own = place or places(prefix) or self._parent(prefix, path)
+                    prefix = self._shadow_prefix(prefix, path)
+            _, children, own = places(prefix) or self._parent(prefix, path)
             old = children.get(name)
             new: Inode
             if kind is _FILE:
@@ -234,6 +233,13 @@ class TreeBuilder:
     def _shadow(self, directory: Directory) -> Directory:
         """Holds what has a reserved name in *directory*."""
         return self._shadows.get(directory) or self._shadows.setdefault(directory, _plain_directory())
+
+    def _shadow_prefix(self, prefix: bytes, path: bytes) -> bytes:
+        """What stands for the shadow of the directory *prefix* among the places; no path has a NUL in it."""
+        key = prefix + b"\0"
+        if key not in self._places:
+            self._places[key] = self._place_of(self._shadow(self._parent(prefix, path)[0]))
+        return key
 
     def _forget_places(self) -> None:
         self._places.clear()
