@@ -45,42 +45,99 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import errors
+    from . import errors, oci, progress
     from ._aio.handles import Handle
-    from ._repo.metadata import ErofsFormats
+    from ._aio.opening import Opening
+    from ._repo.metadata import ErofsFormats, Metadata
+    from ._repo.publish import Category
+    from ._repo.rootless import RootlessMount
+    from ._repo.scan import ScanOptions
+    from ._repo.streams import OpenStream
     from .digest import Algorithm, ObjectId
+    from .findings import Finding
+    from .progress import ProgressCallback, ProgressEvent
+    from .reports import FsckResult, GcResult, NamedReference, RepairResult, UpgradeResult, Usage
     from .repository import Repository
-    from .results import ImportStats, StoredObject, StoreOutcome
+    from .results import ImportStats, Lease, MountOptions, StoredObject, StoreOutcome
+    from .splitstream import SplitstreamWriter
+    from .tree.inodes import Directory
+    from .tree.transform import XattrFilter
 
     __version__: str
 
 __all__ = [
     "Algorithm",
+    "Category",
+    "Directory",
     "ErofsFormats",
+    "Finding",
+    "FsckResult",
+    "GcResult",
     "Handle",
     "ImportStats",
+    "Lease",
+    "Metadata",
+    "MountOptions",
+    "NamedReference",
     "ObjectId",
+    "OpenStream",
+    "Opening",
+    "ProgressCallback",
+    "ProgressEvent",
+    "RepairResult",
     "Repository",
+    "RootlessMount",
+    "ScanOptions",
+    "SplitstreamWriter",
     "StoreOutcome",
     "StoredObject",
+    "UpgradeResult",
+    "Usage",
+    "XattrFilter",
     "errors",
+    "oci",
+    "progress",
 ]
 
 _HOMES = {
     "Algorithm": ".digest",
+    "Category": "._repo.publish",
+    "Directory": ".tree.inodes",
     "ErofsFormats": "._repo.metadata",
+    "Finding": ".findings",
+    "FsckResult": ".reports",
+    "GcResult": ".reports",
     "Handle": "._aio.handles",
     "ImportStats": ".results",
+    "Lease": ".results",
+    "Metadata": "._repo.metadata",
+    "MountOptions": ".results",
+    "NamedReference": ".reports",
     "ObjectId": ".digest",
+    "OpenStream": "._repo.streams",
+    "Opening": "._aio.opening",
+    "ProgressCallback": ".progress",
+    "ProgressEvent": ".progress",
+    "RepairResult": ".reports",
     "Repository": ".repository",
+    "RootlessMount": "._repo.rootless",
+    "ScanOptions": "._repo.scan",
+    "SplitstreamWriter": ".splitstream",
     "StoreOutcome": ".results",
     "StoredObject": ".results",
+    "UpgradeResult": ".reports",
+    "Usage": ".reports",
+    "XattrFilter": ".tree.transform",
 }
 
 
+_MODULES = ("errors", "oci", "progress")
+"""Public modules that are imported when they are first used."""
+
+
 def __getattr__(name: str) -> object:
-    if name == "errors":
-        return importlib.import_module(".errors", __name__)
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("composefs-async")
     home = _HOMES.get(name)

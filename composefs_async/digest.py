@@ -117,11 +117,12 @@ class ObjectId(bytes):
 
     @property
     def algorithm(self) -> Algorithm:
+        """Algorithm that the length of this id belongs to."""
         return _BY_SIZE[len(self)]
 
     @property
     def path(self) -> str:
-        """Of the object's file, below ``objects/``: ``XX/REST``."""
+        """Path of the object's file below ``objects/``: ``XX/REST``."""
         digits = self.hex()
         return f"{digits[:2]}/{digits[2:]}"
 

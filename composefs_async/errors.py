@@ -308,7 +308,7 @@ class _OffsetError(FormatError):
         super().__init__(f"{where}{reason}{place}")
 
     def inside(self, name: str) -> Self:
-        """The same error of the input *name*, unless it tells of which already."""
+        """Return this error as one of the input *name*, unless it names an input already."""
         return self if self.name else type(self)(self.reason, self.offset, name)
 
 
@@ -355,7 +355,7 @@ class DumpfileError(FormatError):
         super().__init__(f"{f'{name}: ' if name else ''}line {line}: {reason}")
 
     def inside(self, name: str) -> Self:
-        """The same error of the file *name*."""
+        """Return this error as one of the file *name*."""
         return type(self)(self.reason, self.line, name)
 
 

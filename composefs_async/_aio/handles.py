@@ -40,6 +40,7 @@ class Handle(Generic[T]):
 
     @property
     def done(self) -> bool:
+        """True once the work has ended, with a result or an error."""
         return self._done.is_set()
 
     async def _run(self, work: Callable[[], Awaitable[T]]) -> None:

@@ -18,16 +18,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .catalogue import OciImage
     from .documents import Descriptor, ImageConfig, ImageLayer, Manifest
+    from .erofs_images import ensure_images, ensure_images_async, image_tree, image_tree_async
     from .image_repair import repair
     from .importing.add import add_image
     from .importing.layers import LayerResult, import_layer
     from .importing.pull import PullResult, pull
-    from .importing.unpack import ByteSource
+    from .importing.unpack import ByteSource, Readable, Receivable
     from .limits import Limits
     from .platforms import Platform
     from .progress_stream import ProgressStream
-    from .sources.base import Blob, BlockingBlob, ImageSource, LocalBlob, ResolvedImage, StreamedBlob
+    from .sources.base import Blob, BlockingBlob, ImageSource, LocalBlob, ResolvedImage, SpooledBlob, StreamedBlob
     from .sources.opening import open_source
 
 __all__ = [
@@ -42,10 +44,14 @@ __all__ = [
     "Limits",
     "LocalBlob",
     "Manifest",
+    "OciImage",
     "Platform",
     "ProgressStream",
     "PullResult",
+    "Readable",
+    "Receivable",
     "ResolvedImage",
+    "SpooledBlob",
     "StreamedBlob",
     "add_image",
     "ensure_images",
@@ -70,10 +76,14 @@ _HOMES = {
     "Limits": ".limits",
     "LocalBlob": ".sources.base",
     "Manifest": ".documents",
+    "OciImage": ".catalogue",
     "Platform": ".platforms",
     "ProgressStream": ".progress_stream",
     "PullResult": ".importing.pull",
+    "Readable": ".importing.unpack",
+    "Receivable": ".importing.unpack",
     "ResolvedImage": ".sources.base",
+    "SpooledBlob": ".sources.base",
     "StreamedBlob": ".sources.base",
     "add_image": ".importing.add",
     "ensure_images": ".erofs_images",

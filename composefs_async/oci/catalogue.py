@@ -73,7 +73,7 @@ class OciImage:
         return self.images.get(image_ref(version))
 
     def boot_image(self, version: int) -> ObjectId | None:
-        """The same for the image that a machine boots."""
+        """Id of the bootable EROFS image of the default layout, or None."""
         return self.images.get(boot_image_ref(version))
 
 

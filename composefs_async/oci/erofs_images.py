@@ -103,6 +103,7 @@ def image_tree(repo: Repository, image: OciImage, xattrs: XattrFilter | None = X
 async def image_tree_async(
     repo: Repository, image: OciImage, xattrs: XattrFilter | None = XattrFilter.ALLOWLIST_ONLY
 ) -> Directory:
+    """Build the tree of an OCI image like `image_tree`, in a worker thread."""
     return await write_hop(state_of(repo), image_tree, repo, image, xattrs)
 
 
@@ -140,6 +141,7 @@ def ensure_images(repo: Repository, name: str) -> OciImage:
 
 @async_operation
 async def ensure_images_async(repo: Repository, name: str) -> OciImage:
+    """Make the EROFS images that an OCI image lacks, like `ensure_images`, in a worker thread."""
     return await hop(ensure_images, repo, name)
 
 

@@ -32,7 +32,7 @@ class UpkeepOperations(OpenRepository):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> GcResult:
-        """Remove objects that no reference or mount needs, and names that lead nowhere.  Safe to stop at any point.
+        """Delete objects that no reference or mount needs, and dangling names.  Safe to interrupt at any point.
 
         Finding out goes on beside importers of all processes.  Removing needs the repository alone, for less than
         100 ms at a time, and waits for other handles: they have it for as long as they are open.  What this handle
@@ -68,7 +68,7 @@ class UpkeepOperations(OpenRepository):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> GcResult:
-        """The same; a cancellation ends it soon, also while it waits."""
+        """Collect garbage like `gc`, in a worker thread; a cancellation ends it soon, also while it waits."""
         return await checked_hop(
             _maintenance.collect.gc,
             self._state,
@@ -80,10 +80,11 @@ class UpkeepOperations(OpenRepository):
         )
 
     def leases(self) -> list[Lease]:
-        """What keeps the content of imports that were interrupted, or run; sorted by digest."""
+        """Return what keeps the content of imports that run or were interrupted, sorted by name."""
         return _maintenance.leases.all_leases(self._state)
 
     async def leases_async(self) -> list[Lease]:
+        """Return the leases like `leases`, in a worker thread."""
         return await hop(self.leases)
 
     @asynccontextmanager
@@ -135,7 +136,7 @@ class UpkeepOperations(OpenRepository):
         limit: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> FsckResult:
-        """Check everything, and change nothing; what is damaged is in the result and never raised.
+        """Check everything and change nothing; damage is in the result and never raised.
 
         Compares all objects with their names, the content of streams with theirs where these are digests, parses
         images, and looks at all names.  A check that ends early leaves its position in the repository, if that can be
@@ -158,7 +159,7 @@ class UpkeepOperations(OpenRepository):
         limit: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> FsckResult:
-        """The same; a cancellation ends it soon."""
+        """Check everything like `fsck`, in a worker thread; a cancellation ends it soon."""
         return await checked_hop(
             _maintenance.check.fsck,
             self._state,
@@ -177,7 +178,7 @@ class UpkeepOperations(OpenRepository):
         dry_run: bool = False,
         progress: ProgressCallback | None = None,
     ) -> RepairResult:
-        """Check everything, and mend what *sources* and the repository itself have the content for.  Durable.
+        """Check everything, and repair what *sources* and the repository itself have the content for.  Durable.
 
         Objects that are missing or corrupt come back, each compared with its id before it is in place; names that are
         gone are made again where it is known what they meant.  What is replaced or removed goes to a directory in
@@ -205,7 +206,7 @@ class UpkeepOperations(OpenRepository):
         dry_run: bool = False,
         progress: ProgressCallback | None = None,
     ) -> RepairResult:
-        """The same; a cancellation ends it soon."""
+        """Check and repair like `repair`, in a worker thread; a cancellation ends it soon."""
         return await checked_hop(
             _maintenance.apply.repair, self._state, sources, dry_run=dry_run, progress=in_loop(progress)
         )
@@ -213,7 +214,7 @@ class UpkeepOperations(OpenRepository):
     # -- usage ---------------------------------------------------------------------------------
 
     def usage(self) -> Usage:
-        """What each reference keeps, alone or with others, and what removing it would free; all objects, garbage.
+        """Return what each reference keeps, alone and shared, and what removing it would free.
 
         Reads every stream and image that has a reference and looks at each object's size, about 5 µs an object.
 
@@ -223,4 +224,5 @@ class UpkeepOperations(OpenRepository):
         return _maintenance.usage.usage(self._state)
 
     async def usage_async(self) -> Usage:
+        """Return what references keep like `usage`, in a worker thread."""
         return await hop(self.usage)

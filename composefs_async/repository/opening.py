@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenRepository", "Path"]
 
 RESET_TIMEOUT = 10.0
-"""Seconds.  Whoever resets a repository that he has open himself should hear of it."""
+"""Seconds.  It fails instead of waiting forever when the caller itself still holds the repository."""
 
 
 def _formats(version: int | ErofsFormats | None) -> ErofsFormats | None:
@@ -53,7 +53,7 @@ class OpenRepository(AsyncContextManagerMixin):
 
         Args:
             algorithm: refuse any other.
-            timeout: how many seconds to wait for somebody who holds the repository exclusively.
+            timeout: how many seconds to wait for a process that holds the repository exclusively.
 
         Raises:
             RepositoryNotFoundError, MetadataError, AlgorithmMismatchError, UnsupportedFeatureError
@@ -114,7 +114,7 @@ class OpenRepository(AsyncContextManagerMixin):
             insecure: do without fs-verity where the file system cannot do it.
             ensure: take an existing repository of the same algorithm as it is; one from before meta.json existed
                 is upgraded, and is not new.
-            timeout: how many seconds to wait for somebody who holds the repository exclusively.
+            timeout: how many seconds to wait for a process that holds the repository exclusively.
 
         Raises:
             MetadataError: a different repository is there.
@@ -255,7 +255,7 @@ class OpenRepository(AsyncContextManagerMixin):
         dry_run: bool = False,
         timeout: float | None = None,
     ) -> UpgradeResult:
-        """The same; a cancellation ends the wait."""
+        """Write a missing meta.json like `upgrade`, in a worker thread; a cancellation ends the wait."""
         return await checked_hop(
             _maintenance.upgrade.upgrade,
             path,
@@ -309,22 +309,22 @@ class OpenRepository(AsyncContextManagerMixin):
 
     @property
     def path(self) -> str:
-        """As it was given, perhaps relative; the handle works on even if the directory is renamed."""
+        """Path of the repository as it was given, perhaps relative; the handle survives a renaming."""
         return self._state.path
 
     @property
     def algorithm(self) -> Algorithm:
-        """By which all objects are named."""
+        """Algorithm by which all objects are named."""
         return self._state.algorithm
 
     @property
     def metadata(self) -> Metadata:
-        """What meta.json said when the repository was opened."""
+        """Content of meta.json when the repository was opened."""
         return self._state.metadata
 
     @property
     def secure(self) -> bool:
-        """Whether every object must be protected by fs-verity, and is measured whenever it is opened."""
+        """True if every object must be protected by fs-verity, and is measured whenever it is opened."""
         return self._state.secure
 
     @property
@@ -358,11 +358,11 @@ class OpenRepository(AsyncContextManagerMixin):
             raise VerityMissingError(f"{self.path}/meta.json")
 
     def objects_dir(self) -> int:
-        """A descriptor (O_PATH) of ``objects/``, made if it is not there; stays the repository's: do not close it."""
+        """Return a descriptor (O_PATH) of ``objects/``, made if it is missing; the repository owns it."""
         return self._state.objects_fd
 
     def write_semaphore(self) -> CapacityLimiter:
-        """Bounds the storing threads to the number of processors; one per event loop, so ask where you run.
+        """Return the limiter of storing threads, one per event loop: as many as there are processors.
 
         It is not meant to be held while awaiting something of the repository, which takes it itself.
         """
@@ -391,4 +391,5 @@ class OpenRepository(AsyncContextManagerMixin):
         self._state.syncs.sync()
 
     async def sync_async(self) -> None:
+        """Make everything stored before the call durable like `sync`, in a worker thread."""
         await hop(self.sync)

@@ -20,14 +20,15 @@ class ReferenceOperations(OpenRepository):
     """The names below ``refs/``, which keep what they lead to when garbage is collected."""
 
     def references(self) -> list[NamedReference]:
-        """All of them, those that lead nowhere too; images' first, each category sorted by name."""
+        """Return all references, dangling ones too: those of images first, each category sorted by name."""
         return _maintenance.refs.list_references(self._state)
 
     async def references_async(self) -> list[NamedReference]:
+        """Return all references like `references`, in a worker thread."""
         return await hop(self.references)
 
     def add_reference(self, category: Category, reference: str, name: str, *, replace: bool = False) -> None:
-        """Let *reference* lead to the stream or image *name*.  Durable on return.
+        """Point *reference* at the stream or image *name*.  Durable on return.
 
         Raises:
             StreamNotFoundError, ImageNotFoundError: there is none.
@@ -39,10 +40,11 @@ class ReferenceOperations(OpenRepository):
     async def add_reference_async(
         self, category: Category, reference: str, name: str, *, replace: bool = False
     ) -> None:
+        """Add a reference like `add_reference`, in a worker thread.  Durable."""
         await hop(self.add_reference, category, reference, name, replace=replace)
 
     def rename_reference(self, category: Category, reference: str, new: str, *, replace: bool = False) -> None:
-        """Give *reference* the name *new*.  Durable on return; a crash leaves the old name, both, or the new one.
+        """Rename *reference* to *new*.  Durable on return; a crash leaves the old name, both, or the new one.
 
         Raises:
             StreamNotFoundError, ImageNotFoundError: there is no such reference.
@@ -54,17 +56,19 @@ class ReferenceOperations(OpenRepository):
     async def rename_reference_async(
         self, category: Category, reference: str, new: str, *, replace: bool = False
     ) -> None:
+        """Rename a reference like `rename_reference`, in a worker thread.  Durable."""
         await hop(self.rename_reference, category, reference, new, replace=replace)
 
     def remove_reference(self, category: Category, reference: str) -> bool:
-        """Remove *reference*, durably; False if it was not there.  What it led to stays until a gc."""
+        """Remove *reference*, durably; return False if it was not there.  Its objects stay until a gc."""
         return publish.remove_reference(self._state, category, reference)
 
     async def remove_reference_async(self, category: Category, reference: str) -> bool:
+        """Remove a reference like `remove_reference`, in a worker thread.  Durable."""
         return await hop(self.remove_reference, category, reference)
 
     def prune_references(self, *, dangling: bool = False, dry_run: bool = False) -> list[NamedReference]:
-        """Remove what is recorded as referring to a manifest that is gone; returns it.  Durable on return.
+        """Remove references of artifacts to manifests that are gone, and return them.  Durable on return.
 
         Args:
             dangling: remove all other references that lead nowhere, too.
@@ -73,4 +77,5 @@ class ReferenceOperations(OpenRepository):
         return _maintenance.refs.prune_references(self._state, dangling=dangling, dry_run=dry_run)
 
     async def prune_references_async(self, *, dangling: bool = False, dry_run: bool = False) -> list[NamedReference]:
+        """Remove dangling references like `prune_references`, in a worker thread."""
         return await hop(self.prune_references, dangling=dangling, dry_run=dry_run)

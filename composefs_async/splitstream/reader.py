@@ -76,19 +76,22 @@ class SplitstreamReader:
 
     @property
     def algorithm(self) -> Algorithm:
+        """Algorithm of the ids of its objects."""
         return self.header.algorithm
 
     @property
     def generation(self) -> Generation:
+        """Generation of the file format, as its header says."""
         return self.header.generation
 
     @property
     def content_type(self) -> int:
+        """Type of its content, one of the constants of `composefs_async.splitstream`."""
         return self.info.content_type
 
     @property
     def stream_size(self) -> int:
-        """Of the merged content in bytes, as the file claims; compare it with what was read if it matters."""
+        """Size of the merged content in bytes, as the file claims; compare it with what was read."""
         return self.info.stream_size
 
     # -- the tables ----------------------------------------------------------------------------

@@ -86,7 +86,7 @@ class SplitstreamWriter:
 
     @property
     def stream_size(self) -> int:
-        """Of the merged content so far, in bytes, as it will stand in the file."""
+        """Size of the merged content so far in bytes, as it will be in the file."""
         return self._stream_size
 
     # -- the body ------------------------------------------------------------------------------

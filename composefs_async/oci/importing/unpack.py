@@ -31,16 +31,20 @@ _MOST_PIECES = 16
 
 @runtime_checkable
 class Readable(Protocol):
-    """Files of AnyIO and aiofiles, and asyncio's StreamReader, have this form."""
+    """Source of bytes with an async ``read``: files of AnyIO and aiofiles, and asyncio's StreamReader."""
 
-    async def read(self, size: int, /) -> bytes: ...
+    async def read(self, size: int, /) -> bytes:
+        """Return at most *size* bytes, and nothing only at the end."""
+        ...
 
 
 @runtime_checkable
 class Receivable(Protocol):
-    """AnyIO's byte streams have this form."""
+    """Source of bytes with an async ``receive``: AnyIO's byte streams."""
 
-    async def receive(self, max_bytes: int = ..., /) -> bytes: ...
+    async def receive(self, max_bytes: int = ..., /) -> bytes:
+        """Return at least one and at most *max_bytes* bytes; raise `anyio.EndOfStream` at the end."""
+        ...
 
 
 ByteSource: TypeAlias = (
