@@ -20,6 +20,7 @@ __all__ = [
     "make_directories",
     "open_beneath",
     "open_trusted",
+    "openat2",
     "opened_beneath",
     "opened_parent",
     "opened_trusted",
@@ -64,7 +65,7 @@ def open_beneath(path: str, flags: int, mode: int = 0, *, dir_fd: int) -> int:
         return _open_one(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd, path)
     if not _refused:
         try:
-            return _openat2(path, flags & ~os.O_NOFOLLOW, mode, dir_fd)
+            return openat2(path, flags & ~os.O_NOFOLLOW, mode, dir_fd, _RESOLVE)
         except OSError as error:
             if error.errno not in _MISSING:
                 raise
@@ -174,8 +175,13 @@ def _follow(name: str, flags: int, dir_fd: int, path: str, owners: set[int]) -> 
     return os.open(target, (flags & ~os.O_NOFOLLOW) | os.O_CLOEXEC, dir_fd=dir_fd)
 
 
-def _openat2(path: str, flags: int, mode: int, dir_fd: int) -> int:
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE)
+def openat2(path: str, flags: int, mode: int, dir_fd: int, resolve: int) -> int:
+    """Call openat2(2), again if it was interrupted; *resolve* has the RESOLVE_ bits of linux/openat2.h.
+
+    Raises:
+        OSError: ENOSYS, the kernel has no such call.
+    """
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     name = os.fsencode(path)
     if b"\0" in name:
         raise ValueError("embedded null byte")

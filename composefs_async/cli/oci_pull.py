@@ -154,6 +154,8 @@ def pull(
       docker-archive:FILE[:NAME|:@INDEX]       what docker save or podman save writes
       dir:PATH                                 a directory of skopeo's
       docker-daemon:NAME:TAG                   of a running Docker or podman (DOCKER_HOST)
+      containers-storage:NAME                  of podman, buildah or skopeo; [DRIVER@ROOT]NAME elsewhere
+      docker-overlay2:NAME                     of Docker, from its files; [ROOT]NAME elsewhere
       docker://HOST/NAME[:TAG][@DIGEST]        of a registry
       PATH[:NAME], or - for standard input     any of the first four, by what is in it
 

@@ -42,7 +42,7 @@ from ..erofs_images import Documents, MadeImage, find_images, lacks_images, make
 from ..kept_blobs import keep_blob
 from ..limits import Limits
 from ..platforms import Platform
-from ..sources.base import ImageSource, LocalBlob, ResolvedImage, SpooledBlob
+from ..sources.base import BlockingBlob, ImageSource, LocalBlob, ResolvedImage, SpooledBlob
 from ..sources.opening import open_source, transport_of
 from .incremental_tree import GrowingTree
 from .layers import ImportRun, LayerResult, find_layer, skipped, store_blob, store_layer
@@ -364,7 +364,7 @@ class _Pull:
                 byte_source(blob),
                 layer.name,
                 media_type=descriptor.media_type,
-                packed_digest=descriptor.digest,
+                packed_digest=None if isinstance(blob, BlockingBlob) and blob.unpacked else descriptor.digest,
                 limits=self._run.limits,
             )
             follower = tree.follow(layer.name) if tree is not None else None

@@ -43,6 +43,8 @@ class BlockingBlob:
     manager."""
     size: int
     """In bytes; 0 if it is not known."""
+    unpacked: bool = False
+    """The layer comes as what its blob unpacks to, because the source has nothing else: only that is verified."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ _TRANSPORTS: dict[str, str] = {
     "archive": ".archive",
     "dir": ".directory",
     "docker-daemon": ".daemon",
+    "containers-storage": ".storage.source",
+    "docker-overlay2": ".storage.docker",
     "docker": ".registry",
 }
 
