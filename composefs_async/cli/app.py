@@ -119,6 +119,8 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         "boot": ("app", "What machines boot: kernel images and boot entries."),
         "publish": ("exchange", "Send an image to a store."),
         "fetch": ("exchange", "Bring an image from a store."),
+        "copy": ("exchange", "Copy an image to another repository, also over ssh."),
+        "serve": ("exchange", "Be the other side of a copy over ssh."),
         "store": ("app", "Stores: places of images for many machines."),
         "refs": ("app", "References: the names that keep streams and images."),
         "upgrade": ("upgrade", "Give a repository from before meta.json existed one that fits."),

@@ -1,4 +1,4 @@
-"""The commands ``publish`` and ``fetch``: images between repositories and stores."""
+"""The commands ``publish``, ``fetch``, ``copy`` and ``serve``: images between repositories and stores."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from .progress import progress_option, showing, size_text
 from .store import StoreUrl, endpoint_option, using
 
 if TYPE_CHECKING:
+    from ..exchange.copying import CopyResult
     from ..exchange.fetcher import FetchResult
 
-__all__ = ["Rate", "fetch", "publish"]
+__all__ = ["Rate", "copy", "fetch", "publish", "serve"]
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -34,6 +35,9 @@ class Rate(click.ParamType[float]):
         return rate
 
 
+ssh_option = click.option(
+    "--ssh", default="ssh", show_default=True, metavar="COMMAND", help="The program that reaches it."
+)
 rate_option = click.option("--limit-rate", type=Rate(), help="Bytes per second, like 50M.")
 
 
@@ -99,6 +103,7 @@ def publish(
 )
 @rate_option
 @endpoint_option
+@ssh_option
 @progress_option
 @as_json
 @click.pass_obj
@@ -114,14 +119,24 @@ def fetch(
     local: tuple[str, ...],
     limit_rate: float | None,
     endpoint: str | None,
+    ssh: str,
     progress: str,
     json_output: bool,
 ) -> None:
-    """Fetch the image NAME from the store URL.
+    """Fetch the image NAME from the store URL, or from the repository ssh://[USER@]HOST[:PORT]/DIRECTORY.
 
     Every byte is compared with its digest; what one store has not, or has damaged, comes from the next.
     """
     options = {"tag": tag, "expect": expect}
+    if url.startswith("ssh://"):
+        if mirrors or local or limit_rate:
+            raise click.UsageError("--mirror, --from and --limit-rate are for stores")
+        from ..exchange import copying
+
+        with settings.open() as repo:
+            pull = partial(copying.pull_from, repo, name, copying.ssh_command(url, ssh), **options)
+            _print_copy(settings.run(pull), json_output)
+        return
     with settings.open() as repo, showing(progress) as show:
         work = partial(_fetch, repo, [url, *mirrors], local, name, endpoint, limit_rate, progress=show, **options)
         result = settings.run(work)
@@ -161,3 +176,57 @@ async def _fetch(
             await stack.enter_async_context(open_store(each, endpoint=endpoint, limit_rate=rate)) for each in urls
         ]
         return await fetch_image(repo, [*stores, *local], name, **options)
+
+
+@click.command
+@click.argument("image")
+@click.option("--to", required=True, metavar="REPOSITORY", help="A directory, or ssh://[USER@]HOST[:PORT]/DIRECTORY.")
+@click.option("--tag", help="In the other repository, if it is not IMAGE.")
+@click.option("--link", is_flag=True, help="Hard link files, which then share owner, times and label.")
+@ssh_option
+@as_json
+@click.pass_obj
+def copy(
+    settings: Settings, /, *, image: str, to: str, tag: str | None, link: bool, ssh: str, json_output: bool
+) -> None:
+    """Copy IMAGE to another repository, of this machine or of another one."""
+    from ..exchange import copying
+    from ..repository import Repository
+
+    with settings.open() as repo:
+        if to.startswith("ssh://"):
+            if link:
+                raise click.UsageError("--link is for repositories of this machine")
+            work = partial(copying.push_to, repo, image, copying.ssh_command(to, ssh), tag=tag)
+            result = settings.run(work)
+        else:
+            with Repository.open_path(to) as target:
+                result = settings.run(partial(copying.copy, repo, target, image, tag=tag, link=link))
+    _print_copy(result, json_output)
+
+
+def _print_copy(result: CopyResult, json_output: bool) -> None:
+    if json_output:
+        print_json({key: getattr(result, key) for key in result.__dataclass_fields__})
+        return
+    click.echo(f"root      {printable(result.root)}")
+    click.echo(f"tagged    {printable(result.tag)}")
+    click.echo(f"objects   {result.objects_copied} copied, {result.objects_present} present")
+
+
+@click.command
+@click.pass_obj
+def serve(settings: Settings, /) -> None:
+    """Be the other side of a copy over ssh: speaks on standard input and output."""
+    import os
+
+    from ..exchange import copying
+
+    # Nothing else may get into what is spoken.
+    writer = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with settings.open() as repo:
+            settings.run(partial(copying.serve, repo, 0, writer))
+    finally:
+        os.close(writer)

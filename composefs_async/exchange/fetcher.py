@@ -10,17 +10,12 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 
-from anyio import create_task_group
-
-from .._aio.groups import single_error
 from .._aio.hops import hop, using
 from .._aio.to_thread import in_checked_thread
 from .._maintenance import leases
 from .._maintenance.fsck.object_reader import sizes
 from .._maintenance.repair.sources import ObjectSource, RepositorySource, open_source
-from .._repo.publish import Link, publish, target_of
 from .._repo.state import RepoState
 from ..digest import ObjectId
 from ..errors import (
@@ -36,14 +31,14 @@ from ..errors import (
     StoreError,
     StoreFormatError,
 )
-from ..naming import check_tag, tag_reference
+from ..naming import check_tag
 from ..progress import BytesMoved, ProgressCallback, ProgressEvent, RefWritten, SourceFailed, TransferStarted
 from ..repository import Repository, state_of
+from .arrival import present_keys, prove, publish_names
 from .closure import Walked, walk
 from .documents import Config, Manifest
 from .local_sources import take_objects
 from .plan import plan_ranges, totals
-from .proving import prove_images, prove_stream, unproven
 from .receiving import Receiver
 from .store import Store
 from .table import DECODED_LIMIT, KEY_SIZE, Kind, Table
@@ -54,7 +49,6 @@ __all__ = ["AnySource", "FetchResult", "fetch"]
 AnySource = Store | Repository | str | os.PathLike[str]
 """Where content may come from: a store, or a repository or directory of files on this machine."""
 
-_PROVERS = 2
 _ROUNDS = 8
 """Times that streams are asked for that other streams were found to need."""
 
@@ -165,6 +159,7 @@ class _Fetch:
         self._sources = [Source(store) for store in stores]
         self._said: dict[str, str] = {}
         self._damaged = False
+        self._lease: leases.LeaseHolder | None = None
         self._fetched = 0
         self._moved = self._total = 0
         self._before = [(store.usage.requests, store.usage.received) for store in stores]
@@ -173,7 +168,7 @@ class _Fetch:
         manifest, config = await self._resolve(self._name)
         if config.algorithm is not self._state.algorithm:
             raise AlgorithmMismatchError(self._name, self._state.algorithm.text, config.algorithm.text)
-        expected_image = _check_expected(expect, manifest, config) if expect else None
+        expected_image = check_expected(expect, manifest.digest, config) if expect else None
         if config.kind != "image":
             raise StoreFormatError(self._name, "it is a layer, not an image")
         walked = await self._walk(config)
@@ -182,12 +177,14 @@ class _Fetch:
         else:
             self._report(TransferStarted(self._name, 0, 0, len(walked.kinds)))
         try:
-            await self._prove(walked, config, expect, expected_image)
+            await prove(self._state, walked, config, image=expected_image, all_images=expect is not None)
         except FormatError as error:  # each object is what its id says, and together they make no sense
             self._damaged = True
             self._said[self._stores[0].url] = str(error)
             raise self._failed(()) from error
-        await in_checked_thread(lambda check: self._name_it(walked, tag))
+        await hop(publish_names, self._state, walked, tag)
+        if self._lease is not None:
+            await hop(self._lease.end)
         self._report(RefWritten(tag, manifest.digest))
         used = [
             (store.usage.requests - requests, store.usage.received - received)
@@ -270,7 +267,7 @@ class _Fetch:
     async def _bring(self, manifest: Manifest, config: Config, walked: Walked) -> Walked:
         table = await self._table(manifest, config)
         index = await hop(table.index)
-        present = await hop(_present_keys, self._state)
+        present = await hop(present_keys, self._state)
         lease = await hop(leases.begin, self._state, manifest.digest, f"{self._stores[0].url} {self._name}")
         damaged = frozenset(walked.damaged)
         again = {object_id[:KEY_SIZE] for object_id in damaged}
@@ -386,52 +383,15 @@ class _Fetch:
         await self._stage(other, table, sorted(planned), planned, sources=[source])
         return await self._still_absent(wanted)
 
-    # -- proof and names -----------------------------------------------------------------------
 
-    async def _prove(self, walked: Walked, config: Config, expect: str | None, expected_image: ObjectId | None) -> None:
-        if not config.streams.items() <= walked.streams.items():
-            raise StoreFormatError(self._name, "its config has names that nothing leads to")
-        if not config.images.keys() <= {found.hex() for found in walked.images}:
-            raise StoreFormatError(self._name, "its config has images that nothing leads to")
-        queue = iter(await hop(unproven, self._state, walked))
-
-        async def work() -> None:
-            for name in queue:
-                await in_checked_thread(
-                    lambda check, name=name: prove_stream(self._state, name, walked.streams[name], check)  # type: ignore[misc]
-                )
-
-        with single_error():
-            async with create_task_group() as tasks:
-                for _ in range(min(_PROVERS, os.cpu_count() or 1)):
-                    tasks.start_soon(work)
-        if expect is not None and config.root in walked.streams:
-            await hop(partial(prove_images, self._state, walked, expected_image))
-
-    _lease: leases.LeaseHolder | None = None
-
-    def _name_it(self, walked: Walked, tag: str) -> None:
-        """Publish all names, the tag last.  Blocks."""
-        links = [Link.to_object("streams", name, found) for name, found in reversed(walked.streams.items())]
-        links += [Link.to_object("images", found.hex(), found) for found in walked.images]
-        if walked.root in walked.streams:
-            links.append(Link.reference("streams", tag_reference(tag), walked.root))
-        else:
-            links.append(Link.reference("images", tag, walked.root))
-        if any(target_of(self._state, link.path) != link.target for link in links):
-            publish(self._state, links)
-        if self._lease is not None:
-            self._lease.end()
-
-
-def _check_expected(expect: str, manifest: Manifest, config: Config) -> ObjectId | None:
+def check_expected(expect: str, manifest_digest: str, config: Config) -> ObjectId | None:
     """Refuse before anything is fetched; the id of an image that is expected, to be proven later.
 
     Raises:
         DigestMismatchError: the store says itself that it is something else.
         FormatError: it is no digest.
     """
-    if expect == manifest.digest or config.root == f"oci-manifest-{expect}":
+    if expect == manifest_digest or config.root == f"oci-manifest-{expect}":
         return None
     try:
         wanted = ObjectId.from_hex(expect)
@@ -439,27 +399,5 @@ def _check_expected(expect: str, manifest: Manifest, config: Config) -> ObjectId
         raise InvalidNameError(expect, "what is expected is no digest") from None
     if wanted.hex() in config.images:
         return wanted
-    said = ", ".join([manifest.digest, config.root, *config.images])
+    said = ", ".join(filter(None, [manifest_digest, config.root, *config.images]))
     raise DigestMismatchError("what the store has", expect, said)
-
-
-def _present_keys(state: RepoState) -> set[bytes]:
-    """The start of the id of each object that is there, as tables have it."""
-    found: set[bytes] = set()
-    digits = 2 * KEY_SIZE - 2
-    for shard in range(256):
-        name = f"{shard:02x}"
-        try:
-            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=state.objects_fd)
-        except FileNotFoundError:
-            continue
-        try:
-            entries = os.listdir(fd)
-        finally:
-            os.close(fd)
-        for entry in entries:
-            try:
-                found.add(bytes.fromhex(name + entry[:digits]))
-            except ValueError:
-                continue  # a temporary file
-    return found

@@ -26,7 +26,7 @@ from .documents import PACK_TYPE, Descriptor
 from .plan import Place
 from .table import Coding
 
-__all__ = ["LEVEL", "PACK_SIZE", "Pack", "Packer", "compress_member", "new_salt", "pack_large"]
+__all__ = ["LEVEL", "PACK_SIZE", "Pack", "Packer", "compress_member", "new_salt", "pack_large", "verified_contents"]
 
 PACK_SIZE = 16 << 20
 """Bytes at which a pack is full."""
@@ -64,7 +64,7 @@ class Packer:
             ObjectNotFoundError, DigestMismatchError: an object is not there, or damaged.
         """
         data, members = bytearray(salt), dict[ObjectId, Place]()
-        for object_id, content in self._contents(ids):
+        for object_id, content in verified_contents(self._state, ids, self._buffer):
             if len(data) >= self._pack_size:
                 yield _finish(data, members)
                 data, members = bytearray(salt), {}
@@ -74,25 +74,33 @@ class Packer:
         if members:
             yield _finish(data, members)
 
-    def _contents(self, ids: Sequence[ObjectId]) -> Iterator[tuple[ObjectId, memoryview]]:
-        """The verified content of each object; valid until the next one is asked for."""
-        table, width, at = b"".join(ids), self._state.algorithm.digest_size, 0
-        while at < len(ids):
-            loaded = load(self._state, table[at * width :], self._buffer)
-            failures = {failure.at: failure for failure in loaded.failures}
-            view, offset = memoryview(self._buffer), 0
-            for index in range(loaded.taken):
-                size = loaded.sizes[index]
-                object_id = ids[at + index]
-                failure = failures.get(index)
-                if failure is not None and failure.step == "large":
-                    yield object_id, memoryview(objects.read_object(self._state, object_id))
-                    continue
-                if failure is not None:
-                    raise _failed(object_id, failure)
-                yield object_id, view[offset : offset + size]
-                offset += size
-            at += loaded.taken
+
+def verified_contents(
+    state: RepoState, ids: Sequence[ObjectId], buffer: bytearray | None = None
+) -> Iterator[tuple[ObjectId, memoryview]]:
+    """The content of each object, compared with its id; valid until the next one is asked for.  Blocks.
+
+    Raises:
+        ObjectNotFoundError, DigestMismatchError: an object is not there, or damaged.
+    """
+    buffer = bytearray(_BUFFER) if buffer is None else buffer
+    table, width, at = b"".join(ids), state.algorithm.digest_size, 0
+    while at < len(ids):
+        loaded = load(state, table[at * width :], buffer)
+        failures = {failure.at: failure for failure in loaded.failures}
+        view, offset = memoryview(buffer), 0
+        for index in range(loaded.taken):
+            size = loaded.sizes[index]
+            object_id = ids[at + index]
+            failure = failures.get(index)
+            if failure is not None and failure.step == "large":
+                yield object_id, memoryview(objects.read_object(state, object_id))
+                continue
+            if failure is not None:
+                raise _failed(object_id, failure)
+            yield object_id, view[offset : offset + size]
+            offset += size
+        at += loaded.taken
 
 
 def _failed(object_id: ObjectId, failure: Failure) -> Exception:

@@ -22,7 +22,7 @@ from ..errors import StoreFormatError
 from .plan import Member, Range
 from .table import KEY_SIZE, Coding, Table
 
-__all__ = ["Outcome", "Receiver", "SourceError"]
+__all__ = ["Large", "Outcome", "Receiver", "SourceError"]
 
 _SMALL = 4 << 20
 """Members and objects of up to so many bytes are unpacked in memory."""
@@ -98,14 +98,19 @@ class Receiver:
         cutter.flush()
         return outcome
 
-    def unpack(self, index: int, content: bytes | bytearray) -> bytes | bytearray:
+    def unpack(self, index: int, content: bytes | bytearray, coding: int | None = None) -> bytes | bytearray:
         """The object of an entry; at most as many bytes as the table says.
+
+        Args:
+            coding: in place of what the table says.
 
         Raises:
             StoreFormatError
         """
         size = self.table.sizes[index]
-        if self.table.codings[index] == Coding.RAW:
+        if (self.table.codings[index] if coding is None else coding) == Coding.RAW:
+            if len(content) != size:
+                raise StoreFormatError("a member", f"it has {len(content)} bytes, not {size}")
             return content
         decompressor = zstd.ZstdDecompressor(options=_OPTIONS)
         try:
@@ -144,9 +149,14 @@ class Receiver:
             return "" if found[:KEY_SIZE] == key else f"object {key.hex()}… has the digest {found.hex()}"
         return "" if found == expected else f"object {expected.hex()} has the digest {found.hex()}"
 
-    def large(self, index: int) -> _Large:
+    def is_large(self, index: int, stored: int = 0) -> bool:
+        """Whether an object, or what is stored of it, is too large to be unpacked in memory."""
+        return max(self.table.sizes[index], stored) > _SMALL
+
+    def large(self, index: int, coding: int | None = None) -> Large:
         """Takes an object that is too large for memory."""
-        return _Large(self._state, self, index)
+        coding = self.table.codings[index] if coding is None else coding
+        return Large(self._state, self, index, packed=coding == Coding.ZSTD)
 
 
 _OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
@@ -165,7 +175,7 @@ class _Cutter:
         self.position: int = start
         self._current: Member | None = None
         self._small = bytearray()
-        self._large: _Large | None = None
+        self._large: Large | None = None
         self._batch: list[tuple[int, bytes | bytearray]] = []
         self._bytes = 0
         self._next()
@@ -194,10 +204,8 @@ class _Cutter:
     def _next(self) -> None:
         self._current = next(self._members, None)
         self._small = bytearray()
-        if self._current is not None:
-            size = self._receiver.table.sizes[self._current.entry]
-            if self._current.stored > _SMALL or size > _SMALL:
-                self._large = self._receiver.large(self._current.entry)
+        if self._current is not None and self._receiver.is_large(self._current.entry, self._current.stored):
+            self._large = self._receiver.large(self._current.entry)
 
     def _add(self, piece: memoryview) -> None:
         if self._large is not None:
@@ -234,13 +242,13 @@ class _Cutter:
             self._large = None
 
 
-class _Large:
+class Large:
     """An object that is unpacked into a temporary file, and linked when its digest is right."""
 
-    def __init__(self, state: RepoState, receiver: Receiver, index: int) -> None:
+    def __init__(self, state: RepoState, receiver: Receiver, index: int, *, packed: bool) -> None:
         self._state, self._receiver, self._index = state, receiver, index
         self._size = receiver.table.sizes[index]
-        self._packed = receiver.table.codings[index] == Coding.ZSTD
+        self._packed = packed
         self._decompressor = zstd.ZstdDecompressor(options=_OPTIONS)
         self._hasher = fsverity.Hasher(state.algorithm)
         self._tmpfile: files.Tmpfile | None = objects.create_object_tmpfile(state)

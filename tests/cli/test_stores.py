@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,26 @@ def test_an_object_store_is_a_store(cli: Cli, repo: Path, empty: Path, gofakes3:
     assert tags(empty) == ["basic"]
     assert cli("store", "fsck", url, *endpoint, "--json").good().json["ok"]
     cli("store", "gc", url, *endpoint).good()
+
+
+FAKE_SSH = """#!/bin/sh
+# What sshd does: the last argument is for a shell.
+for last in "$@"; do :; done
+exec sh -c "$(echo "$last" | sed 's|^composefs-async|{python} -m composefs_async|')"
+"""
+
+
+def test_images_are_copied_to_and_from_other_machines(cli: Cli, repo: Path, empty: Path, tmp_path: Path) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text(FAKE_SSH.format(python=sys.executable))
+    ssh.chmod(0o755)
+    run = cli.on(repo)("copy", "basic", "--to", f"ssh://host{empty}", "--ssh", ssh, "--json").good().json
+    assert (run["tag"], run["objects_present"]) == ("basic", 0)
+    assert tags(empty) == ["basic"]
+    cli.on(empty)("fetch", f"ssh://host{repo}", "one", "--ssh", ssh).good()
+    assert tags(empty) == ["basic", "one"]
+    cli.on(repo)("copy", "artifact", "--to", empty, "--tag", "a").good()
+    assert tags(empty) == ["a", "basic", "one"]
+    cli.on(empty)("fsck").good()
+    cli.on(empty)("fetch", "ssh://host", "one").failed(9, "ssh://")
+    cli.on(repo)("copy", "one", "--to", f"ssh://host{empty}", "--link").failed(2, "--link")
