@@ -22,6 +22,7 @@ bottom to the top; imports only go down, which a test enforces:
 `oci`                 layers, images, tags; sources of images; parsers that know no I/O
 `boot`                bootable images: SELinux labels, kernel arguments, boot entries
 `exchange`            content in stores: published, fetched, collected beside publishers
+`fleet`               many images into a store, by threads, Dask or shards
 `cli`                 the command line; uses what is public
 ====================  =======================================================================================
 

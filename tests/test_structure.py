@@ -36,11 +36,12 @@ LAYERS = [
     ["boot"],
     ["testing"],
     ["exchange"],
+    ["fleet"],
     ["cli", "__init__", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-EVENT_LOOP = {"_aio", "repository", "oci", "registry", "boot", "exchange", "testing", "cli"}
+EVENT_LOOP = {"_aio", "repository", "oci", "registry", "boot", "exchange", "fleet", "testing", "cli"}
 RESTRICTED = {
     "anyio": EVENT_LOOP,
     "asyncio": set[str](),
@@ -50,6 +51,7 @@ RESTRICTED = {
     "ctypes": {"_sys"},
     "fcntl": {"_sys"},
     "httpcore2": {"registry"},
+    "distributed": {"fleet"},
     "click": {"cli"},
     "rich": {"cli"},
 }

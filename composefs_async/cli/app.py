@@ -122,6 +122,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         "copy": ("exchange", "Copy an image to another repository, also over ssh."),
         "serve": ("exchange", "Be the other side of a copy over ssh."),
         "store": ("app", "Stores: places of images for many machines."),
+        "fleet": ("app", "Many images into a store, by many machines."),
         "refs": ("app", "References: the names that keep streams and images."),
         "upgrade": ("upgrade", "Give a repository from before meta.json existed one that fits."),
         "demo": ("demo", "Import an image made of this machine's files, and verify it."),
@@ -246,6 +247,17 @@ def boot() -> None:
 )
 def store() -> None:
     """Stores: directories, web servers and object stores with images for many machines."""
+
+
+@click.command(
+    cls=LazyGroup,
+    commands_in={
+        "convert": ("fleet", "Convert the images of a list."),
+        "status": ("fleet", "Tell which images of a list are there."),
+    },
+)
+def fleet() -> None:
+    """Conversion of many images into a store: on threads, on Dask, or in shards of an array of jobs."""
 
 
 @click.command(

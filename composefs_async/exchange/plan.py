@@ -64,6 +64,7 @@ def choose_reuse(
     *,
     condemned: Callable[[str], bool] = lambda digest: False,
     limit: int = REUSE_LIMIT,
+    share: float = REUSE_SHARE,
 ) -> list[Reuse]:
     """The blobs of *bases* that are worth being used again for the objects *keys*, each object in one of them.
 
@@ -79,8 +80,8 @@ def choose_reuse(
     for digest in sorted(found, key=lambda each: (-used[each], each)):
         blob, members = found[digest]
         left = {key: place for key, place in members.items() if key not in taken}
-        share = sum(place.stored for place in left.values())
-        if left and share >= REUSE_SHARE * blob.size:
+        size = sum(place.stored for place in left.values())
+        if left and size >= share * blob.size:
             chosen.append(Reuse(blob, left))
             taken.update(left)
         if len(chosen) == limit:

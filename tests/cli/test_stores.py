@@ -231,3 +231,22 @@ def test_images_are_copied_to_and_from_other_machines(cli: Cli, repo: Path, empt
     cli.on(empty)("fsck").good()
     cli.on(empty)("fetch", "ssh://host", "one").failed(9, "ssh://")
     cli.on(repo)("copy", "one", "--to", f"ssh://host{empty}", "--link").failed(2, "--link")
+
+
+def test_a_list_of_images_is_converted_and_its_state_told(cli: Cli, store: Path, tmp_path: Path) -> None:
+    layouts = Path(__file__).parent.parent / "vectors/layouts"
+    wanted = tmp_path / "list"
+    wanted.write_text(
+        f"# images\noci:{layouts}/basic\n\noci:{layouts}/one  # twice\noci:{layouts}/one\noci:/nowhere:x\n"
+    )
+    options = ("--store", store, "--platform", "linux/amd64")
+    run = cli("fleet", "convert", wanted, *options, "--engine", "threads:2", "--json")
+    assert run.code == 1
+    assert [image["error"] is None for image in sorted(run.json, key=lambda image: image["reference"])] == [
+        *(False, True, True)
+    ]
+    assert f"2 of 3 images{chr(10)}" in cli("fleet", "status", wanted, "--store", store).good().text
+    again = cli("fleet", "convert", wanted, *options, "--shard", "0/1", "--json").json
+    assert sum(image["layers_converted"] for image in again) == 0
+    cli("fleet", "convert", wanted, *options, "--engine", "ray").failed(2, "threads")
+    cli("fleet", "convert", wanted, *options, "--shard", "3/3").failed(2, "shard")
