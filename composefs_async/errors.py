@@ -56,7 +56,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Self
+from typing import Any, Self
 
 __all__ = [
     "AlgorithmMismatchError",
@@ -108,7 +108,22 @@ __all__ = [
 
 
 class ComposefsError(Exception):
-    """The base of all of them."""
+    """The base of all of them; they can be pickled and copied, with all their attributes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        made = OSError.__reduce__(self) if isinstance(self, OSError) else (type(self), self.args)
+        return _remake, (type(self), made[1], self.__dict__.copy())
+
+
+def _remake(kind: type[ComposefsError], args: tuple[Any, ...], attributes: dict[str, Any]) -> ComposefsError:
+    """An error again, without its constructor: what that would make of its arguments is in *args* already."""
+    error = kind.__new__(kind, *args)
+    if isinstance(error, OSError):
+        OSError.__init__(error, *args)
+    else:
+        error.args = args
+    error.__dict__.update(attributes)
+    return error
 
 
 class PolicyError(ComposefsError):

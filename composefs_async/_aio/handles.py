@@ -61,6 +61,9 @@ class WorkCancelledError(RuntimeError):
     def __init__(self) -> None:
         super().__init__("the block that owned this work was cancelled")
 
+    def __reduce__(self) -> tuple[type[WorkCancelledError], tuple[()], dict[str, object]]:
+        return type(self), (), self.__dict__.copy()
+
 
 class HandleGroup:
     """Starts work and waits for it at the end; a failed piece does not cancel its siblings."""
