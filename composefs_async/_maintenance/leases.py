@@ -16,9 +16,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from .._repo.state import RepoState
 from ..digest import ObjectId, check_content_digest, sha256_content_digest
@@ -38,6 +38,14 @@ _SUFFIX = ".json"
 _NAMED = "name-"
 _NAME_LIMIT = 1024  # bytes of the name of a lease
 _VERSION = 1
+_LAST_NANOSECOND = (1 << 63) - 1
+_LAST_SECOND = 253402300799  # of the year 9999, after which dates have no text
+_WRITES = 16
+"""A record that grows is written so often while it doubles, about; what it costs in all is linear in its layers."""
+_PATIENCE = 1.0
+"""Seconds after which a layer is written down in any case when the next one comes."""
+
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +90,18 @@ class _Record:
             if values["version"] != _VERSION or values["manifest"] != key:
                 return None
             layers = {str(diff_id): ObjectId.from_hex(text) for diff_id, text in values["layers"].items()}
-            started, expires = int(values["started"]), float(values["expires"])
+            started = _number(values["started"], int, _LAST_NANOSECOND)
+            expires = _number(values["expires"], float, _LAST_SECOND)
             return cls(key, str(values["reference"]), started, expires, str(values["boot"]), layers)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, FormatError):
             return None
+
+
+def _number(value: object, kind: Callable[[int | float], N], last: int) -> N:
+    """A time, if it is one that everybody can count with: finite, since 1970, and not after *last*."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= last:
+        raise ValueError(value)
+    return kind(value)
 
 
 class LeaseHolder:
@@ -94,6 +110,7 @@ class LeaseHolder:
     def __init__(self, state: RepoState, record: _Record, duration: float) -> None:
         self._state, self._record, self._duration = state, record, duration
         self._mutex = threading.Lock()
+        self._unwritten, self._written_at = 0, time.monotonic()
 
     def find(self, diff_id: str) -> ObjectId | None:
         """The stream of a layer that an earlier import of this image finished, if all of it is there."""
@@ -101,11 +118,27 @@ class LeaseHolder:
         return stream_id if stream_id is not None and _is_whole(self._state, stream_id) else None
 
     def finished(self, diff_id: str, stream_id: ObjectId) -> None:
-        """Remember a layer that is in place and has no name."""
+        """Remember a layer that is in place and has no name.
+
+        Of many layers the last few are written down together: if the process dies before that, they are read again.
+        """
         with self._mutex:
-            layers = {**self._record.layers, diff_id: stream_id}
-            self._record = replace(self._record, layers=layers, expires=time.time() + self._duration)
-            _write(self._state, self._record)
+            self._record.layers[diff_id] = stream_id
+            self._unwritten += 1
+            late = time.monotonic() - self._written_at > _PATIENCE
+            if late or self._unwritten * _WRITES >= len(self._record.layers):
+                self._save()
+
+    def save(self) -> None:
+        """Write down what `finished` has put off, where an import ends early."""
+        with self._mutex:
+            if self._unwritten:
+                self._save()
+
+    def _save(self) -> None:
+        self._record = replace(self._record, expires=time.time() + self._duration)
+        _write(self._state, self._record)
+        self._unwritten, self._written_at = 0, time.monotonic()
 
     @property
     def resumable(self) -> bool:
@@ -174,7 +207,7 @@ def all_leases(state: RepoState) -> list[Lease]:
 
 def _lease(record: _Record) -> Lease:
     digest = None if record.key.startswith(_NAMED) else record.key
-    return Lease(digest, record.reference, record.started, record.expires, record.believed)
+    return Lease(digest, record.reference, record.started, record.expires, dict(record.believed))
 
 
 def drop(state: RepoState, name: str) -> bool:

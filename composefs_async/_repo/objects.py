@@ -7,6 +7,7 @@ replaced atomically.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -19,6 +20,7 @@ from .._sys.beneath import open_beneath, opened_beneath, opened_parent
 from ..digest import ObjectId
 from ..errors import (
     AlgorithmMismatchError,
+    ComposefsError,
     DigestMismatchError,
     IntegrityError,
     ObjectNotFoundError,
@@ -29,6 +31,8 @@ from ..results import StoredObject, StoreOutcome
 from .state import DIRECTORY_MODE, FILE_MODE, RepoState
 
 __all__ = [
+    "abandon_tmpfile",
+    "adopt_tmpfile",
     "create_object_tmpfile",
     "ensure_object",
     "ensure_object_from",
@@ -169,14 +173,58 @@ def create_object_tmpfile(state: RepoState) -> files.Tmpfile:
         return files.Tmpfile.create(".", FILE_MODE, dir_fd=state.objects_fd)
 
 
+def adopt_tmpfile(state: RepoState, fd: int) -> files.Tmpfile:
+    """Take over the descriptor of a tmpfile; a file that has a name elsewhere is copied, and stays its owner's."""
+    try:
+        status = os.fstat(fd)
+        if not status.st_nlink:
+            return files.Tmpfile(fd, None)
+        path = files.path_of(fd)
+        if path is not None and _is_our_name(state, path, status):
+            return files.Tmpfile(fd, path)
+        copy = create_object_tmpfile(state)
+        try:
+            files.copy_content(fd, copy.fd)
+        except BaseException:
+            copy.discard()
+            raise
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return copy
+
+
+def _is_our_name(state: RepoState, path: str, status: os.stat_result) -> bool:
+    """Whether *path* is the temporary name, in ``objects/``, of the file that has that *status*."""
+    name = os.path.basename(path)
+    if not name.startswith(files.TMPFILE_PREFIX):
+        return False
+    try:
+        return os.path.samestat(os.stat(name, dir_fd=state.objects_fd, follow_symlinks=False), status)
+    except FileNotFoundError:
+        return False
+
+
+def abandon_tmpfile(state: RepoState, fd: int) -> None:
+    """Close a tmpfile that is not to become an object, and remove its name if it has one of ours."""
+    try:
+        status, path = os.fstat(fd), files.path_of(fd)
+        with contextlib.suppress(OSError, ComposefsError):
+            if status.st_nlink and path is not None and _is_our_name(state, path, status):
+                os.unlink(os.path.basename(path), dir_fd=state.objects_fd)
+    finally:
+        os.close(fd)
+
+
 def finalize_object_tmpfile(state: RepoState, fd: int, size: int) -> StoredObject:
     """Turn a filled tmpfile into an object and close it, also when that fails."""
-    tmpfile = files.Tmpfile.adopt(fd)
+    tmpfile = adopt_tmpfile(state, fd)
     try:
-        found = os.fstat(fd).st_size
+        found = os.fstat(tmpfile.fd).st_size
         if found != size:
             raise IntegrityError(f"a temporary file holds {found} bytes, but {size} were announced")
-        return publish_object_tmpfile(state, tmpfile, size, _digest_file(fd, state))
+        return publish_object_tmpfile(state, tmpfile, size, _digest_file(tmpfile.fd, state))
     finally:
         tmpfile.discard()
 

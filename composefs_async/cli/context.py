@@ -131,6 +131,7 @@ def as_json(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def print_json(value: object) -> None:
-    """Indented, as cfsctl has it.  What is not UTF-8 in a name becomes the escape of half a surrogate pair."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    print_bytes([text.encode(errors="backslashreplace")])
+    """Indented, as cfsctl has it.  What a terminal might act on is escaped; so is what is not UTF-8 in a name."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    escaped = "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
+    print_bytes([f"{escaped}\n".encode()])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
+
+from anyio import CancelScope
 
 from .. import _maintenance
 from .._aio.hops import checked_hop, hop, in_loop
+from ..errors import ComposefsError
 from .opening import OpenRepository, Path
 
 if TYPE_CHECKING:
@@ -110,6 +113,10 @@ class UpkeepOperations(OpenRepository):
         self._state.leases.append(holder)
         try:
             yield holder.lease
+        except BaseException:
+            with CancelScope(shield=True), suppress(OSError, ComposefsError):
+                await hop(holder.save)
+            raise
         finally:
             self._state.leases.remove(holder)
         await hop(holder.end)

@@ -12,7 +12,6 @@ from .._aio.handles import Handle
 from .._aio.hops import hop, opening_hop, write_hop
 from .._repo import batch, objects
 from .._repo.batch import Buffer
-from .._sys.files import Tmpfile
 from ..digest import ObjectId
 from ..results import StoredObject
 from .opening import OpenRepository, Path
@@ -101,11 +100,11 @@ class ObjectOperations(OpenRepository):
             RuntimeError: there is no such block.
         """
         if self._handles is None:
-            Tmpfile.adopt(tmpfile).discard()
+            objects.abandon_tmpfile(self._state, tmpfile)
             raise RuntimeError("spawn_finalize_object_tmpfile needs `async with repository:` around it")
         work = partial(objects.finalize_object_tmpfile, self._state, tmpfile, size)
         run: Callable[[Callable[[], StoredObject]], Awaitable[StoredObject]] = partial(write_hop, self._state)
-        return self._handles.spawn(work, run, Tmpfile.adopt(tmpfile).discard)
+        return self._handles.spawn(work, run, partial(objects.abandon_tmpfile, self._state, tmpfile))
 
     def open_object(self, object_id: ObjectId | StoredObject) -> int:
         """Open an object for reading; the caller closes the descriptor.

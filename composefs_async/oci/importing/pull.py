@@ -9,12 +9,12 @@ from __future__ import annotations
 import errno
 import importlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from anyio import create_task_group
+from anyio import CancelScope, create_task_group
 
 from ..._aio.groups import single_error
 from ..._aio.hops import hop, resources, write_hop
@@ -22,7 +22,7 @@ from ..._aio.operations import async_operation
 from ..._maintenance import leases
 from ..._maintenance.repair.stream_names import content_is
 from ...digest import ObjectId
-from ...errors import DigestMismatchError, ErofsError, FormatError, IntegrityError, NotFoundError
+from ...errors import ComposefsError, DigestMismatchError, ErofsError, FormatError, IntegrityError, NotFoundError
 from ...naming import check_tag, image_ref, layer_stream
 from ...progress import (
     ImageMade,
@@ -290,6 +290,10 @@ class _Pull:
                 return _Brought(layers, await self._images(layers, tree), self._lease)
         except (FormatError, IntegrityError):  # another try would not get further
             self._report_lease(await hop(_end, self._lease))
+            raise
+        except BaseException:
+            with CancelScope(shield=True), suppress(OSError, ComposefsError):
+                await hop(self._lease.save)
             raise
 
     def _publish(self, documents: Documents, brought: _Brought, tag: str) -> tuple[ObjectId, ObjectId, OSError | None]:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from anyio import EndOfStream
+from anyio.lowlevel import checkpoint
 
 from ..._aio.hops import write_hop
 from ..._repo.batch import Buffer
@@ -25,6 +26,8 @@ from .hashes import BlobHashes
 __all__ = ["ByteSource", "Unpacker", "byte_source", "opened_source"]
 
 _READ_SIZE = 512 << 10
+_PIECES_BETWEEN = 16
+"""Two looks at whether others want to run."""
 _MOST_PIECES = 16
 """Of packed bytes for one call: there are archives, of empty members say, that unpack to nothing for gigabytes."""
 
@@ -218,10 +221,14 @@ class Unpacker:
     async def _gather(self, source: AsyncIterator[bytes]) -> bytes:
         """Enough packed bytes to be worth a hop; none at the end."""
         pieces: list[bytes] = []
-        size = 0
+        size = taken = 0
         while size < _READ_SIZE and (piece := await anext(source, None)) is not None:
-            pieces.append(piece)
-            size += len(piece)
+            taken += 1
+            if piece:
+                pieces.append(piece)
+                size += len(piece)
+            if taken % _PIECES_BETWEEN == 0:  # a source that never waits must not keep the event loop to itself
+                await checkpoint()
         return b"".join(pieces)
 
     def _take(self, data: Buffer) -> Buffer:
