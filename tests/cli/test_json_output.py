@@ -10,8 +10,20 @@ import pytest
 from composefs_async.cli.context import print_json
 
 ODD = [
-    "\x1b[2J", "\x7f", "\x9b31m", "\u200e", "\u202e", "\u2066", "\u2028", "\ufeff", "\udcff", "\U000e0001", "\r\n\t", "\0", "\xa0",
-]  # fmt: skip
+    "\x1b[2J",
+    "\x7f",
+    "\x9b31m",
+    "\u200e",
+    "\u202e",
+    "\u2066",
+    "\u2028",
+    "\ufeff",
+    "\udcff",
+    "\U000e0001",
+    "\r\n\t",
+    "\0",
+    "\xa0",
+]
 
 
 @pytest.mark.parametrize("text", ODD, ids=ascii)
