@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from .progress import ProgressCallback, ProgressEvent
     from .reports import FsckResult, GcResult, NamedReference, RepairResult, UpgradeResult, Usage
     from .repository import Repository
-    from .results import ImportStats, Lease, MountOptions, StoredObject, StoreOutcome
+    from .results import Counters, ImportStats, Lease, MountOptions, StoredObject, StoreOutcome
     from .splitstream import SplitstreamWriter
     from .tree.inodes import Directory
     from .tree.transform import XattrFilter
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Algorithm",
     "Category",
+    "Counters",
     "Directory",
     "ErofsFormats",
     "Finding",
@@ -102,6 +103,7 @@ __all__ = [
 
 _HOMES = {
     "Algorithm": ".digest",
+    "Counters": ".results",
     "Category": "._repo.publish",
     "Directory": ".tree.inodes",
     "ErofsFormats": "._repo.metadata",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from .digest import ObjectId
 
-__all__ = ["ImportStats", "Lease", "MountOptions", "Path", "StoreOutcome", "StoredObject"]
+__all__ = ["Counters", "ImportStats", "Lease", "MountOptions", "Path", "StoreOutcome", "StoredObject"]
 
 Path = str | os.PathLike[str]
 """A path of the file system, relative to the working directory or absolute."""
@@ -108,3 +108,21 @@ class MountOptions:
             raise ValueError("upper and work are given both or not at all")
         if self.read_write and self.upper is None:
             raise ValueError("a mount that can be written needs upper and work")
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Work of one open repository since it was opened, in a form for exporters of metrics: each only grows."""
+
+    objects_stored: int
+    """Objects that were not there and have been written."""
+    objects_present: int
+    """Objects that were asked to be stored and were there already."""
+    objects_replaced: int
+    """Corrupt objects that were replaced."""
+    bytes_written: int
+    """Size of the objects stored and replaced, in bytes."""
+    flushes: int
+    """Calls of syncfs."""
+    flush_requests: int
+    """Operations that waited for a flush; concurrent ones share one."""

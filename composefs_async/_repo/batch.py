@@ -109,7 +109,10 @@ _Stored: TypeAlias = tuple[list[ObjectId], Sequence[int], list[tuple[int, Except
 
 
 def _store_each(state: RepoState, items: Sequence[Buffer], ids: list[ObjectId] | None = None) -> _Stored:
-    return _store_native(state, items) if NATIVE and ids is None else _store_python(state, items, ids)
+    stored = _store_native(state, items) if NATIVE and ids is None else _store_python(state, items, ids)
+    sizes = [item.nbytes if isinstance(item, memoryview) else len(item) for item in items]
+    state.stored.add(sizes, stored[1])
+    return stored
 
 
 def _store_native(state: RepoState, items: Sequence[Buffer]) -> _Stored:

@@ -110,7 +110,8 @@ def ensure_object(state: RepoState, data: bytes | bytearray | memoryview, *, com
         object_id = fsverity.digest(view, state.algorithm)
         outcome = store_one(state, view, object_id)
         if compare and outcome is StoreOutcome.PRESENT and not state.secure and _differs(state, object_id, view):
-            return _replace(state, object_id, view)
+            outcome = _replace(state, object_id, view)
+        state.stored.add([len(view)], [outcome])
         return StoredObject(object_id, len(view), outcome)
 
 
@@ -122,7 +123,7 @@ def _differs(state: RepoState, object_id: ObjectId, data: memoryview) -> bool:
         return True
 
 
-def _replace(state: RepoState, object_id: ObjectId, data: memoryview) -> StoredObject:
+def _replace(state: RepoState, object_id: ObjectId, data: memoryview) -> StoreOutcome:
     with object_errors(state):
         tmpfile = _create_in_shard(state, object_id.path)
         try:
@@ -131,7 +132,7 @@ def _replace(state: RepoState, object_id: ObjectId, data: memoryview) -> StoredO
             replace_object(state, tmpfile, object_id)
         finally:
             tmpfile.discard()
-    return StoredObject(object_id, len(data), StoreOutcome.REPLACED)
+    return StoreOutcome.REPLACED
 
 
 def ensure_object_from(state: RepoState, pieces: Iterable[bytes]) -> StoredObject:
@@ -233,8 +234,11 @@ def publish_object_tmpfile(state: RepoState, tmpfile: files.Tmpfile, size: int, 
     """Give a filled tmpfile, whose digest the caller has computed, its name; the caller discards it then."""
     with state.shared(), object_errors(state):
         if _is_intact(state, object_id, size):
-            return StoredObject(object_id, size, StoreOutcome.PRESENT)
-        return StoredObject(object_id, size, _publish(state, tmpfile, size, object_id, object_id.path))
+            outcome = StoreOutcome.PRESENT
+        else:
+            outcome = _publish(state, tmpfile, size, object_id, object_id.path)
+        state.stored.add([size], [outcome])
+        return StoredObject(object_id, size, outcome)
 
 
 def replace_object(state: RepoState, tmpfile: files.Tmpfile, object_id: ObjectId) -> None:

@@ -14,6 +14,7 @@ from .._sys import files
 from .._sys.beneath import open_trusted
 from ..digest import Algorithm, ObjectId
 from ..errors import ReadOnlyRepositoryError, RepositoryInUseError
+from .counting import StoreCounter
 from .lifetime import Lifetime
 from .metadata import Metadata
 from .sync import SyncGroup
@@ -40,6 +41,7 @@ class RepoState:
         """Every object must be protected by fs-verity, and is measured when it is opened."""
         self.verity_works: bool | None = True if secure else None
         """Whether this file system does fs-verity; None until it has been tried."""
+        self.stored: StoreCounter = StoreCounter()
         self.leases: list[OpenLease] = []
         """What keeps layers that are imported by this handle until an image names them."""
         self._users = threading.Condition()

@@ -21,6 +21,7 @@ class SyncGroup:
         self._descriptor = descriptor
         self._changed = threading.Condition()
         self._started = 0
+        self._requests = 0
         self._finished = 0
         self._running = False
         self._failure: tuple[int, OSError] | None = None
@@ -30,10 +31,16 @@ class SyncGroup:
         """How many flushes have been made."""
         return self._started
 
+    @property
+    def requests(self) -> int:
+        """Number of calls of `sync`, each of which waited for a flush."""
+        return self._requests
+
     def sync(self) -> None:
         """Return when everything written before the call is on the disk.  Blocks."""
         fd = self._descriptor()  # before the lock: it tells whether this is another process
         with self._changed:
+            self._requests += 1
             wanted = self._started + 1
             while self._running and self._finished < wanted:
                 self._changed.wait()

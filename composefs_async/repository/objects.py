@@ -35,7 +35,7 @@ class ObjectOperations(OpenRepository):
             ReadOnlyRepositoryError
             VerityNotSupportedError: the repository is secure and the file system cannot do fs-verity.
         """
-        return objects.ensure_object(self._state, data)
+        return batch.store_all(self._state, [data])[0]
 
     async def ensure_object_async(self, data: Buffer) -> StoredObject:
         """Store *data* like `ensure_object`; concurrent calls share batches.  *data* must not change meanwhile."""

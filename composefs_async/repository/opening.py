@@ -20,7 +20,7 @@ from .._repo.metadata import ErofsFormats, Metadata
 from .._repo.state import RepoState
 from ..digest import Algorithm
 from ..errors import VerityMissingError
-from ..results import Path
+from ..results import Counters, Path
 
 if TYPE_CHECKING:
     from ..reports import UpgradeResult
@@ -326,6 +326,11 @@ class OpenRepository(AsyncContextManagerMixin):
     def secure(self) -> bool:
         """True if every object must be protected by fs-verity, and is measured whenever it is opened."""
         return self._state.secure
+
+    def counters(self) -> Counters:
+        """Return what this handle has stored and flushed since it was opened, as numbers that only grow."""
+        syncs = self._state.syncs
+        return self._state.stored.read(flushes=syncs.count, flush_requests=syncs.requests)
 
     @property
     def is_new(self) -> bool:

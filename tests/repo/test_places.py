@@ -73,7 +73,7 @@ def test_object_that_cannot_be_stored_is_named(case: str, repo: Repository, tmp_
 
 
 NAMING: dict[str, tuple[str, Operation, str]] = {
-    "has_stream": ("streams", lambda repo, _: repo.has_stream("stream"), "streams/stream"),
+    "has_stream": ("streams", lambda repo, _: repo.has_stream("stream"), "streams"),
     "named_streams": ("streams/refs", lambda repo, _: list(repo.named_streams()), "streams/refs"),
     "name_stream": ("streams/refs", lambda repo, _: repo.name_stream("stream", "new"), "streams/refs"),
     "register_stream": ("streams", lambda repo, object_id: repo.register_stream(object_id, "new"), "streams"),
