@@ -514,3 +514,17 @@ def test_an_object_that_cannot_be_stored_is_named(source: Path, tmp_path: Path, 
 async def test_the_repository_scans_in_both_forms(repo: Repository, source: Path) -> None:
     assert digests(repo.scan_directory(source)) == expected(repo.algorithm)
     assert digests(await repo.scan_directory_async(source)) == expected(repo.algorithm)
+
+
+@pytest.mark.parametrize("size", [0, INLINE_MAX, INLINE_MAX + 1, 5000, 2 << 20])
+@pytest.mark.parametrize("names", [2, 3])
+def test_names_of_one_file_share_its_inode(tmp_path: Path, size: int, names: int) -> None:
+    (tmp_path / "name0").write_bytes(content(size))
+    for number in range(1, names):
+        os.link(tmp_path / "name0", tmp_path / f"name{number}")
+    found = scan_directory(tmp_path, Algorithm.SHA256)
+    assert len(found.children) == names
+    assert len(set(map(id, found.children.values()))) == 1
+    assert found.children[b"name0"].nlink == names
+    apart = scan_directory(tmp_path, Algorithm.SHA256, ScanOptions(hard_links=False))
+    assert len(set(map(id, apart.children.values()))) == names
