@@ -36,7 +36,10 @@ class Kind:
 _DETAIL = "{path}: {detail}"
 _MISSING = "missing_objects"
 _REPAIR = "repair it from a repository, an image directory or a directory of files that has the content"
-_READ = "it could not be read: look at permissions, the disk and the kernel's log, and check again"
+_READ = (
+    "it could not be read: look at permissions, the disk and the kernel's log, and check again; "
+    "what stays unreadable is replaced by a repair from where the content is"
+)
 _METADATA = "put the right meta.json back, or move this one away: 'composefs-async upgrade' writes one that fits"
 _MALFORMED = (
     "layers, configs and manifests of images are mended from an image directory that has them; "

@@ -275,7 +275,9 @@ def open_object(state: RepoState, object_id: ObjectId) -> int:
         files.place(error, _objects_path(state))
         raise
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        with files.naming_descriptor(fd):
+            is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        if not is_regular:
             raise IntegrityError(f"object {object_id.hex()} is no regular file")
         check_measure(state, fd, object_id)
     except BaseException:

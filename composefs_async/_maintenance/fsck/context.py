@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from ..._repo.state import RepoState
 from ..._repo.threads import Threads
-from ..._sys.errnos import BAD_BLOCKS, is_unread
+from ..._sys.errnos import is_unread
 from ...findings import Finding
 from ...progress import CheckProgress, ProgressCallback
 from ..gc.idset import IdSet
@@ -101,19 +101,16 @@ class Run:
         """Add a finding; that it comes twice does not matter."""
         self.findings.append(Finding(kind, path, **fields))
 
-    def failed(self, kind: str, path: str, error: OSError | int, *, guarded: bool = False, **fields: Any) -> None:
-        """Add a finding of an error of the system, which may only say that something could not be read.
+    def failed(self, kind: str, path: str, error: OSError | int, **fields: Any) -> None:
+        """Add a finding of an error of the system, which may only say that something could not be read."""
+        self.found(kind, path, unread=self.unread(error), **fields)
 
-        Args:
-            guarded: the answer to reading a file of which fs-verity refuses blocks that are not the right ones.
+    def unread(self, error: OSError | int) -> bool:
+        """Whether *error* only says that something could not be read; 0 is none.
+
+        That goes for files whose blocks fs-verity refuses, too: a disk that fails for a moment answers the same.
         """
-        self.found(kind, path, unread=self.unread(error, guarded=guarded), **fields)
-
-    def unread(self, error: OSError | int, *, guarded: bool = False) -> bool:
-        """Whether *error* only says that something could not be read."""
-        number = error if isinstance(error, int) else error.errno or 0
-        damaged = guarded and self.state.secure and number in BAD_BLOCKS
-        return number != 0 and is_unread(number) and not damaged
+        return error != 0 and is_unread(error)
 
     def looked(self, ids: bytes) -> None:
         """Note objects that have been compared with their names; ids stand one after the other."""

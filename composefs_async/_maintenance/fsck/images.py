@@ -35,7 +35,7 @@ def check_image(run: Run, name: str) -> ObjectId | None:
         except OSError as error:
             raise_ours(error, path)
             cause = os_text(error)
-            run.failed("image-read-failed", path, error, guarded=True, detail=f"Reading {path}", cause=cause)
+            run.failed("image-read-failed", path, error, detail=f"Reading {path}", cause=cause)
             return object_id
         except ErofsError as error:
             run.found("image-invalid", path, detail=f"Invalid image: {error}")
@@ -71,7 +71,7 @@ def check_needed_image(run: Run, needed: Needed) -> None:
         return  # a finding of the stream
     except OSError as error:
         raise_ours(error, f"objects/{needed.object_id.path}")
-        detail, unread = os_text(error), run.unread(error, guarded=True)
+        detail, unread = os_text(error), run.unread(error)
     except ErofsError as error:
         detail, unread = str(error), False
     else:

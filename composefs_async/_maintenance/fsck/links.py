@@ -41,8 +41,8 @@ def _wrong_type(run: Run, path: str, error: OSError) -> None:
     """A directory that is none, or that cannot be read."""
     try:
         mode = os.stat(path, dir_fd=run.state.fd, follow_symlinks=False).st_mode
-    except NotADirectoryError:
-        return  # the directory above is none, which is a finding already
+    except (FileNotFoundError, NotADirectoryError):
+        return  # nothing is there; or the directory above is none, which is a finding already
     except OSError as later:
         run.failed("stat-failed", path, later, detail=os_text(later))
         return

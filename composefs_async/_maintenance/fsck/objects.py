@@ -43,7 +43,7 @@ def object_failed(run: Run, object_id: ObjectId, failure: Failure) -> None:
         case "type":
             run.found("object-verity-failed", path, detail=_READING, cause=_NO_FILE)
         case "read":
-            run.failed("object-verity-failed", path, error, guarded=True, detail=_READING, cause=os_text(error))
+            run.failed("object-verity-failed", path, error, detail=_READING, cause=os_text(error))
         case "measure" if error in _UNPROTECTED:
             run.found("object-verity-missing", path)
         case "measure":

@@ -77,9 +77,7 @@ class StreamCheck:
         except OSError as error:
             raise_ours(error, path)
             cause = os_text(error)
-            self._run.failed(
-                "stream-read-failed", path, error, guarded=True, detail=f"Reading stream '{name}'", cause=cause
-            )
+            self._run.failed("stream-read-failed", path, error, detail=f"Reading stream '{name}'", cause=cause)
         finally:
             source.close()
 
@@ -92,7 +90,7 @@ class StreamCheck:
             number = error if isinstance(error, OSError) else 0
             cause = os_text(number) if number else str(error)
             detail = f"Opening stream '{name}'"
-            self._run.failed("stream-open-failed", path, number, guarded=True, detail=detail, cause=cause)
+            self._run.failed("stream-open-failed", path, number, detail=detail, cause=cause)
             return
         self._check_named_refs(path, reader)
         if content:
@@ -141,7 +139,7 @@ class StreamCheck:
             self._check_content(needed.path, name, reader, wrong.append)
         except OSError as error:
             raise_ours(error, f"objects/{needed.object_id.path}")
-            self._found_needed(needed, os_text(error), unread=self._run.unread(error, guarded=True))
+            self._found_needed(needed, os_text(error), unread=self._run.unread(error))
         except (SplitstreamError, AlgorithmMismatchError) as error:
             if name:  # anything can be meant by other references
                 self._found_needed(needed, str(error))

@@ -81,7 +81,9 @@ class DirectoryStore:
     def open(self, name: str) -> Iterator[LocalBlob]:
         path = self.file(name)
         with _open_regular(path) as file:
-            yield LocalBlob(file.fileno(), os.fstat(file.fileno()).st_size, str(path))
+            with files.naming(str(path)):
+                size = os.fstat(file.fileno()).st_size
+            yield LocalBlob(file.fileno(), size, str(path))
 
 
 def _open_regular(path: Path) -> BinaryIO:
