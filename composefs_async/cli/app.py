@@ -19,6 +19,7 @@ from click.exceptions import NoSuchCommand, NoSuchOption
 from ..digest import Algorithm
 from .context import Settings
 from .exit_codes import BROKEN_PIPE, INTERRUPTED, TABLE, USAGE, describe, exit_code, single
+from .interrupts import second_ends_all
 from .output import drop_output, printable, say
 
 __all__ = ["app", "run"]
@@ -276,7 +277,8 @@ def refs() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command; returns its exit code, and prints at most one line for an error."""
-    code = _guarded(lambda: _invoke(arguments))
+    with second_ends_all():
+        code = _guarded(lambda: _invoke(arguments))
     # What is still in the buffer may meet a full disk or a closed pipe; at exit Python would only complain.
     return _guarded(sys.stdout.flush) or code
 

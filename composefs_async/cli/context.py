@@ -78,19 +78,27 @@ class Settings:
             raise
         return repository
 
-    def run(self, main: Callable[[], Awaitable[T]]) -> T:
-        """Run *main* on the chosen event loop."""
+    def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run *work* on the chosen event loop."""
         import anyio
+
+        from .interrupts import plain, second_ends_all
+
+        async def main() -> T:
+            with second_ends_all():
+                return await work()
 
         if self.loop == "trio":
             if importlib.util.find_spec("trio") is None:
                 raise click.UsageError("--loop trio: trio is not installed")
-            return anyio.run(main, backend="trio")
+            with plain():
+                return anyio.run(main, backend="trio")
         uvloop = importlib.util.find_spec("uvloop") is not None
         if self.loop == "uvloop" and not uvloop:
             raise click.UsageError("--loop uvloop: uvloop is not installed; install composefs-async[uvloop]")
         try:
-            return anyio.run(main, backend_options={"use_uvloop": uvloop and self.loop != "asyncio"})
+            with plain():
+                return anyio.run(main, backend_options={"use_uvloop": uvloop and self.loop != "asyncio"})
         except RuntimeError as error:
             # A loop that could not begin cannot be closed either.
             cause = error.__context__

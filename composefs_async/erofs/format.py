@@ -27,6 +27,7 @@ __all__ = [
     "COMPOSEFS_HEADER_VERSION",
     "COMPOSEFS_MAGIC",
     "CONTENT_MAX",
+    "DEPTH_MAX",
     "DIRECTORY_TYPE",
     "DIRENT_SIZE",
     "EROFS_MAGIC",
@@ -113,6 +114,8 @@ NULL_CHUNK: Final = b"\xff\xff\xff\xff"
 
 # -- directories -------------------------------------------------------------------------------
 
+DEPTH_MAX: Final = 2048
+"""Of directories in one another: paths have at most 4096 bytes; composefs-rs reads no deeper ones."""
 NAME_MAX: Final = 255
 """Bytes in a name (EROFS_NAME_LEN); the kernel refuses longer ones."""
 DIRENT_SIZE: Final = 12

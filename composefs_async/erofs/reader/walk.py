@@ -14,7 +14,7 @@ from typing import Final
 
 from ...digest import Algorithm
 from ...errors import ErofsError
-from ..format import BLOCK_SIZE, FILE_TYPES, FLAT_PLAIN, SLOT
+from ..format import BLOCK_SIZE, DEPTH_MAX, FILE_TYPES, FLAT_PLAIN, SLOT
 from .directory import Listing, parse_listing
 from .nodes import Header, Nodes
 from .plain import PlainFiles
@@ -30,8 +30,6 @@ Where the tree has no such name, the image has a whiteout.
 """
 
 REGULAR_TYPE: Final = FILE_TYPES[stat.S_IFREG]
-
-_DEPTH_MAX: Final = 2048  # paths have at most 4096 bytes; composefs-rs has the same limit
 
 
 class OpenDirectory:
@@ -98,8 +96,8 @@ class ImageWalk(ABC):
         if header.nid in self.directories:
             raise ErofsError(f"directory {header.nid} has two names", header.offset)
         depth = parent.depth + 1 if parent else 0
-        if depth >= _DEPTH_MAX:
-            raise ErofsError(f"directories are nested deeper than {_DEPTH_MAX}", header.offset)
+        if depth >= DEPTH_MAX:
+            raise ErofsError(f"directories are nested deeper than {DEPTH_MAX}", header.offset)
         if header.layout == FLAT_PLAIN and header.size % BLOCK_SIZE:
             raise ErofsError(f"directory {header.nid} ends inside a block", header.offset)
         found = OpenDirectory(header, self.nodes.xattr_set(header), parent.header.nid if parent else header.nid, depth)

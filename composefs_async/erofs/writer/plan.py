@@ -14,7 +14,7 @@ from typing import NoReturn
 from ...errors import ErofsError
 from ...tree.inodes import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from ...tree.walk import path_of
-from ..format import FILE_TYPES, NAME_MAX
+from ..format import DEPTH_MAX, FILE_TYPES, NAME_MAX
 from .blocks import split_names
 
 __all__ = ["Listing", "Plan", "breadth_first", "depth_first", "refuse", "types"]
@@ -35,6 +35,7 @@ class Listing:
     __slots__ = (
         "bad_name",
         "cuts",
+        "depth",
         "directory",
         "index",
         "inodes",
@@ -62,6 +63,8 @@ class Listing:
     def __init__(self, directory: Directory, parent: Listing | None, children: dict[bytes, Inode]) -> None:
         self.directory = directory
         self.parent = parent
+        self.depth: int = parent.depth + 1 if parent else 0
+        """Of directories above it."""
         self.names = names = sorted(children)
         self.inodes = inodes = [children[name] for name in names]
         self.subdirectories = list(map(type, inodes)).count(Directory)
@@ -193,6 +196,8 @@ def _new_directories(root: Directory, listing: Listing, seen: set[Directory]) ->
 
 
 def _check_names(root: Directory, listing: Listing) -> None:
+    if listing.depth >= DEPTH_MAX:
+        refuse(root, listing.directory, f"directories are nested deeper than {DEPTH_MAX}, and nobody would read it")
     if listing.bad_name is not None:
         refuse(root, listing.directory, f"a name that no file can have: {listing.bad_name[:300]!r}")
 
