@@ -192,7 +192,9 @@ def app(
     commands_in={
         "pull": ("oci_pull", "Import an image."),
         "push": ("registry_copying", "Push an image to a registry."),
-        "copy": ("registry_copying", "Copy an image between registries and image directories."),
+        "copy": ("registry_copying", "Copy an image to an archive, a directory, a daemon or a registry."),
+        "build": ("oci_build", "Make an image of directories and tars."),
+        "config": ("oci_build", "Make an image with other settings out of one."),
         "images": ("oci_images", "List the images."),
         "inspect": ("oci_images", "Print manifest and config of an image."),
         "tag": ("oci_images", "Name an image."),

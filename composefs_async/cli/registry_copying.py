@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from .registry_reading import RemoteReference
 from .tables import table
 
 if TYPE_CHECKING:
+    from ..oci.exporting.export import CopyResult
     from ..oci.push import PushResult
     from ..progress import ProgressCallback
     from ..registry.copying import Copied, Destination, Source
@@ -114,20 +116,25 @@ def _write_digest(path: str | None, digest: str) -> None:
 
 
 class Endpoint(click.ParamType[str]):
-    """``docker://…`` or ``oci:DIR[:TAG]``."""
+    """A reference to a registry, which is checked, or any other text."""
 
     name = "image"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
-        if text.startswith("oci:"):
-            return text
-        return RemoteReference().convert(text, param, ctx)
+        return RemoteReference().convert(text, param, ctx) if text.startswith("docker:") else text
 
 
 @click.command(cls=RegistryCommand)
-@click.argument("source", type=Endpoint())
+@click.argument("sources", type=Endpoint(), nargs=-1, required=True, metavar="SOURCE...")
 @click.argument("destination", type=Endpoint())
+@click.option(
+    "--layers",
+    default="auto",
+    show_default=True,
+    metavar="FORM",
+    help="Of what comes from a repository: original, plain, gzip[:LEVEL] or zstd[:LEVEL].",
+)
 @click.option("--platform", type=PlatformType(), help="Take this one's manifest alone out of an index.")
 @click.option("--all", "-a", "everything", is_flag=True, help="Copy all that an index names, which is done anyway.")
 @click.option("--referrers", is_flag=True, help="Copy signatures and whatever else refers to the image, too.")
@@ -145,8 +152,9 @@ def copy(
     settings: Settings,
     /,
     *,
-    source: str,
+    sources: tuple[str, ...],
     destination: str,
+    layers: str,
     platform: Any,
     everything: bool,
     referrers: bool,
@@ -157,10 +165,35 @@ def copy(
     json_output: bool,
     **options: Any,
 ) -> None:
-    """Copy the image SOURCE to DESTINATION with all that it names; digests do not change.
+    """Copy the image SOURCE to DESTINATION.
 
-    Both are docker://HOST/NAME[:TAG][@DIGEST] or oci:DIR[:TAG].  Options without --src- or --dest- are for both.
+    Between docker://HOST/NAME[:TAG][@DIGEST] and oci:DIR[:TAG], all that it names is copied and digests do not change.
+    Options without --src- or --dest- are for both.
+
+    Otherwise SOURCE is a tag of the repository, @DIGEST, or any image that 'oci pull' takes, and DESTINATION is one of
+
+    \b
+      oci:DIR[:TAG]                     is added to the directory
+      oci-archive:FILE[:TAG]            FILE may be -, standard output
+      docker-archive:FILE[:NAME:TAG]    for docker load; several images may go there
+      dir:PATH
+      docker-daemon:NAME:TAG
+
+    Layers leave as they were shipped, if they were kept so, and else packed with zstd; the manifest is another one
+    then.  Archives are the same to the byte whenever they are made.
     """
+    if not _between_registries(sources, destination):
+        from .oci_copy import export
+
+        if not dry_run and not referrers:
+            copied = export(settings, sources, destination, layers=layers, platform=platform, progress=progress)
+            _write_digest(digestfile, copied[0].manifest_digest)
+            _print_export(copied, json_output, destination)
+            return
+        raise click.UsageError("--dry-run and --referrers are for registries and image directories")
+    if len(sources) > 1 or layers != "auto":
+        raise click.UsageError("registries and image directories are copied one by one, as they are")
+    (source,) = sources
     if everything and platform is not None:
         raise click.UsageError("--all and --platform exclude each other")
     with showing(progress) as show:
@@ -215,6 +248,20 @@ async def _copy(
         origin = await _source(settings, source, options, stack, show)
         target = await _destination(settings, destination, source, options, stack, show)
         return await copy_image(origin, None if dry_run else target, platform=platform, referrers=referrers)
+
+
+def _between_registries(sources: tuple[str, ...], destination: str) -> bool:
+    return all(each.startswith(("docker:", "oci:")) for each in (*sources, destination))
+
+
+def _print_export(results: list[CopyResult], json_output: bool, destination: str) -> None:
+    if json_output:
+        print_json([asdict(result) for result in results])
+        return
+    to_terminal = destination.partition(":")[2].partition(":")[0] != "-"
+    for result in results:
+        changed = "" if result.manifest_digest == result.original_digest else f"  (was {result.original_digest})"
+        click.echo(f"{result.manifest_digest}{changed}", err=not to_terminal)
 
 
 def _merged(options: dict[str, Any], prefix: str) -> dict[str, Any]:
