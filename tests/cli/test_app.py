@@ -125,7 +125,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["oci", "layer", "nope"], ["DIFF_ID", "'nope'"]),
     (["oci", "ls-layer", DIGEST.upper()], ["DIFF_ID"]),
     (["oci", "layer", DIGEST, "--json", "--dumpfile"], ["--dumpfile and --json exclude each other"]),
-    (["oci", "pull", "docker://busybox"], ["docker://busybox", "oci:"]),
+    (["oci", "pull", "ftp://busybox"], ["ftp://busybox", "oci:"]),
     (["oci", "pull", "oci:"], ["the directory is missing"]),
     (["oci", "pull", "oci:x@sha256:12"], ["sha256:12"]),
     (["oci", "pull", "oci:x", "--platform", "linux///"], ["--platform", "OS/ARCHITECTURE"]),
