@@ -43,6 +43,8 @@ from .table import KEY_SIZE
 __all__ = ["Publication", "PublishResult"]
 
 _OTHER_BASES = 8
+_MOST_PACKERS = 8
+"""Packs that are made or sent at once; each is in memory, and perhaps once more in the library that sends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +275,7 @@ class Publication:
         sent: dict[int, list[Part]] = {}
         # The largest objects first, so that none of them is begun when all others are done.
         queue = iter(sorted(range(len(runs)), key=lambda number: (len(runs[number]) > 1, number)))
-        workers = min((os.cpu_count() or 2) + 1, len(runs))
+        workers = min(max(os.cpu_count() or 2, 2), _MOST_PACKERS, len(runs))
 
         async def work() -> None:
             for number in queue:

@@ -27,7 +27,7 @@ __all__ = ["Large", "Outcome", "Receiver", "SourceError"]
 _SMALL = 4 << 20
 """Members and objects of up to so many bytes are unpacked in memory."""
 _BATCH_ITEMS = 256
-_BATCH_BYTES = 2 << 20
+_BATCH_BYTES = 1 << 20
 _PIECE = 1 << 20
 _WINDOW_LOG = 27
 """Frames that need more than 128 MiB to be unpacked are refused."""

@@ -52,8 +52,8 @@ __all__ = ["Store", "StoredRef", "Usage"]
 
 T = TypeVar("T")
 
-TRANSFERS = 16
-"""Requests that are under way at once, unless a store asks for fewer."""
+TRANSFERS = 8
+"""Requests that are under way at once, unless a store asks for fewer; each costs a fetch some 7 MiB of memory."""
 _TABLE_OVERHEAD = 1 << 16
 
 

@@ -72,7 +72,8 @@ class ObjectStoreBackend:
     def get(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         options: Any = {} if length is None and not start else {"range": _range(start, length)}
         try:
-            yield from (bytes(piece) for piece in self._api.get(self._store, key, options=options).stream(_PIECE))
+            # What obstore gives is not copied: it has the form of a buffer, which is all that is needed.
+            yield from self._api.get(self._store, key, options=options).stream(_PIECE)
         except self._errors.NotSupportedError:
             raise RangeIgnoredError(self.url, f"{key}: the server gives no ranges") from None
         except FileNotFoundError:
