@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,22 +17,39 @@ from .progress import showing
 
 if TYPE_CHECKING:
     from ..reports import RepairResult
+    from ..repository import Repository
 
 __all__ = ["repair"]
 
 
 def repair(settings: Settings, sources: tuple[str, ...], dry_run: bool, progress: str, json_output: bool) -> int:
     """Repair from *sources* and print the account; 0 if nothing is wrong then, 1 if something is, 2 if unknown."""
-    from ..oci.image_repair import repair as mend
-
     with checking(), settings.open() as repo, showing(progress) as show:
-        result = settings.run(partial(mend, repo, sources, dry_run=dry_run, progress=show))
+        result = settings.run(partial(_repair, repo, sources, dry_run=dry_run, progress=show))
         path = repo.path
     if json_output:
         print_json(_to_json(result))
     else:
         _print(result, path)
     return COULD_NOT_CHECK if any(each.unread for each in result.unrepaired) else 0 if result.ok else 1
+
+
+async def _repair(repo: Repository, sources: tuple[str, ...], **options: Any) -> RepairResult:
+    """Repair; sources that are URLs of stores are opened for its time."""
+    from ..exchange.opening import is_store_url, open_store
+    from ..oci.image_repair import repair as mend
+
+    async with AsyncExitStack() as stack:
+        opened: list[Any] = []
+        for source in sources:
+            if not is_store_url(source):
+                opened.append(source)
+                continue
+            from ..exchange.repairing import store_objects
+
+            store = await stack.enter_async_context(open_store(source))
+            opened.append(await store_objects(store, repo))
+        return await mend(repo, opened, **options)
 
 
 def _to_json(result: RepairResult) -> dict[str, Any]:

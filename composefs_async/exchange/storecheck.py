@@ -22,7 +22,7 @@ from .documents import Descriptor, Manifest, blob_key, name_of_ref, parse_manife
 from .store import Store
 from .table import KEY_SIZE, Coding, Entry
 
-__all__ = ["StoreCheck", "StoreFinding", "check_store"]
+__all__ = ["StoreCheck", "StoreFinding", "check_store", "read_member", "unpacked_member"]
 
 _SPOOL = 32 << 20
 _PIECE = 1 << 20
@@ -175,14 +175,19 @@ def _check_blob(store: Store, digest: str, blob: _Blob, result: StoreCheck, chec
 
 def _check_member(file: IO[bytes], entry: Entry, algorithm: Algorithm) -> None:
     hasher = fsverity.Hasher(algorithm)
-    for piece in _unpacked(_read(file, entry), entry):
+    for piece in unpacked_member(read_member(file, entry), entry):
         hasher.update(piece)
     found: ObjectId = hasher.id()
     if found[:KEY_SIZE] != entry.key:
         raise DigestMismatchError("it", f"{entry.key.hex()}…", found.hex())
 
 
-def _read(file: IO[bytes], entry: Entry) -> Iterator[bytes]:
+def read_member(file: IO[bytes], entry: Entry) -> Iterator[bytes]:
+    """What is stored of an entry, out of a file that has its blob.
+
+    Raises:
+        StoreFormatError: the file is too short.
+    """
     file.seek(entry.offset)
     left = entry.stored
     while left and (piece := file.read(min(_PIECE, left))):
@@ -192,7 +197,12 @@ def _read(file: IO[bytes], entry: Entry) -> Iterator[bytes]:
         raise StoreFormatError("it", "the blob is too short for it")
 
 
-def _unpacked(pieces: Iterator[bytes], entry: Entry) -> Iterator[bytes]:
+def unpacked_member(pieces: Iterator[bytes], entry: Entry) -> Iterator[bytes]:
+    """The object of an entry, at most as many bytes as the table says.
+
+    Raises:
+        StoreFormatError
+    """
     if entry.coding == Coding.RAW:
         yield from pieces
         return

@@ -18,7 +18,7 @@ from .._aio.hops import checked_hop, hop, in_loop, opening_hop, using
 from .._aio.operations import async_operation
 from .._maintenance.repair.apply import ITSELF, Repair
 from .._maintenance.repair.damaged_graph import Damage, is_there
-from .._maintenance.repair.sources import DirectorySource, RepositorySource, open_source
+from .._maintenance.repair.sources import ObjectSource, RepositorySource, open_source
 from .._repo import publish
 from .._repo.images import image_link
 from .._repo.publish import Link
@@ -61,7 +61,7 @@ _VERSIONS = {IMAGE_REF: (2,), IMAGE_V1_REF: (1, 0)}
 @async_operation
 async def repair(
     repo: Repository,
-    sources: Sequence[str | os.PathLike[str]] = (),
+    sources: Sequence[str | os.PathLike[str] | ObjectSource] = (),
     *,
     dry_run: bool = False,
     progress: ProgressCallback | None = None,
@@ -76,6 +76,7 @@ async def repair(
     Args:
         sources: references of any transport, as for `pull`, beside repositories and directories of files, tried in
             this order.  Images are found by their digests; the one that a reference names serves for layers besides.
+            An object of the form of `ObjectSource` (a store's, see `composefs_async.exchange.repairing`) stays open.
 
     Raises:
         AlgorithmMismatchError: a source is a repository of the other algorithm.
@@ -84,9 +85,7 @@ async def repair(
     """
     state = state_of(repo)
     async with AsyncExitStack() as stack:
-        opened = [
-            await stack.enter_async_context(_opened(state, os.fspath(source), limits or Limits())) for source in sources
-        ]
+        opened = [await stack.enter_async_context(_opened(state, source, limits or Limits())) for source in sources]
         await stack.enter_async_context(using(state))
         run = await checked_hop(Repair.begin, state, dry_run=dry_run, progress=in_loop(progress))
         itself = ImagesOfRepository(RepositorySource(state, ITSELF, owned=False))
@@ -101,9 +100,13 @@ async def repair(
 
 @asynccontextmanager
 async def _opened(
-    state: RepoState, source: str, limits: Limits
-) -> AsyncIterator[tuple[RepositorySource | DirectorySource | None, ImagesSource | None]]:
+    state: RepoState, source: str | os.PathLike[str] | ObjectSource, limits: Limits
+) -> AsyncIterator[tuple[ObjectSource | None, ImagesSource | None]]:
     """A source of objects and one of images, as far as *source* is that."""
+    if not isinstance(source, str | os.PathLike):
+        yield source, None
+        return
+    source = os.fspath(source)
     if is_reference(source):
         async with open_images(state, source, limits) as images:
             yield None, images

@@ -250,3 +250,18 @@ def test_a_list_of_images_is_converted_and_its_state_told(cli: Cli, store: Path,
     assert sum(image["layers_converted"] for image in again) == 0
     cli("fleet", "convert", wanted, *options, "--engine", "ray").failed(2, "threads")
     cli("fleet", "convert", wanted, *options, "--shard", "3/3").failed(2, "shard")
+
+
+def test_a_damaged_repository_is_mended_from_a_store(cli: Cli, store: Path, empty: Path) -> None:
+    cli.on(empty)("fetch", store, "team/basic", "--tag", "basic").good()
+    objects = sorted(path for path in (empty / "objects").rglob("*") if path.is_file())
+    damaged, lost = objects[0], objects[5]
+    right = {path: path.read_bytes() for path in (damaged, lost)}
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"damaged")
+    lost.unlink()
+    assert cli.on(empty)("fsck").code == 1
+    cli.on(empty)("fsck", "--repair", f"file://{store}").good()
+    assert {path: path.read_bytes() for path in right} == right
+    cli.on(empty)("fsck").good()
+    cli.on(empty)("fsck", "--repair", f"file://{store}/nowhere").failed(2, "no store")
