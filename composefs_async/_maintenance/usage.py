@@ -21,7 +21,7 @@ from .._sys.beneath import IN_THE_WAY, open_beneath
 from ..digest import ObjectId
 from ..errors import ReachUnknownError
 from ..reports import NameUsage, Space, Usage
-from . import leases, reachability
+from . import leases, reachability, spools
 from .mounted import mounted_images
 from .reach_cache import ReachCache
 from .reachability import Roots
@@ -61,7 +61,7 @@ def usage(state: RepoState) -> Usage:
             _total([*old, *young]).space,
             sets.old(0).space,
             _total([sets.young(0), sets.both(1 << _LEASE)]).space,
-            leftovers.space,
+            _total([leftovers, _measure_tree(state, spools.DIRECTORY)]).space,
             _measure_tree(state, QUARANTINE).space,
         )
 

@@ -179,9 +179,8 @@ def pull(
     with settings.open() as repo, showing(progress) as show:
         options = {"tag": name, "platform": platform, "make_images": make_images, "verify": verify}
         work = partial(oci.pull, repo, image, **options, progress=show, limits=limits)
-        if image.startswith("docker:"):
-            work = partial(work, access=access_of(registry, settings=settings))
-        work = partial(work, transfer=transfer_of(registry))
+        access = access_of(registry, settings=settings)
+        work = partial(work, access=access, transfer=transfer_of(registry))
         result = run_within(settings, registry["timeout"], work)
         boot, choices, manifest_id = None, "", result.manifest_id
         if bootable:

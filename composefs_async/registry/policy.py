@@ -7,6 +7,7 @@ is refused, never skipped.  Does not own checking signatures (`signatures`).
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,16 @@ from ..errors import ImagePolicyError, TransportError
 from .access import Access, Surroundings
 from .reference import Reference
 
-__all__ = ["Policy", "Requirement", "SigstoreKey", "docker_scopes", "load_policy", "parse_policy", "path_scopes"]
+__all__ = [
+    "Policy",
+    "Requirement",
+    "SigstoreKey",
+    "check_local",
+    "docker_scopes",
+    "load_policy",
+    "parse_policy",
+    "path_scopes",
+]
 
 _LIMIT = 4 << 20
 _SIGNED_BY_KEYS = frozenset({"type", "keyType", "keyPath", "keyPaths", "keyData", "signedIdentity"})
@@ -115,6 +125,19 @@ def path_scopes(path: str) -> list[str]:
     """The scopes of an image directory with that absolute path."""
     parts = path.rstrip("/").split("/")
     return ["/".join(parts[:length]) for length in range(len(parts), 1, -1)] + ["/"]
+
+
+def check_local(reference: str, access: Access) -> None:
+    """Check that the policy of this machine allows ``TRANSPORT:PATH[:…]``, if it names that transport.  Blocks.
+
+    Raises:
+        ImagePolicyError: it does not.
+    """
+    transport, _, rest = reference.partition(":")
+    policy = load_policy(access, Surroundings.of(access))
+    if policy is not None and transport in policy.transports:
+        path = os.path.realpath(rest.partition("@")[0].partition(":")[0])
+        policy.check(reference, transport, path_scopes(path))
 
 
 # -- files -------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 from .._sys import files
 from .ranges import RangeSet
 
-__all__ = ["LIFETIME", "Spool", "expire_spools"]
+__all__ = ["LIFETIME", "Spool"]
 
 LIFETIME = 24 * 3600.0
 """Seconds after its last use that a spool is kept."""
@@ -194,40 +194,6 @@ def _usable(state: dict[str, Any] | None, digest: str, size: int, length: int) -
         return None
     fits = all(0 <= start < end <= min(size, length) for start, end in present)
     return present if fits else None
-
-
-def expire_spools(directory: Path) -> None:
-    """Remove the spools that nobody has used for a day, and what is left of others."""
-    try:
-        names = os.listdir(directory)
-    except OSError:
-        return
-    for name in names:
-        path = directory / name
-        if name.endswith(_STATE) or name.startswith("."):
-            if not (directory / name.removesuffix(_STATE)).exists():
-                path.unlink(missing_ok=True)
-            continue
-        state = _read_state(path.with_name(f"{name}{_STATE}"))
-        try:
-            expires = float(state["expires"]) if state else os.stat(path).st_mtime + LIFETIME
-        except (OSError, KeyError, TypeError, ValueError):
-            expires = 0.0
-        if expires <= time.time():
-            _remove_unless_open(path)
-
-
-def _remove_unless_open(path: Path) -> None:
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return
-    try:
-        if files.lock(fd, exclusive=True, timeout=0):
-            path.with_name(f"{path.name}{_STATE}").unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
-    finally:
-        os.close(fd)
 
 
 def _boot_id() -> str:

@@ -25,7 +25,7 @@ from ...digest import ObjectId
 from ...errors import ReachUnknownError, ReadOnlyRepositoryError
 from ...progress import CollectProgress, Message, ProgressCallback, ProgressEvent
 from ...reports import GcResult
-from .. import leases, reachability
+from .. import leases, reachability, spools
 from ..mounted import mounted_images
 from ..reach_cache import ReachCache
 from . import shards
@@ -84,6 +84,7 @@ def gc(
             collection.mark()
         if not dry_run:
             collection.sweep(timeout)
+        spools.expire(state)
     return collection.result()
 
 

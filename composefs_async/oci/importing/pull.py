@@ -152,6 +152,8 @@ async def pull(
             access=access,
             transfer=transfer,
         )
+    if isinstance(source, str):
+        await hop(_check_policy, source, access)
     opening = open_source(source, limits) if isinstance(source, str) else nullcontext(source)
     async with ImportRun.begin(repo, progress, limits, verify=verify) as run, opening as opened:
         if isinstance(opened, OnePassSource):
@@ -160,6 +162,13 @@ async def pull(
         keep_blobs = transfer is not None and transfer.keep_blobs
         name = tag or check_tag(image.reference)
         return await pull_resolved(run, opened, image, name, make_images, keep_blobs=keep_blobs)
+
+
+def _check_policy(reference: str, access: Access | None) -> None:
+    from ...registry.access import Access as Default
+    from ...registry.policy import check_local
+
+    check_local(reference, access or Default())
 
 
 async def pull_resolved(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..._aio.hops import hop
-from ..._maintenance import state_dir
+from ..._maintenance import spools
 from ..._repo.state import RepoState
 from ...progress import ProgressCallback
 from ...registry.access import Access, Transfer
@@ -28,7 +28,7 @@ __all__ = ["pull_from_registry", "spool_directory"]
 
 def spool_directory(state: RepoState) -> Path:
     """Where layers arrive: on the file system of the repository, outside of what other programs look at."""
-    return Path(state.path) / state_dir.DIRECTORY / "spool"
+    return Path(state.path) / spools.DIRECTORY
 
 
 async def pull_from_registry(
