@@ -94,3 +94,51 @@ def test_the_example_of_the_readme_works_as_pasted(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (tmp_path / "pasted.py").write_text(code)
     assert run(tmp_path / "pasted.py").startswith("b'more 0' is sha512:")
+
+
+class Served(http.server.BaseHTTPRequestHandler):
+    """As much of a registry as a pull needs, from an image directory."""
+
+    layout: Path
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.wfile.write(self.answer())
+
+    def answer(self) -> bytes:
+        entry = json.loads((self.layout / "index.json").read_text())["manifests"][0]
+        what, which = self.path.rsplit("/", 2)[1:]
+        digest = which if ":" in which else entry["digest"]
+        path = self.layout / "blobs" / digest.replace(":", "/")
+        content = path.read_bytes() if path.exists() and "/missing/" not in self.path else None
+        self.send_response(404 if content is None else 200)
+        if what == "manifests":
+            self.send_header("Content-Type", entry["mediaType"])
+            self.send_header("Docker-Content-Digest", digest)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        return content or b""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
+def test_many_images_are_pulled_by_a_service(tmp_path: Path, loop: str) -> None:
+    pytest.importorskip(loop)
+    handler = type("Handler", (Served,), {"layout": LAYOUTS / "one"})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        try:
+            names = [f"docker://127.0.0.1:{server.server_port}/{name}/x:1" for name in ("a", "b", "c", "missing")]
+            command = [example("pull_service"), tmp_path / "r", *names, "--insecure", f"--loop={loop}"]
+            done = subprocess.run(
+                [sys.executable, "-W", "error", *command], capture_output=True, text=True, check=False
+            )
+        finally:
+            server.shutdown()
+    assert done.returncode == 1, done.stderr
+    assert sorted(line.split(": ")[0] for line in done.stdout.splitlines()) == names
+    assert "has no such thing" in done.stdout.splitlines()[-1]

@@ -94,7 +94,9 @@ class Download:
         single: bool = False,
     ) -> None:
         self._session, self._places = session, list(places)
-        self.digest, self.size, self.spool = check_digest(digest), size, spool
+        self.digest: str = check_digest(digest)
+        self.size: int = size
+        self.spool: Spool = spool
         self._observe, self._single = observe, single
         self._transfer = session.transfer
         self._parts: list[_Part] = []

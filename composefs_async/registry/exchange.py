@@ -100,9 +100,11 @@ class Exchange:
         store: CredentialStore,
         report: ProgressCallback,
     ) -> None:
-        self.access, self.transfer, self.report = access, transfer, report
-        self.connections = Connections(access, transfer, around)
-        self.authenticator = Authenticator(self.connections, store, self.attempts)
+        self.access: Access = access
+        self.transfer: Transfer = transfer
+        self.report: ProgressCallback = report
+        self.connections: Connections = Connections(access, transfer, around)
+        self.authenticator: Authenticator = Authenticator(self.connections, store, self.attempts)
         self._endpoints: dict[tuple[str, bool, bool], Endpoint] = {}
         self._warned: set[str] = set()
         self.rates: dict[str, RateStatus] = {}

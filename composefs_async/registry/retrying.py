@@ -44,11 +44,11 @@ class FailedAttemptError(Exception):
         unconnected: bool = False,
     ) -> None:
         super().__init__(reason)
-        self.error = error
-        self.reason = reason
-        self.again = again
-        self.after = after
-        self.unconnected = unconnected
+        self.error: TransportError = error
+        self.reason: str = reason
+        self.again: bool = again
+        self.after: float | None = after
+        self.unconnected: bool = unconnected
 
 
 class Budget:
@@ -62,7 +62,7 @@ class Budget:
 
     def __init__(self, retries: int, base: float, uniform: Callable[[float, float], float] = random.uniform) -> None:
         self._retries, self._base, self._uniform = retries, base, uniform
-        self.failures = 0
+        self.failures: int = 0
         """Since the last progress."""
 
     def renew(self) -> None:

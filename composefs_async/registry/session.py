@@ -49,13 +49,15 @@ class Session:
     def __init__(
         self, access: Access, transfer: Transfer, progress: ProgressCallback | None, around: Surroundings
     ) -> None:
-        self.access, self.transfer, self.around = access, transfer, around
+        self.access: Access = access
+        self.transfer: Transfer = transfer
+        self.around: Surroundings = around
         self.report: ProgressCallback = progress or _ignore
         self._conf = load_registries_conf(around, access.registries_conf)
         self._policy: Policy | None = None
         self._policy_loaded = False
         self._store = CredentialStore(access, around, self._conf.credential_helpers)
-        self.exchange = Exchange(access, transfer, around, self._store, self._report)
+        self.exchange: Exchange = Exchange(access, transfer, around, self._store, self._report)
         self._chosen: set[tuple[str, str]] = set()
         self.received: int = 0
         """Bytes of blobs that have come over the network."""

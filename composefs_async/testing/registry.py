@@ -68,8 +68,12 @@ class FakeRegistry(FaultyServer):
         blobs_at: Callable[[str], str] | None = None,
     ) -> None:
         super().__init__(self.answer)
-        self.ranges, self.referrers, self.heads = ranges, referrers, heads
-        self.users, self.realm, self.blobs_at = users, realm, blobs_at
+        self.ranges: bool = ranges
+        self.referrers: bool = referrers
+        self.heads: bool = heads
+        self.users: dict[str, str] | None = users
+        self.realm: TokenServer | None = realm
+        self.blobs_at: Callable[[str], str] | None = blobs_at
         self.content: dict[str, bytes] = {}
         """All blobs, by digest."""
         self.repositories: dict[str, _Repository] = {}
@@ -240,13 +244,14 @@ class TokenServer(FaultyServer):
 
     def __init__(self, users: dict[str, str] | None = None, *, anonymous: bool = True) -> None:
         super().__init__(self.answer)
-        self.users, self.anonymous = users or {}, anonymous
+        self.users: dict[str, str] = users or {}
+        self.anonymous: bool = anonymous
         self.tokens: dict[str, set[str]] = {}
         """Scopes of the tokens that are valid."""
-        self.expires_in = 300
-        self.only_access_token = False
+        self.expires_in: int = 300
+        self.only_access_token: bool = False
         self.refresh_tokens: set[str] = set()
-        self.scheme = "http"
+        self.scheme: str = "http"
         self._numbers = itertools.count(1)
 
     @property
