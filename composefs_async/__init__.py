@@ -20,9 +20,11 @@ bottom to the top; imports only go down, which a test enforces:
 `_aio`                the only place that knows there is an event loop: thread hops, coalescing, handles
 `repository`          `Repository`: each operation as ``x()`` and ``x_async()``, a few lines each
 `oci`                 layers, images, tags; sources of images; parsers that know no I/O
+`registry`            registries on the network; knows no repository, and of `oci` the documents alone
 `boot`                bootable images: SELinux labels, kernel arguments, boot entries
 `exchange`            content in stores: published, fetched, collected beside publishers
 `fleet`               many images into a store, by threads, Dask or shards
+`testing`             a registry for tests of clients, which breaks as it is told
 `cli`                 the command line; uses what is public
 ====================  =======================================================================================
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,8 @@ _Trust: TypeAlias = tuple[str, bool, bool]
 """Whose certificates are used, whether client certificates are among them, and whether nothing is verified."""
 _KEEP = 60.0
 """Seconds that an idle connection is kept."""
+_SLOW_SECONDS, _SLOW_RATE = 30.0, 1024
+"""A document that comes with fewer bytes a second, after so long, is not waited for."""
 _CLOSING = 1.0
 """Seconds that closing a response may take."""
 _PROBE = 2.0
@@ -92,14 +95,22 @@ class Response:
         return chunk
 
     async def read(self, limit: int) -> bytes | None:
-        """The whole body; None if it has more than *limit* bytes."""
+        """The whole body; None if it has more than *limit* bytes.
+
+        Raises:
+            FailedAttemptError: the connection broke, or brings less than 1 KiB a second.
+        """
         pieces: list[bytes] = []
-        size = 0
+        size, begun = 0, time.monotonic()
         while chunk := await self.next_chunk():
             pieces.append(chunk)
             size += len(chunk)
             if size > limit:
                 return None
+            seconds = time.monotonic() - begun
+            if seconds > _SLOW_SECONDS and size < _SLOW_RATE * seconds:
+                error = TransportError(f"{self.host}: the connection is too slow")
+                raise FailedAttemptError(error, "the connection is too slow")
         return b"".join(pieces)
 
 

@@ -121,9 +121,10 @@ class _Copying:
         if document.is_index:
             for entry in parse_index(document.raw, f"index {document.digest}").manifests:
                 await self.copy(await self._source.document(entry.digest), depth + 1, top=False)
-        elif self._destination is None or not await self._destination.has_document(document):
+        present = self._destination is not None and await self._destination.has_document(document)
+        if not document.is_index and not present:
             await self._blobs(document)
-        if self._destination is not None:
+        if self._destination is not None and (top or not present):
             await self._destination.put_document(document, top)
         self.result.documents.append(document.digest)
         if self._referrers:

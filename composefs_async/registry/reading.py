@@ -86,11 +86,18 @@ async def head_manifest(session: Session, place: Place, reference: Reference) ->
 
 
 async def manifest(session: Session, place: Place, reference: Reference) -> FetchedDocument:
-    """A manifest or index, checked.
+    """A manifest or index, checked; asked for twice if the first time it was damaged.
 
     Raises:
         ImageNotFoundError, DigestMismatchError, OciError, RegistryError, AuthenticationError, TransportError
     """
+    try:
+        return await _manifest(session, place, reference)
+    except DigestMismatchError:
+        return await _manifest(session, place, reference)
+
+
+async def _manifest(session: Session, place: Place, reference: Reference) -> FetchedDocument:
     request = _manifest_request(place, reference, "GET")
     try:
         reply = await session.exchange.fetch(request, MANIFEST_LIMIT)

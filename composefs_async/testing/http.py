@@ -133,6 +133,8 @@ class FaultyServer:
         """Bytes of bodies."""
         self.open: int = 0
         """Connections."""
+        self.most_open: int = 0
+        """Connections at once, so far."""
         self.latency: float = 0.0
         """Seconds before each answer."""
         self.rate: float | None = None
@@ -172,6 +174,7 @@ class FaultyServer:
 
     async def _guarded(self, stream: ByteStream) -> None:
         self.open += 1
+        self.most_open = max(self.most_open, self.open)
         try:
             with suppress(*_ENDS):
                 await self._connection(stream)

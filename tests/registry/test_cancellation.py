@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from pathlib import Path
@@ -68,6 +69,34 @@ async def test_two_pulls_at_once_fetch_each_layer_once(repo: Repository, image: 
 
             tasks.start_soon(pull)
     assert registry.count(f"GET .*/blobs/{image.layers[1]}") == 1
+
+
+STATES = {
+    "of another boot": {"boot": "x"},
+    "of another size": {"size": 5},
+    "of another blob": {"digest": f"sha256:{64 * 'b'}"},
+    "expired": {"expires": 1.0},
+    "beyond the file": {"present": [[0, 60]]},
+    "backwards": {"present": [[9, 3]]},
+    "of another version": {"version": 2},
+    "not a state": {"present": "x"},
+}
+
+
+@pytest.mark.parametrize("change", [{}, *STATES.values()], ids=["as it was", *STATES])
+def test_a_spool_is_used_again_unless_its_state_cannot_be_believed(change: dict[str, object], tmp_path: Path) -> None:
+    digest = f"sha256:{64 * 'a'}"
+    spool = Spool.open(tmp_path, digest, 100, "r")
+    assert spool is not None
+    spool.write(10, [b"x" * 20, b"y" * 20])
+    spool.present.add(10, 50)
+    spool.close()
+    state = tmp_path / f"sha256-{64 * 'a'}.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), **change}))
+    again = Spool.open(tmp_path, digest, 100, "r")
+    assert again is not None
+    assert (again.resumed, again.present.as_list()) == ((0, []) if change else (40, [(10, 50)]))
+    again.close()
 
 
 def test_a_collection_of_garbage_removes_spools_that_have_expired(
