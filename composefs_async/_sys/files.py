@@ -29,6 +29,7 @@ __all__ = [
     "opened",
     "path_of",
     "place",
+    "punch_hole",
     "replace_symlink",
     "syncfs",
     "uninterrupted",
@@ -61,6 +62,7 @@ _NO_COPY_RANGE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, err
 """What copy_file_range(2) answers where it cannot copy between two files."""
 
 _TMPFILE_FLAGS = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # linux/falloc.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _tmpfile_refused: set[int] = set()
@@ -344,6 +346,15 @@ def make_symlink(target: str, name: str, *, dir_fd: int) -> None:
 def syncfs(fd: int) -> None:
     """Flush everything that was written to the file system of *fd* before the call (syncfs(2))."""
     while _libc.syncfs(fd):
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number), path_of(fd))
+
+
+def punch_hole(fd: int, length: int) -> None:
+    """Give back the memory or blocks of the first *length* bytes of a file, whose size stays (fallocate(2))."""
+    mode = _PUNCH_HOLE | _KEEP_SIZE
+    while _libc.fallocate(fd, mode, ctypes.c_int64(0), ctypes.c_int64(length)):
         number = ctypes.get_errno()
         if number != errno.EINTR:
             raise OSError(number, os.strerror(number), path_of(fd))

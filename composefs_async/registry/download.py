@@ -35,6 +35,10 @@ _WRITE_SIZE = 512 << 10
 """Bytes that are gathered for one way to a worker thread."""
 _SAVE_SECONDS, _SAVE_BYTES = 0.25, 4 << 20
 _REPORT_SECONDS = 0.1
+_IN_MEMORY = 16 << 20
+"""Bytes that a blob in memory may be ahead of whoever reads it."""
+_FORGOTTEN = 8 << 20
+"""Bytes that are given back at once of what is in memory."""
 _RENEWALS = 3
 """How often a blob may be asked of the registry again because a URL that it redirected to is no longer good."""
 _REDIRECT_SECONDS = 300.0
@@ -99,6 +103,8 @@ class Download:
         self.spool: Spool = spool
         self._observe, self._single = observe, single
         self._transfer = session.transfer
+        self._look_ahead = min(self._transfer.look_ahead, _IN_MEMORY if spool.forgets else self._transfer.look_ahead)
+        self._forgotten = 0
         self._parts: list[_Part] = []
         self._reader = 0
         self._changed = Event()
@@ -145,6 +151,9 @@ class Download:
         if offset > self._reader:
             self._reader = offset
             self._notify()
+        if self.spool.forgets and offset - self._forgotten >= _FORGOTTEN:
+            self._forgotten = offset
+            await in_thread(lambda: self.spool.forget(offset))
         while True:
             end = self.spool.present.end_from(offset)
             if end > offset or offset >= self.size:
@@ -152,6 +161,11 @@ class Download:
             if self._error is not None:
                 raise self._error
             await self._changed.wait()
+
+    @property
+    def can_be_read_again(self) -> bool:
+        """All that has come is still there."""
+        return not self.spool.forgets
 
     async def finish(self) -> None:
         """Wait until all is there, however far the reader is."""
@@ -210,7 +224,7 @@ class Download:
             part = self._first_missing(parallel)
             if part is None:
                 return None
-            if part.start < self._reader + self._transfer.look_ahead or not self._parts:
+            if part.start < self._reader + self._look_ahead or not self._parts:
                 self._parts.append(part)
                 return part
             await self._changed.wait()

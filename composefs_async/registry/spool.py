@@ -7,6 +7,7 @@ machine, which the boot's id tells, a spool is empty.  Everything here blocks.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -24,6 +25,8 @@ LIFETIME = 24 * 3600.0
 _VERSION = 1
 _STATE_LIMIT = 16 << 20
 _STATE = ".json"
+_IN_MEMORY = 8 << 20
+"""Bytes of a blob that stay in memory until it is through; of larger ones only what has not been read."""
 
 
 class Spool:
@@ -37,6 +40,8 @@ class Spool:
         """What has been written; changed on the event loop alone."""
         self.resumed: int = 0
         """Bytes that an earlier process left."""
+        self.forgets: bool = False
+        """It is in memory and too large to stay there: what has been read is given back."""
 
     @property
     def path(self) -> str:
@@ -53,9 +58,11 @@ class Spool:
         """A file without a name: in memory, or in *directory*."""
         if directory is None:
             fd = os.memfd_create("composefs-async-blob", os.MFD_CLOEXEC)
-        else:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            spool = cls(fd, None, size, "", digest)
+            spool.forgets = size > _IN_MEMORY
+            return spool
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         return cls(fd, None, size, "", digest)
 
     @classmethod
@@ -111,8 +118,12 @@ class Spool:
             error.filename = f"{self.path} ({self._size - self.present.total} bytes are missing)"
             raise
 
+    def forget(self, offset: int) -> None:
+        """Give back what is before *offset*, if it is in memory."""
+        files.punch_hole(self.fd, offset)
+
     def save(self, present: Sequence[tuple[int, int]]) -> None:
-        """Let the next process find what has been written."""
+        """Let the next process find what has been written; a disk that refuses keeps what was noted before."""
         if self._path is None:
             return
         state = {
@@ -126,8 +137,12 @@ class Spool:
         }
         path = self._state_path()
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(state))
-        os.replace(temporary, path)
+        try:
+            temporary.write_text(json.dumps(state))
+            os.replace(temporary, path)
+        except OSError:  # the disk is full, say, which whoever writes the blob will hear, too
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def empty(self) -> None:
         """Forget everything that has come."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import time
 from pathlib import Path
@@ -126,3 +128,27 @@ def test_a_collection_of_garbage_removes_spools_that_have_expired(
     assert names == sorted(f"sha256-{64 * 'c'}{suffix}" for suffix in ("", ".json"))
     made["c"].drop()
     assert list(directory.iterdir()) == []
+
+
+def test_a_disk_that_is_full_keeps_what_was_noted_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = f"sha256:{64 * 'a'}"
+    spool = Spool.open(tmp_path, digest, 100, "r")
+    assert spool is not None
+    spool.write(0, [b"x" * 40])
+    spool.present.add(0, 40)
+    spool.save([(0, 20)])
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(os, "pwrite", refuse)
+    with pytest.raises(OSError, match=r"No space.*60 bytes are missing"):
+        spool.write(40, [b"x"])
+    spool.close()
+    monkeypatch.undo()
+    again = Spool.open(tmp_path, digest, 100, "r")
+    assert again is not None
+    assert again.present.as_list() == [(0, 20)]
+    again.drop()
+    assert list(tmp_path.iterdir()) == []

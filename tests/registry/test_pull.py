@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from composefs_async.oci import catalogue, stored_layers
 from composefs_async.oci.platforms import Platform
 from composefs_async.progress import BytesFetched, ProgressEvent, Retrying, SourceChosen
 from composefs_async.registry.access import Access, Transfer
+from composefs_async.registry.spool import Spool
 from composefs_async.testing.registry import OCI_INDEX, FakeRegistry, Fault
 
 from .conftest import QUICK, RANGES, SmallImage, make_tar
@@ -298,3 +300,25 @@ async def test_layers_that_arrive_in_memory_leave_no_file(repo: Repository, imag
             await oci.pull(repo, f"docker://{host}/a/b:1", access=access, transfer=replace(QUICK, spool=False), tag="x")
         assert not (Path(repo.path) / ".composefs-async/spool").exists()
         await oci.pull(repo, f"docker://{host}/a/b:1", access=access, transfer=replace(QUICK, spool=False), tag="x")
+
+
+async def test_a_large_layer_in_memory_is_given_back_while_it_is_read(
+    repo: Repository, make_image: Callable[..., SmallImage], access: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = make_image((make_tar(8, 40, 1 << 20), "none"))
+    registry = FakeRegistry()
+    image.put(registry)
+    most = 0
+    forget = Spool.forget
+
+    def watched(spool: Spool, offset: int) -> None:
+        nonlocal most
+        most = max(most, os.fstat(spool.fd).st_blocks * 512)
+        forget(spool, offset)
+
+    monkeypatch.setattr(Spool, "forget", watched)
+    transfer = replace(RANGES, spool=False, chunk_size=1 << 20)
+    async with registry.serving() as host:
+        result = await oci.pull(repo, f"docker://{host}/a/b:1", access=access, transfer=transfer)
+    assert result.bytes_fetched == image.size
+    assert 0 < most <= 34 << 20

@@ -6,13 +6,14 @@ what it remembers afterwards.  Imported only when a reference is one to a regist
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 from ..._aio.hops import hop
 from ..._maintenance import spools
 from ..._repo.state import RepoState
-from ...progress import ProgressCallback
+from ...progress import Message, ProgressCallback
 from ...registry.access import Access, Transfer
 from ...repository import Repository, state_of
 from ..limits import Limits
@@ -25,10 +26,22 @@ from .pull import PullResult, pull_resolved
 
 __all__ = ["pull_from_registry", "spool_directory"]
 
+_SPACE = 4
+"""Times the packed size: as it arrives, and unpacked."""
+
 
 def spool_directory(state: RepoState) -> Path:
     """Where layers arrive: on the file system of the repository, outside of what other programs look at."""
     return Path(state.path) / spools.DIRECTORY
+
+
+def _lack_of_space(state: RepoState, packed: int) -> str:
+    """What to tell if the disk may not suffice for what arrives and what is made of it; nobody knows before."""
+    status = os.fstatvfs(state.fd)
+    free = status.f_bavail * status.f_frsize
+    if free >= _SPACE * packed:
+        return ""
+    return f"{state.path}: {free >> 20} MiB are free; the layers have {packed >> 20} MiB as shipped"
 
 
 async def pull_from_registry(
@@ -65,6 +78,8 @@ async def pull_from_registry(
         image = await source.resolve(platform=platform)
         if image.reference.startswith("@"):
             image = replace(image, reference=reference)
+        elif text := await hop(_lack_of_space, state, sum(layer.descriptor.size for layer in image.layers)):
+            run.report(Message(text))
         result = await pull_resolved(
             run, source, image, tag, make_images, keep_blobs=transfer is not None and transfer.keep_blobs
         )

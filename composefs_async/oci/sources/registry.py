@@ -320,6 +320,8 @@ class RegistrySource:
         Raises:
             DigestMismatchError: with the host; without one if it has been fetched twice.
         """
+        if not download.can_be_read_again:
+            return
         await download.finish()
         found = await in_thread(lambda: _digest_of(download.spool.fd, descriptor))
         if found == descriptor.digest:
