@@ -16,7 +16,7 @@ __all__ = ["PROGRESS", "RETRYABLE_CODES", "RETRYABLE_STATUSES", "Budget", "Faile
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 499, 500, 502, 503, 504, *range(520, 525), 598, 599})
 RETRYABLE_CODES = frozenset({"TOOMANYREQUESTS", "UNAVAILABLE"})
-PROGRESS = 1 << 20
+PROGRESS = 64 << 10
 """New bytes that renew all attempts."""
 _LONGEST_DELAY = 30.0
 _LONGEST_WAIT = 120.0
