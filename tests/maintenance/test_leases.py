@@ -19,6 +19,7 @@ import pytest
 from composefs_async._maintenance import leases, reachability, state_dir
 from composefs_async._maintenance.gc import shards
 from composefs_async.digest import ObjectId
+from composefs_async.errors import ReadOnlyRepositoryError
 from composefs_async.oci import Platform, pull
 from composefs_async.oci.importing.pull import PullResult
 from composefs_async.oci.layout_writer import OciLayoutWriter
@@ -311,3 +312,15 @@ def test_a_lease_that_cannot_be_written_is_named(empty: Repository) -> None:
     with pytest.raises(OSError, match="symbolic links") as caught:
         leases.begin(state_of(empty), DIGEST, "oci:x")
     assert str(caught.value.filename).startswith(place)
+
+
+def test_lease_of_a_repository_that_must_not_be_written_stays(empty: Repository) -> None:
+    leases.begin(state_of(empty), DIGEST, "reference")
+    meta = Path(empty.path, "meta.json")
+    values = json.loads(meta.read_text())
+    values["features"] = {"read-only-compatible": ["from-the-future"]}
+    meta.write_text(json.dumps(values))
+    with Repository.open_path(empty.path) as repo:
+        with pytest.raises(ReadOnlyRepositoryError):
+            repo.drop_lease(DIGEST)
+        assert [lease.manifest_digest for lease in repo.leases()] == [DIGEST]
