@@ -38,6 +38,7 @@ __all__ = [
     "ensure_object_from",
     "finalize_object_tmpfile",
     "has_object",
+    "is_intact",
     "object_errors",
     "open_object",
     "publish_object_tmpfile",
@@ -154,7 +155,7 @@ def store_one(state: RepoState, data: memoryview, object_id: ObjectId) -> StoreO
     path, objects_fd = object_id.path, state.objects_fd
     try:
         # An answer costs half as much as an exception; whatever hides behind "no" shows itself below.
-        if os.access(path, os.F_OK, dir_fd=objects_fd) and _is_intact(state, object_id, len(data)):
+        if os.access(path, os.F_OK, dir_fd=objects_fd) and is_intact(state, object_id, len(data)):
             return StoreOutcome.PRESENT
         tmpfile = _create_in_shard(state, path)
         try:
@@ -233,7 +234,7 @@ def finalize_object_tmpfile(state: RepoState, fd: int, size: int) -> StoredObjec
 def publish_object_tmpfile(state: RepoState, tmpfile: files.Tmpfile, size: int, object_id: ObjectId) -> StoredObject:
     """Give a filled tmpfile, whose digest the caller has computed, its name; the caller discards it then."""
     with state.shared(), object_errors(state):
-        if _is_intact(state, object_id, size):
+        if is_intact(state, object_id, size):
             outcome = StoreOutcome.PRESENT
         else:
             outcome = _publish(state, tmpfile, size, object_id, object_id.path)
@@ -328,7 +329,7 @@ def _digest_file(fd: int, state: RepoState) -> ObjectId:
     return hasher.id()
 
 
-def _is_intact(state: RepoState, object_id: ObjectId, size: int) -> bool:
+def is_intact(state: RepoState, object_id: ObjectId, size: int) -> bool:
     """Whether the object is in place: of the right size, and in a secure repository measured."""
     try:
         with opened_beneath(object_id.path, os.O_PATH, dir_fd=state.objects_fd) as fd:
@@ -362,7 +363,7 @@ def _publish(state: RepoState, tmpfile: files.Tmpfile, size: int, object_id: Obj
     try:
         _link(state, tmpfile, path)
     except FileExistsError:
-        if _is_intact(state, object_id, size):  # another writer was faster
+        if is_intact(state, object_id, size):  # another writer was faster
             return StoreOutcome.PRESENT
         tmpfile.replace(path, dir_fd=state.objects_fd)
         return StoreOutcome.REPLACED

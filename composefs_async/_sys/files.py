@@ -19,6 +19,7 @@ __all__ = [
     "SYMLINK_PREFIX",
     "TMPFILE_PREFIX",
     "Tmpfile",
+    "clone_content",
     "copy_content",
     "fsync_directory",
     "lock",
@@ -58,6 +59,9 @@ _NO_EMPTY_PATH = (errno.ENOENT, errno.EPERM, errno.EINVAL)
 """What linkat(2) answers to whoever may not use AT_EMPTY_PATH; the first one has other meanings, too."""
 
 _READ_SIZE = 1 << 20
+_FICLONE = 0x40049409  # linux/fs.h, _IOW(0x94, 9, int)
+_NO_CLONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ETXTBSY, errno.EPERM)
+"""What ioctl_ficlone(2) answers where two files cannot share content."""
 _NO_COPY_RANGE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 """What copy_file_range(2) answers where it cannot copy between two files."""
 
@@ -165,6 +169,17 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
         # What has no name is called by its inode's number.
         error.filename = os.path.dirname(path) if path and os.path.basename(path).startswith("#") else path
         raise
+
+
+def clone_content(source: int, target: int) -> bool:
+    """Let the empty file *target* share the content of *source* (ioctl_ficlone(2)); False where that cannot be."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno not in _NO_CLONE:
+            raise
+        return False
+    return True
 
 
 def copy_content(source: int, target: int) -> int:

@@ -15,6 +15,7 @@ from pathlib import PurePath
 from typing import Final
 
 from .._aio.hops import hop
+from .._aio.operations import async_operation, operation
 from .._repo import objects
 from .._repo.images import has_image, open_image
 from ..erofs.reader.tree import IMAGE_LIMIT, image_info, image_to_tree
@@ -67,6 +68,7 @@ class CheckResult:
         return not self.problems
 
 
+@operation
 def check_boot(repo: Repository, source: str | os.PathLike[str], against: Against | None = None) -> CheckResult:
     """Check the unified kernel image, or entry of type 1, in the file *source*.  Reads the image that it asks for.
 
@@ -80,6 +82,7 @@ def check_boot(repo: Repository, source: str | os.PathLike[str], against: Agains
     return _Check(repo, os.fspath(source)).run(against)
 
 
+@async_operation
 async def check_boot_async(
     repo: Repository, source: str | os.PathLike[str], against: Against | None = None
 ) -> CheckResult:

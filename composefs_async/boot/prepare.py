@@ -18,6 +18,7 @@ from typing import Final
 
 from .. import fsverity
 from .._aio.hops import hop
+from .._aio.operations import async_operation, operation
 from .._repo import objects
 from ..digest import ObjectId
 from ..erofs.writer import build_image
@@ -75,6 +76,7 @@ class PreparedBoot:
     dry_run: bool
 
 
+@operation
 def prepare_boot(
     repo: Repository,
     name: str,
@@ -158,6 +160,7 @@ def prepare_boot(
     )
 
 
+@async_operation
 async def prepare_boot_async(
     repo: Repository,
     name: str,
@@ -283,6 +286,7 @@ class UnpreparedBoot:
     dry_run: bool
 
 
+@operation
 def unprepare_boot(repo: Repository, name: str, bootdir: Path = "/boot", *, dry_run: bool = False) -> UnpreparedBoot:
     """Take back what `prepare_boot` did for the image *name*, but for the state, which may be of value.  Durable.
 
@@ -308,6 +312,7 @@ def unprepare_boot(repo: Repository, name: str, bootdir: Path = "/boot", *, dry_
     return UnpreparedBoot(image, tuple(removed), repo.remove_reference("images", reference), dry_run)
 
 
+@async_operation
 async def unprepare_boot_async(
     repo: Repository, name: str, bootdir: Path = "/boot", *, dry_run: bool = False
 ) -> UnpreparedBoot:

@@ -126,8 +126,17 @@ class Endpoint(click.ParamType[str]):
 
 
 @click.command(cls=RegistryCommand)
-@click.argument("sources", type=Endpoint(), nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", type=Endpoint(), nargs=-1, metavar="SOURCE...")
 @click.argument("destination", type=Endpoint())
+@click.option(
+    "--from",
+    "origin",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="REPOSITORY",
+    help="Copy one SOURCE, a tag or @sha256:…, from this repository into ours; there is no DESTINATION.",
+)
+@click.option("--name", help="With --from: what the image is called here, if not SOURCE.")
+@click.option("--zerocopy", is_flag=True, help="With --from: refuse to copy content that cannot be shared (reflink).")
 @click.option(
     "--layers",
     default="auto",
@@ -154,6 +163,9 @@ def copy(
     *,
     sources: tuple[str, ...],
     destination: str,
+    origin: str | None,
+    name: str | None,
+    zerocopy: bool,
     layers: str,
     platform: Any,
     everything: bool,
@@ -181,7 +193,20 @@ def copy(
 
     Layers leave as they were shipped, if they were kept so, and else packed with zstd; the manifest is another one
     then.  Archives are the same to the byte whenever they are made.
+
+    With --from, SOURCE is an image of another repository, which comes into this one with its EROFS images.
     """
+    if origin is not None:
+        from .repository_copying import copy_from
+
+        if sources:
+            raise click.UsageError("--from excludes DESTINATION")
+        copy_from(settings, origin, destination, name, zerocopy=zerocopy, progress=progress, json_output=json_output)
+        return
+    if name is not None or zerocopy:
+        raise click.UsageError("--name and --zerocopy need --from")
+    if not sources:
+        raise click.UsageError("Missing argument 'DESTINATION'")
     if not _between_registries(sources, destination):
         from .oci_copy import export
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .limits import Limits
     from .platforms import Platform
     from .progress_stream import ProgressStream
+    from .repository_copy import CopiedImage, copy_image
     from .sources.base import Blob, BlockingBlob, ImageSource, LocalBlob, ResolvedImage, SpooledBlob, StreamedBlob
     from .sources.opening import open_source
 
@@ -36,6 +37,7 @@ __all__ = [
     "Blob",
     "BlockingBlob",
     "ByteSource",
+    "CopiedImage",
     "Descriptor",
     "ImageConfig",
     "ImageLayer",
@@ -54,6 +56,7 @@ __all__ = [
     "SpooledBlob",
     "StreamedBlob",
     "add_image",
+    "copy_image",
     "ensure_images",
     "ensure_images_async",
     "image_tree",
@@ -68,6 +71,7 @@ _HOMES = {
     "Blob": ".sources.base",
     "BlockingBlob": ".sources.base",
     "ByteSource": ".importing.unpack",
+    "CopiedImage": ".repository_copy",
     "Descriptor": ".documents",
     "ImageConfig": ".documents",
     "ImageLayer": ".documents",
@@ -86,6 +90,7 @@ _HOMES = {
     "SpooledBlob": ".sources.base",
     "StreamedBlob": ".sources.base",
     "add_image": ".importing.add",
+    "copy_image": ".repository_copy",
     "ensure_images": ".erofs_images",
     "ensure_images_async": ".erofs_images",
     "image_tree": ".erofs_images",

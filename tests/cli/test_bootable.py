@@ -54,6 +54,7 @@ def b2(tmp_path: Path) -> Path:
 def repository(tmp_path: Path, algorithm: str, version: int) -> Path:
     from composefs_async import Algorithm, Repository
 
+    tmp_path.mkdir(exist_ok=True)
     path = tmp_path / f"{algorithm}-{version}"
     Repository.init(path, algorithm=Algorithm(algorithm), erofs_version=version, insecure=True).close()
     return path
@@ -271,3 +272,18 @@ def test_preparing_a_boot_and_taking_it_back(cli: Cli, tmp_path: Path, b1: str) 
         "reference": False,
         "dryRun": False,
     }
+
+
+def test_copying_from_another_repository(cli: Cli, tmp_path: Path, b1: str) -> None:
+    source, other = repository(tmp_path, "sha256", 1), repository(tmp_path, "sha512", 2)
+    target = repository(tmp_path / "target", "sha256", 2)
+    cli.on(source)("oci", "pull", "--bootable", b1, "demo").good()
+    run = cli.on(target)("oci", "copy", "--from", source, "demo").good()
+    assert run.text.splitlines()[3] == "tagged   demo"
+    found = cli.on(other)("oci", "copy", "--from", source, "--name", "x/y", "demo", "--json").good().json
+    assert found["tagged"] == "x/y"
+    assert cli.on(other)("oci", "images", "--json").good().json["images"][0]["name"] == "x/y"
+    cli.on(target)("oci", "copy", "--from", source, "demo", "oci:x").failed(2, "excludes DESTINATION")
+    cli.on(target)("oci", "copy", "--zerocopy", "oci:a", "oci:x").failed(2, "need --from")
+    cli.on(target)("oci", "copy", "oci:a").failed(2, "DESTINATION")
+    cli.on(target)("oci", "copy", "--from", source, "nothing").failed(3, "nothing")
