@@ -12,6 +12,7 @@ import composefs_async
 from composefs_async.boot import check as boot_check
 from composefs_async.boot import images as boot_images
 from composefs_async.boot import prepare as boot_prepare
+from composefs_async.boot import sealing as boot_sealing
 from composefs_async.boot import trees as boot_trees
 from composefs_async.oci import catalogue, erofs_images, image_fsck, image_upgrade, stored_layers
 from composefs_async.repository import Repository
@@ -108,6 +109,7 @@ TWINS = [
         boot_check,
         boot_images,
         boot_prepare,
+        boot_sealing,
         boot_trees,
         catalogue,
         image_fsck,

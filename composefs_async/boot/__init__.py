@@ -20,6 +20,7 @@ From the bottom to the top:
 `variants`,     why an image has not the digest that is expected
 `explain`
 `check`         whether a kernel image boots what is in a repository
+`sealing`       digests of images in manifests, and their signatures
 `plan`,         a machine made ready to boot: which files, written whole or not at all, and the state of a deployment
 `bootfiles`,
 `state`,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         unprepare_boot,
         unprepare_boot_async,
     )
+    from .sealing import SealCheck, Sealed, Signer, check_seals, check_seals_async, require_seals, seal_layout
     from .transform import transform_for_boot
     from .trees import directory_boot_tree, directory_boot_tree_async, image_boot_tree, image_boot_tree_async
     from .uki import Uki, read_at, read_uki
@@ -77,6 +79,9 @@ __all__ = [
     "OsRelease",
     "Policy",
     "PreparedBoot",
+    "SealCheck",
+    "Sealed",
+    "Signer",
     "Specification",
     "TextEntry",
     "Uki",
@@ -85,6 +90,8 @@ __all__ = [
     "Variant",
     "check_boot",
     "check_boot_async",
+    "check_seals",
+    "check_seals_async",
     "choose_karg",
     "directory_boot_tree",
     "directory_boot_tree_async",
@@ -111,6 +118,8 @@ __all__ = [
     "remove_boot_image_async",
     "remove_labels",
     "replace_kargs",
+    "require_seals",
+    "seal_layout",
     "split_arguments",
     "transform_for_boot",
     "unprepare_boot",
@@ -129,6 +138,9 @@ _HOMES = {
     "OsRelease": "os_release",
     "Policy": "policy",
     "PreparedBoot": "prepare",
+    "SealCheck": "sealing",
+    "Sealed": "sealing",
+    "Signer": "sealing",
     "Specification": "policy",
     "TextEntry": "entries",
     "Uki": "uki",
@@ -137,6 +149,8 @@ _HOMES = {
     "Variant": "variants",
     "check_boot": "check",
     "check_boot_async": "check",
+    "check_seals": "sealing",
+    "check_seals_async": "sealing",
     "choose_karg": "kargs",
     "directory_boot_tree": "trees",
     "directory_boot_tree_async": "trees",
@@ -163,6 +177,8 @@ _HOMES = {
     "remove_boot_image_async": "images",
     "remove_labels": "labels",
     "replace_kargs": "kargs",
+    "require_seals": "sealing",
+    "seal_layout": "sealing",
     "split_arguments": "kargs",
     "transform_for_boot": "transform",
     "unprepare_boot": "prepare",

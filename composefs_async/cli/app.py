@@ -206,6 +206,7 @@ def app(
         "dump": ("oci_trees", "Print the tree of an image as a dump file."),
         "compute-id": ("oci_trees", "Print the id of the EROFS image of an image."),
         "mount": ("oci_trees", "Mount an image."),
+        "seal": ("oci_boot", "Write the digests of EROFS images into an image directory."),
         "prepare-boot": ("oci_boot", "Let a machine boot an image."),
         "unprepare-boot": ("oci_boot", "Let a machine boot an image no more."),
         "fsck": ("oci_check", "Check images and the repository."),

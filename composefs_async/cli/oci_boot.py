@@ -1,4 +1,4 @@
-"""Commands that let a machine boot an image: ``oci prepare-boot``, ``oci unprepare-boot``."""
+"""Commands that let a machine boot an image: ``oci seal``, ``oci prepare-boot``, ``oci unprepare-boot``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .context import ObjectIdType, Settings, as_json, print_json
+from .oci_pull import PlatformType
 from .output import printable
 from .progress import size_text
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from ..boot.prepare import PreparedBoot
     from ..digest import ObjectId
 
-__all__ = ["prepare_boot", "unprepare_boot"]
+__all__ = ["prepare_boot", "seal", "unprepare_boot"]
 
 _bootdir = click.option(
     "--bootdir",
@@ -123,3 +124,57 @@ def unprepare_boot(settings: Settings, name: str, bootdir: str, dry_run: bool, j
         click.echo(f"{verb} {printable(path)}")
     if done.reference:
         click.echo(f"{verb} images/boot/{done.image.hex()}")
+
+
+@click.command
+@click.argument("directory")
+@click.argument("tag", required=False)
+@click.option("--inline", "form", flag_value="inline", default="inline", help="Into the manifest; its digest changes.")
+@click.option("--artifact", "form", flag_value="artifact", help="Into an artifact that refers to the image.")
+@click.option("--key", type=click.Path(exists=True, dir_okay=False), help="Sign with this private key, PEM.")
+@click.option("--cert", type=click.Path(exists=True, dir_okay=False), help="The certificate of the key, PEM.")
+@click.option("--platform", type=PlatformType(), help="OS/ARCH[/VARIANT] to take, if it is not this machine's.")
+@as_json
+@click.pass_obj
+def seal(
+    settings: Settings,
+    directory: str,
+    tag: str | None,
+    *,
+    form: Any,
+    key: str | None,
+    cert: str | None,
+    platform: Any,
+    json_output: bool,
+) -> None:
+    """Write the digests of the EROFS images of TAG into the image directory DIRECTORY; 'oci pull' checks them.
+
+    They are by sha512, or by what --hash says before the command.
+    """
+    from ..boot.sealing import Sealed, Signer, seal_layout
+    from ..digest import Algorithm
+
+    if (key is None) != (cert is None):
+        raise click.UsageError("--key and --cert are given both or not at all")
+    try:
+        signer = Signer(key, cert) if key is not None and cert is not None else None
+    except ImportError as error:
+        raise click.ClickException(str(error)) from None
+    algorithm = settings.algorithm or Algorithm.SHA512
+
+    async def work() -> Sealed:
+        place = directory.removeprefix("oci:")
+        return await seal_layout(place, tag, algorithm, form=form, signer=signer, platform=platform)
+
+    found = settings.run(work)
+    if json_output:
+        print_json(
+            {"manifest": found.manifest_digest, "artifact": found.artifact_digest, "annotations": found.annotations}
+        )
+        return
+    click.echo(f"manifest {found.manifest_digest}")
+    if found.artifact_digest is not None:
+        click.echo(f"artifact {found.artifact_digest}")
+    for name, value in found.annotations.items():
+        if not name.endswith(".sig"):
+            click.echo(f"{name} {value}")

@@ -181,7 +181,9 @@ def pull(
         work = partial(oci.pull, repo, image, **options, progress=show, limits=limits)
         access = access_of(registry, settings=settings)
         work = partial(work, access=access, transfer=transfer_of(registry))
+        before = _tagged(repo, name or image)
         result = run_within(settings, registry["timeout"], work)
+        seals = _check_seals(repo, result, before) if make_images else []
         boot, choices, manifest_id = None, "", result.manifest_id
         if bootable:
             boot, choices, manifest_id = _boot_image(repo, result, expected_digest)
@@ -195,6 +197,7 @@ def pull(
                 **({"manifestMade": True} if result.manifest_made else {}),
                 "image": result.image_id.hex() if result.image_id else None,
                 **({"bootImage": boot.hex()} if boot else {}),
+                **({"seals": seals} if seals else {}),
                 "layers": [{"diffId": layer.diff_id, "verity": layer.stream_id.hex()} for layer in result.layers],
                 **(
                     {"source": result.source, "fetched": result.bytes_fetched, "resumed": result.bytes_resumed}
@@ -214,8 +217,37 @@ def pull(
     if result.source:
         resumed = f", {size_text(result.bytes_resumed)} resumed" if result.bytes_resumed else ""
         click.echo(f"source   {printable(result.source)}; {size_text(result.bytes_fetched)} fetched{resumed}")
+    for seal in seals:
+        click.echo(f"seal     {printable(seal)} holds")
     if boot is not None:
         click.echo(f"Boot image: {boot.hex()}{choices}")
+
+
+def _tagged(repo: Repository, tag: str) -> str | None:
+    """The manifest that *tag* stands for."""
+    from ..errors import ComposefsError
+    from ..oci.catalogue import open_image
+
+    try:
+        return open_image(repo, tag).manifest.digest
+    except (ComposefsError, OSError):
+        return None
+
+
+def _check_seals(repo: Repository, result: PullResult, before: str | None) -> list[str]:
+    """The annotations that hold; for one that does not, the tag leads where it led before, and that is an error."""
+    from ..boot.sealing import require_seals
+    from ..errors import ComposefsError
+    from ..oci import catalogue
+
+    try:
+        return [check.name for check in require_seals(repo, f"@{result.manifest_digest}")]
+    except ComposefsError:
+        if before is None:
+            catalogue.untag(repo, result.tag)
+        else:
+            catalogue.tag(repo, before, result.tag)
+        raise
 
 
 def _boot_image(

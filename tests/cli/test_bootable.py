@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -287,3 +288,30 @@ def test_copying_from_another_repository(cli: Cli, tmp_path: Path, b1: str) -> N
     cli.on(target)("oci", "copy", "--zerocopy", "oci:a", "oci:x").failed(2, "need --from")
     cli.on(target)("oci", "copy", "oci:a").failed(2, "DESTINATION")
     cli.on(target)("oci", "copy", "--from", source, "nothing").failed(3, "nothing")
+
+
+def test_seals_are_checked_by_a_pull(cli: Cli, tmp_path: Path, b1: str) -> None:
+    on, place = cli.on(repository(tmp_path, "sha256", 2)), tmp_path / "b1"
+    other = boot.write_layout(tmp_path / "other", boot.layer_of({**boot.B1_FILES, "etc/hostname": b"other"}))
+    on("oci", "pull", other, "demo").good()
+    before = on("oci", "images", "--json").good().json["images"]
+    sealed = cli("--hash", "sha256", "oci", "seal", place, "demo", "--json").good().json
+    name = "composefs.merged.bootable.erofs.v1.fsverity-sha256-12"
+    assert sealed["annotations"][name] == B1_IDS["sha256", 1]
+    blob = place / "blobs/sha256" / sealed["manifest"][7:]
+    wrong = blob.read_bytes().replace(B1_IDS["sha256", 1].encode(), b"0" * 64)
+    digits = hashlib.sha256(wrong).hexdigest()
+    (place / "blobs/sha256" / digits).write_bytes(wrong)
+    index = (place / "index.json").read_text()
+    (place / "index.json").write_text(index.replace(sealed["manifest"][7:], digits))
+    run = on("oci", "pull", "--progress", "none", b1, "demo")
+    assert (run.code, f"seal {name}" in run.err) == (4, True)
+    assert on("oci", "images", "--json").good().json["images"] == before
+    (place / "index.json").write_text(index)
+    lines = on("oci", "pull", b1, "demo").good().text.splitlines()
+    assert [line for line in lines if line.startswith("seal")] == [
+        f"seal     {name} holds",
+        "seal     composefs.merged.erofs.v1.fsverity-sha256-12 holds",
+    ]
+    cli("oci", "seal", place, "demo", "--key", blob).failed(2, "--cert")
+    cli("oci", "seal", place, "nothing").failed(3, "nothing")
