@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -111,3 +112,31 @@ def test_a_power_loss_leaves_names_that_are_whole(run: str, disk_path: Path) -> 
     if done.returncode:
         pytest.fail(f"status {done.returncode}; output from the machine:\n{done.stdout}", pytrace=False)
     assert done.stdout.count("pass entry") > 10
+
+
+def test_a_machine_boots_an_image(run: str) -> None:
+    """Prepared in one machine, booted in the next, with verity required; see boot."""
+    for program in ("gcc", "dpkg-deb"):
+        if not shutil.which(program):
+            pytest.skip(f"{program} is not on PATH")
+    done = subprocess.run(
+        [sys.executable, str(HERE / "boot"), f"--python={sys.prefix}", *_package(), "--verbose"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        env=_environment(),
+    )
+    print(done.stdout)
+    if done.returncode:
+        pytest.fail(f"status {done.returncode}; output:\n{done.stdout}", pytrace=False)
+    said = dict(line.split(": ", 1) for line in done.stdout.splitlines() if line.isprintable() and ": " in line)
+    found = {name: said.get(name) for name in ("SYSTEM", "ROOT", "GOOD", "TAMPERED")}
+    assert found == {
+        "SYSTEM": "demo 7",
+        "ROOT": "verity=require",
+        "GOOD": hashlib.sha256(b"good " * 1000).hexdigest(),
+        "TAMPERED": "refused",
+    }
+    assert "READ-ONLY" in done.stdout.splitlines()
+    assert "NOT EMPTIED" not in done.stdout
