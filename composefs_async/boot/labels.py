@@ -26,6 +26,7 @@ __all__ = [
     "ReadFile",
     "find_policy",
     "kind_of",
+    "kind_of_inode",
     "label_settled_tree",
     "label_tree",
     "read_policy_files",
@@ -222,7 +223,12 @@ def _label_links(
 def kind_of(root: Directory, path: bytes) -> int | None:
     """The type of the file *path* as policies have it (`matching.KINDS`); None if it is not there."""
     found = find(root, path)
-    return None if found is None else _KINDS[found.mode & _TYPE_BITS]
+    return None if found is None else kind_of_inode(found)
+
+
+def kind_of_inode(inode: Inode) -> int:
+    """The type of a file as policies have it (`matching.KINDS`)."""
+    return _KINDS[inode.mode & _TYPE_BITS]
 
 
 def _inodes(root: Directory) -> Iterator[Inode]:

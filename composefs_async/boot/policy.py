@@ -25,11 +25,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from ..errors import SELinuxPolicyError
 from .matching import KINDS, Matcher, Rule, compiled, matcher_for
 from .regex import BracketError, parse_expression
+
+if TYPE_CHECKING:
+    from ..tree.inodes import Directory, ExternalFile
+    from .labels import ReadFile
 
 __all__ = ["ALIAS_FILES", "FILE_LIMIT", "SPECIFICATION_FILES", "SPECIFICATION_LIMIT", "Policy", "Specification"]
 
@@ -121,6 +125,24 @@ class Policy:
                     raise SELinuxPolicyError(name, f"more than {SPECIFICATION_LIMIT} specifications", each.line)
         aliases = tuple(dict(_aliases(name, files.get(name, b""))) for name in ALIAS_FILES)
         return cls(tuple(found), aliases, engine=engine)
+
+    @classmethod
+    def from_tree(cls, root: Directory, read: ReadFile | None = None, *, engine: Engine | None = None) -> Policy | None:
+        """The policy that ``/etc/selinux/config`` of a tree names; None if there is none.  See `labels.find_policy`.
+
+        Args:
+            read: gives the content of files that are not in the tree itself, by their path and inode.
+
+        Raises:
+            SELinuxPolicyError: a file of it is missing, malformed, too large, or no regular file; or its content is not
+                in the tree, and there is no *read*.
+        """
+        from .labels import find_policy
+
+        def refuse(path: bytes, inode: ExternalFile) -> bytes:
+            raise SELinuxPolicyError(path.decode(errors="backslashreplace"), "its content is not in the tree")
+
+        return find_policy(root, read or refuse, engine=engine)
 
     def label(self, path: bytes, kind: str | int) -> bytes | None:
         """The label of the file *path*, absolute; None if it has none.

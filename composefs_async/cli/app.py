@@ -229,6 +229,7 @@ def oci() -> None:
     cls=LazyGroup,
     commands_in={
         "check": ("boot", "Check whether kernel images and boot entries boot what is in the repository."),
+        "labels": ("boot", "Print the SELinux labels that the files of a tree get by its own policy."),
     },
 )
 def boot() -> None:

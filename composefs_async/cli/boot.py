@@ -1,7 +1,8 @@
-"""Commands on what machines boot: ``boot check``."""
+"""Commands on what machines boot: ``boot check``, ``boot labels``."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +15,7 @@ from .sources import boot_source
 if TYPE_CHECKING:
     from ..boot.check import Against, CheckResult
 
-__all__ = ["check"]
+__all__ = ["check", "labels"]
 
 
 @click.command
@@ -68,3 +69,54 @@ def _json(found: CheckResult) -> dict[str, Any]:
         "notes": list(found.notes),
         "explanation": boot_explanation_json(found.explanation) if found.explanation else None,
     }
+
+
+@click.command
+@click.argument("tree")
+@click.option(
+    "--restorecon", is_flag=True, help="Only files to which restorecon would give another label; exit code 1."
+)
+@as_json
+@click.pass_obj
+def labels(settings: Settings, tree: str, restorecon: bool, json_output: bool) -> int:
+    """Print the SELinux label of every file of TREE, a directory or oci:NAME, by the policy that is in it.
+
+    They are those of its bootable image, but /boot and /sysroot are not emptied.  A tree without a policy has none.
+    """
+    from ..boot.labels import kind_of_inode
+    from ..boot.policy import Policy
+    from ..tree.transform import XattrFilter
+    from ..tree.walk import walk
+
+    make, read, _, _ = boot_source(settings, tree)
+    root = make(XattrFilter.ALLOWLIST_ONLY)
+    policy = Policy.from_tree(root, read)
+    found: list[dict[str, Any]] = []
+    if policy is not None and (policy.may_disagree or not restorecon):
+        for path, inode in walk(root):
+            kind = kind_of_inode(inode)
+            if not restorecon:
+                found.append({"path": os.fsdecode(path), "label": _text(policy.label(path, kind))})
+            elif differing := policy.disagreement(path, kind):
+                ours, theirs = (None if each is None else each.context for each in differing)
+                lines = [str(each) if each else None for each in differing]
+                found.append(
+                    {
+                        "path": os.fsdecode(path),
+                        "label": _text(ours),
+                        "restorecon": _text(theirs),
+                        "specification": lines[0],
+                        "restoreconSpecification": lines[1],
+                    }
+                )
+    if json_output:
+        print_json({"policy": policy is not None, "files": found})
+    else:
+        for each in found:
+            more = f"  (restorecon: {each['restorecon']}, {each['restoreconSpecification']})" if restorecon else ""
+            click.echo(printable(f"{each['label'] or '<<none>>'} {each['path']}{more}"))
+    return 1 if restorecon and found else 0
+
+
+def _text(label: bytes | None) -> str | None:
+    return None if label is None else os.fsdecode(label)

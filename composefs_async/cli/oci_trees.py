@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ..tree import Directory
 
 __all__ = ["compute_id", "dump", "mount"]
+
+_TRANSPORTS: Final = ("oci:", "oci-archive:", "docker-archive:", "dir:")
+"""Of images that are files of this machine."""
 
 
 @click.command
@@ -62,7 +65,8 @@ def compute_id(
 ) -> None:
     """Print the id of the EROFS image that the layers of the image NAME make, without storing it.
 
-    NAME can also be an image in an image directory, oci:DIR[:TAG]; that works without a repository, too.
+    NAME can also be an image in a directory or archive, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE or
+    dir:PATH; that works without a repository, too.
     """
     if as_composefs_rs and bootable:
         raise click.UsageError("--as-composefs-rs and --bootable cannot be combined")
@@ -71,7 +75,7 @@ def compute_id(
         if as_composefs_rs
         else partial(_tree, bootable=bootable, xattrs=xattrs)
     )
-    if name.startswith("oci:") and not _is_tag(settings, name):
+    if name.startswith(_TRANSPORTS) and not _is_tag(settings, name):
         click.echo(_id_of_layout(settings, name, make, version, platform).hex())
         return
     with settings.open() as repo:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from composefs_async import fsverity
-from composefs_async.boot import find_policy, label_tree, remove_labels, transform_for_boot
+from composefs_async.boot import Policy, find_policy, label_tree, remove_labels, transform_for_boot
 from composefs_async.boot.reading import directory_reader
 from composefs_async.boot.transform import Nanoseconds
 from composefs_async.boot.trees import directory_boot_tree
@@ -236,7 +236,6 @@ def test_the_running_root_is_refused() -> None:
 
 
 def test_labels_can_be_made_and_removed_alone(debian_policy: dict[str, bytes]) -> None:
-    from composefs_async.boot import Policy
 
     root = make_tree({"usr/bin/ls": b"", "lib": "usr/lib", "etc/shadow": b"", "var/run/x": pipe()})
     label_tree(root, Policy.from_files(debian_policy))
@@ -254,3 +253,13 @@ def test_labels_can_be_made_and_removed_alone(debian_policy: dict[str, bytes]) -
     }
     remove_labels(root)
     assert set(labels_of(root).values()) == {"-"}
+
+
+def test_a_policy_of_a_tree_in_memory() -> None:
+    found = Policy.from_tree(make_tree(with_policy({}, contexts="/.* any\n/d -d dir")))
+    assert found is not None
+    assert (found.label(b"/x", "-"), found.label(b"/d", "d")) == (b"any", b"dir")
+    assert Policy.from_tree(make_tree({"etc": None})) is None
+    outside = ExternalFile(0o100644, 1, 0, 0, 0, (), 100, b"x" * 32)
+    with pytest.raises(SELinuxPolicyError, match="not in the tree"):
+        Policy.from_tree(make_tree(with_policy({f"{POLICY}/file_contexts": outside})))

@@ -315,3 +315,19 @@ def test_seals_are_checked_by_a_pull(cli: Cli, tmp_path: Path, b1: str) -> None:
     ]
     cli("oci", "seal", place, "demo", "--key", blob).failed(2, "--cert")
     cli("oci", "seal", place, "nothing").failed(3, "nothing")
+
+
+def test_labels_can_be_looked_at(cli: Cli, b2: Path, tmp_path: Path, b1: str) -> None:
+    lines = cli("boot", "labels", b2).good().text.splitlines()
+    assert lines[0] == "u:o:root:s0 /"
+    assert {"u:o:cc:s0 /a/sub/f", "u:o:home:s0 /srv/home/in/f", "u:o:homedirs:s0 /home/u/x"} <= set(lines)
+    run = cli("boot", "labels", "--restorecon", b2, "--json")
+    found = {each["path"]: (each["label"], each["restorecon"]) for each in run.json["files"]}
+    assert run.code == 1
+    assert found["/home/u/x"] == ("u:o:homedirs:s0", "u:o:local:s0")
+    assert found["/opt/exact"] == ("u:o:opt:s0", "u:o:exact:s0")
+    assert found["/nn/none"] == ("u:o:notq:s0", None)
+    on = cli.on(repository(tmp_path, "sha256", 1))
+    on("oci", "pull", b1, "demo").good()
+    assert on("boot", "labels", "oci:demo").good().text == ""
+    assert on("boot", "labels", "--restorecon", "oci:demo", "--json").good().json == {"policy": False, "files": []}
