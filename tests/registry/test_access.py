@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -414,3 +415,21 @@ async def test_warnings_and_rate_limits_are_told_once(
         RegistryWarning(host, "old[2J news"),
         RateLimit(host, 100, 93, 21600, "192.0.2.1"),
     ]
+
+
+@pytest.mark.parametrize("fault", [{"cut": 1000}, {"cut": 1000, "chunked": True}, {"cut": 1000, "then": "reset"}])
+async def test_an_end_that_tls_did_not_announce_is_no_end(
+    fault: dict[str, Any],
+    repo: Repository,
+    image: SmallImage,
+    access: Access,
+    authority: trustme.CA,
+    tmp_path: Path,
+) -> None:
+    registry = FakeRegistry()
+    image.put(registry)
+    registry.faults = [Fault("GET .*/blobs/", times=3, **fault)]
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.crt"))
+    strict = replace(access, tls_verify=True, cert_dir=tmp_path)
+    async with registry.serving(tls=_server(authority)) as host:
+        assert (await pull(repo, host, strict)).manifest_digest == image.digest
