@@ -1,0 +1,157 @@
+"""Commands that speak to registries: the spelling of options, what is printed, and exit codes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from composefs_async.testing.registry import FakeRegistry, Fault
+
+from .conftest import Cli
+
+LAYOUT = Path(__file__).parent.parent / "vectors/layouts/one"
+DIGEST: str = json.loads((LAYOUT / "index.json").read_bytes())["manifests"][0]["digest"]
+
+
+class Served:
+    """A registry in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.registry = FakeRegistry()
+        self.host = ""
+        self._ready, self._done = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=anyio.run, args=[self._serve])
+        self._thread.start()
+        self._ready.wait(10)
+
+    async def _serve(self) -> None:
+        async with self.registry.serving() as self.host:
+            self._ready.set()
+            await anyio.to_thread.run_sync(self._done.wait)
+
+    def stop(self) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """With the image ``a/b:1``; nothing of this machine's user counts."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    served = Served()
+    for blob in (LAYOUT / "blobs/sha256").iterdir():
+        served.registry.put_blob("a/b", blob.read_bytes())
+    served.registry.put_manifest("a/b", "1", served.registry.content[DIGEST])
+    yield served
+    served.stop()
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (["--tls-verify=false"], 0),
+        (["--tls-verify=0"], 0),
+        (["--no-tls-verify"], 0),
+        (["--tls-verify=true"], 9),
+        (["--tls-verify"], 9),
+        ([], 9),
+        (["--tls-verify=maybe"], 2),
+        (["--tls-verify=false", "--creds=a:b", "--no-creds"], 2),
+        (["--tls-verify=false", "--password-stdin"], 2),
+        (["--tls-verify=false", "--retry-delay=2x"], 2),
+        (["--tls-verify=false", "--authfile=/nonexistent"], 0),
+    ],
+)
+def test_options(options: list[str], code: int, cli: Cli, empty: Path, served: Served) -> None:
+    for at in (2, 4):  # before the arguments and behind them
+        command = ["oci", "pull", f"docker://{served.host}/a/b:1", "x", "--retry-times=0", "--progress=none"]
+        run = cli.on(empty)(*command[:at], *options, *command[at:])
+        assert run.code == code, run.err
+
+
+FAULTS: list[tuple[str, Fault, int, str]] = [
+    ("no image", Fault("manifests", status=404, times=-1), 3, "has no such thing"),
+    ("no layer", Fault("GET .*/blobs", skip=1, status=404, times=-1), 3, "blob sha256:"),
+    ("a damaged layer", Fault("GET .*/blobs", skip=1, flip=40, times=-1), 4, "expected digest"),
+    ("a damaged manifest", Fault("GET .*/manifests", flip=40, times=-1), 4, "expected digest"),
+    ("no access", Fault("", status=401, times=-1), 9, "is refused"),
+    ("forbidden", Fault("", status=403, times=-1), 9, "is refused"),
+    ("broken", Fault("", status=500, times=-1), 9, "answered 500"),
+    ("cut", Fault("GET .*/blobs", cut=10, times=-1), 9, "the connection broke"),
+]
+
+
+@pytest.mark.parametrize(("fault", "code", "words"), [each[1:] for each in FAULTS], ids=[each[0] for each in FAULTS])
+def test_exit_codes(fault: Fault, code: int, words: str, cli: Cli, empty: Path, served: Served) -> None:
+    served.registry.faults = [fault]
+    command = ["oci", "pull", f"docker://{served.host}/a/b:1", "x", "--tls-verify=false", "--retry-times=1"]
+    cli.on(empty)(*command, "--retry-delay=1ms", "--progress=none").failed(code, words)
+    assert cli.on(empty)("oci", "images").good().text == "No images found\n"
+
+
+def test_a_time_limit(cli: Cli, empty: Path, served: Served) -> None:
+    served.registry.faults = [Fault("", delay=60, times=-1)]
+    command = ["oci", "pull", f"docker://{served.host}/a/b:1", "x", "--tls-verify=false", "--timeout=300ms"]
+    cli.on(empty)(*command, "--progress=none").failed(9, "not done within 0.3 s")
+
+
+def test_a_policy(cli: Cli, empty: Path, served: Served, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.json"
+    policy.write_text('{"default": [{"type": "reject"}]}')
+    command = ["oci", "pull", f"docker://{served.host}/a/b:1", "x", "--tls-verify=false", f"--policy={policy}"]
+    cli.on(empty)(*command, "--progress=none").failed(4, "policy.json does not allow it")
+    assert served.registry.seen == []
+    cli.on(empty)(*command, "--insecure-policy", "--progress=none").good()
+
+
+def test_what_commands_print(cli: Cli, empty: Path, served: Served, tmp_path: Path) -> None:
+    plain, source = "--tls-verify=false", f"docker://{served.host}/a/b:1"
+    size = len(served.registry.repository("a/b").manifests[DIGEST][1])
+    expected: list[tuple[list[str], str]] = [
+        (["tags", source], "1\n"),
+        (["catalog", served.host], "a/b\n"),
+        (["ping", served.host], f"{served.host}: registry/2.0\n"),
+        (["ratelimit", source], "the registry tells no limit\n"),
+        (["referrers", source], ""),
+        (["manifest", "digest", source], f"{DIGEST}\n"),
+        (["manifest", "head", source], f"digest {DIGEST}\ntype   {_OCI}\nsize   {size}\n"),
+        (["blob", "head", f"docker://{served.host}/a/b@{DIGEST}"], f"{size}\n"),
+    ]
+    for command, printed in expected:
+        assert cli("oci", *command, plain).good().text == printed, command
+    for command in (["manifest", "get", source], ["blob", "get", f"docker://{served.host}/a/b@{DIGEST}"]):
+        assert cli("oci", *command, plain).good().out == served.registry.content[DIGEST]
+        cli("oci", *command, plain, "-o", tmp_path / "out").good()
+        assert (tmp_path / "out").read_bytes() == served.registry.content[DIGEST]
+    copied = cli("oci", "copy", plain, source, f"docker://{served.host}/c/d:2", "--json").good().json
+    assert (copied["digest"], set(copied["blobs"].values())) == (DIGEST, {"mounted"})
+    pulled = cli.on(empty)("oci", "pull", plain, "--keep-blobs", source, "x", "--json").good().json
+    assert (pulled["source"], pulled["resumed"]) == (served.host, 0)
+    pushed = (
+        cli.on(empty)("oci", "push", plain, "x", f"docker://{served.host}/e/f:3", "--json", "--dry-run").good().json
+    )
+    assert {layer["how"] for layer in pushed["layers"]} <= {"kept", "plain"}
+    assert "e/f" not in served.registry.repositories or not served.registry.repository("e/f").tags
+    cli("oci", "blob", "get", plain, source).failed(2, "by its digest")
+    cli("oci", "blob", "head", plain, f"docker://{served.host}/a/b@sha256:{64 * '0'}").failed(3, "blob not found")
+
+
+_OCI = "application/vnd.oci.image.manifest.v1+json"
+
+
+def test_login_is_tried_first_and_forgotten(cli: Cli, served: Served, tmp_path: Path) -> None:
+    served.registry.users = {"user": "right"}
+    plain, host = "--tls-verify=false", served.host
+    cli("oci", "login", plain, "--username=user", "--password=wrong", host).failed(9, "is refused", "user")
+    assert not (tmp_path / "run/containers/auth.json").exists()
+    cli("oci", "login", plain, "--username=user", "--password=right", host).good()
+    assert (tmp_path / "run/containers/auth.json").stat().st_mode & 0o777 == 0o600
+    assert cli("oci", "tags", plain, f"docker://{host}/a/b").good().text == "1\n"
+    cli("oci", "logout", host).good()
+    cli("oci", "tags", plain, f"docker://{host}/a/b").failed(9, "no credentials were found in")
