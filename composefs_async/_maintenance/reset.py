@@ -46,12 +46,13 @@ def reset_metadata(
     wanted = Metadata.new(algorithm, erofs_formats)
     operation = "resetting its metadata"
     with opening.locked_directory(name, operation, exclusive=True, timeout=timeout, check=check) as fd:
-        detect.require_fitting(fd, name, algorithm, secure=not insecure)
-        for tree in _TREES:
-            _remove(fd, tree)
-            files.syncfs(fd)
-        meta_file.write(fd, name, wanted, secure=not insecure, replace=True)
-        files.lock(fd, exclusive=False)
+        with files.whole_paths(name):
+            detect.require_fitting(fd, name, algorithm, secure=not insecure)
+            for tree in _TREES:
+                _remove(fd, tree)
+                files.syncfs(fd)
+            meta_file.write(fd, name, wanted, secure=not insecure, replace=True)
+            files.lock(fd, exclusive=False)
         return opening.load(fd, name)
 
 

@@ -95,7 +95,10 @@ def upgrade(
         ReadOnlyRepositoryError, RepositoryInUseError
     """
     name = os.fspath(path)
-    with opening.locked_directory(name, "upgrading it", timeout=timeout, check=check) as fd:
+    with (
+        opening.locked_directory(name, "upgrading it", timeout=timeout, check=check) as fd,
+        files.whole_paths(name),
+    ):
         found = _present(fd, name)
         decided = found or _decide(fd, name)
     state = RepoState(name, fd, decided[0], secure=decided[1])

@@ -65,6 +65,12 @@ def limit_options(function: Any) -> Any:
             help="Refuse files in layers of more than 1 TiB, or so many bytes.",
         ),
         click.option(
+            "--max-members",
+            type=click.IntRange(min=1),
+            metavar="COUNT",
+            help="Refuse images whose layers have more than 4194304, or so many, members together.",
+        ),
+        click.option(
             "--max-window",
             type=click.IntRange(min=1 << 10),
             metavar="BYTES",
@@ -76,13 +82,17 @@ def limit_options(function: Any) -> Any:
 
 
 def limits_of(
-    max_ratio: float | None, max_layer_size: int | None, max_file_size: int | None, max_window: int | None
+    max_ratio: float | None,
+    max_layer_size: int | None,
+    max_file_size: int | None,
+    max_window: int | None,
+    max_members: int | None,
 ) -> Limits:
     """The default limits but for those that were given."""
     from ..oci.limits import Limits
 
     given = {"max_ratio": max_ratio, "max_layer_size": max_layer_size, "max_file_size": max_file_size}
-    given["max_window"] = max_window
+    given |= {"max_window": max_window, "max_members": max_members}
     return Limits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
@@ -143,6 +153,7 @@ def pull(
     max_layer_size: int | None,
     max_file_size: int | None,
     max_window: int | None,
+    max_members: int | None,
     **registry: Any,
 ) -> None:
     """Import IMAGE and tag it as NAME, or as IMAGE.
@@ -170,7 +181,7 @@ def pull(
 
     if expected_digest is not None and not bootable:
         raise click.UsageError("--expected-digest needs --bootable")
-    limits = limits_of(max_ratio, max_layer_size, max_file_size, max_window)
+    limits = limits_of(max_ratio, max_layer_size, max_file_size, max_window, max_members)
     if image.partition(":")[2].partition(":")[0] == STANDARD_INPUT:
         if name is None:
             raise click.UsageError("an image from standard input needs a NAME")

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import enum
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NoReturn, TypeAlias
 
 from ..digest import ObjectId
@@ -103,19 +103,25 @@ def tree_from_layers(
     return builder.finish(xattrs)
 
 
+MAX_MEMBERS = 1 << 22
+"""Of all layers of an image together."""
+
+
 class TreeBuilder:
     """Takes one layer after the other.  After an error the tree is of no use.
 
     Args:
         sparse: finds out what a sparse file contains, as `sparse_contents.SparseContents.find` does, which stores it,
             too.  Without it such files are refused.
+        max_members: of all layers together, each of which takes some 0.75 KiB of memory.
     """
 
     _reserved: bytes = _RESERVED
     """With what names begin that are no whiteouts and not in the tree."""
 
-    def __init__(self, sparse: SparseFinder | None = None) -> None:
+    def __init__(self, sparse: SparseFinder | None = None, max_members: int = MAX_MEMBERS) -> None:
         self._layer, self._sparse = "", sparse
+        self._members, self._max_members = 0, max_members
         self._root = _plain_directory()
         self._own: dict[Directory, set[bytes]] = {}
         self._places: dict[bytes, _Place] = {}
@@ -147,6 +153,14 @@ class TreeBuilder:
         self._layer, self._own, self._cleared, self._steps = layer, {}, set(), 0
         self._forget_places()
 
+    def _counted(self, entries: Iterable[TarEntry]) -> Iterator[TarEntry]:
+        count, most = self._members, self._max_members
+        for count, entry in enumerate(entries, count + 1):  # noqa: B020
+            if count > most:
+                raise OciError(self._layer, f"with it the image has more than {most} members, which is the limit")
+            yield entry
+        self._members = count
+
     def add(self, entries: Iterable[TarEntry]) -> None:
         """Put the next *entries* of the current layer over what is there.
 
@@ -154,7 +168,7 @@ class TreeBuilder:
             OciError
         """
         places = self._places.get
-        for entry in entries:
+        for entry in self._counted(entries):
             path, kind, mode, uid, gid, size, mtime_ns, _, _, xattrs, content, _ = entry
             prefix, _, name = path.rpartition(b"/")
             if not name or name[0] == _DOT:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .filesystem import MAX_MEMBERS
 from .importing.decompress import MAX_RATIO, MAX_SIZE, MAX_WINDOW
 from .jsondoc import DOCUMENT_LIMIT
 from .tar.header import MAX_FILE_SIZE
@@ -23,5 +24,7 @@ class Limits:
     """Of one file in a layer, in bytes."""
     max_window: int = MAX_WINDOW
     """Of a zstd frame in a layer, in bytes of memory; the powers of two from 1 KiB to 2 GiB count."""
+    max_members: int = MAX_MEMBERS
+    """Of all layers of an image together; each takes some 0.75 KiB of memory while the image is made."""
     document_size: int = DOCUMENT_LIMIT
     """Of each index, manifest and config, in bytes."""

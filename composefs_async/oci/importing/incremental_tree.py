@@ -23,7 +23,7 @@ from ...errors import ComposefsError, inputs_named
 from ...naming import layer_stream
 from ...splitstream import OCI_LAYER
 from ...tree.inodes import Directory
-from ..filesystem import TreeBuilder, XattrFilter
+from ..filesystem import MAX_MEMBERS, TreeBuilder, XattrFilter
 from ..sparse_contents import SparseContents
 from ..tar.members import EntryReader, TarEntry, read_batches
 
@@ -80,9 +80,9 @@ class GrowingTree:
         diff_ids: in the order of the config; one may occur twice.
     """
 
-    def __init__(self, state: RepoState, diff_ids: Sequence[str]) -> None:
-        self._state, self._diff_ids = state, diff_ids
-        self._builder: TreeBuilder | None = TreeBuilder(SparseContents(state, store=True).find)
+    def __init__(self, state: RepoState, diff_ids: Sequence[str], max_members: int = MAX_MEMBERS) -> None:
+        self._state, self._diff_ids, self._max_members = state, diff_ids, max_members
+        self._builder: TreeBuilder | None = TreeBuilder(SparseContents(state, store=True).find, max_members)
         self._count = 0
         self._busy = False
         self._hides = False
@@ -145,7 +145,7 @@ class GrowingTree:
         """
         builder, self._builder = self._builder, None
         if builder is None or self._count < len(self._diff_ids):
-            builder = _builder(self._state, layers, True)
+            builder = _builder(self._state, layers, True, self._max_members)
         self.differences = {name.removeprefix(_LAYER): reason for name, reason in builder.differences.items()}
         return builder.finish()
 
@@ -167,8 +167,10 @@ def tree_of_layers(
     return _builder(state, layers, store).finish(xattrs)
 
 
-def _builder(state: RepoState, layers: Iterable[tuple[str, ObjectId]], store: bool) -> TreeBuilder:
-    builder = TreeBuilder(SparseContents(state, store=store).find)
+def _builder(
+    state: RepoState, layers: Iterable[tuple[str, ObjectId]], store: bool, max_members: int = MAX_MEMBERS
+) -> TreeBuilder:
+    builder = TreeBuilder(SparseContents(state, store=store).find, max_members)
     for diff_id, stream_id in layers:
         _add_layer(state, builder, diff_id, stream_id)
     return builder

@@ -320,7 +320,11 @@ class _Pull:
         """What the images will be made of, unless all are there."""
         found = await hop(find_images, self._state, self._image.manifest.config.digest)
         names = [layer.name for layer in self._image.layers]
-        return GrowingTree(self._state, names) if self._run.verify or lacks_images(self._state, found) else None
+        return (
+            GrowingTree(self._state, names, self._run.limits.max_members)
+            if self._run.verify or lacks_images(self._state, found)
+            else None
+        )
 
     # -- layers --------------------------------------------------------------------------------
 
