@@ -26,6 +26,7 @@ _SCHEMES: dict[str, tuple[str, str]] = {
     "az": ("objectstore", "ObjectStoreBackend"),
     "http": ("http", "HttpStore"),
     "https": ("http", "HttpStore"),
+    "docker": ("registry", "RegistryStore"),
 }
 """Module and class of the backend for each scheme."""
 
@@ -39,9 +40,11 @@ def is_store_url(text: str) -> bool:
 def open_store(
     url: str, *, endpoint: str | None = None, limit_rate: float | RateLimit | None = None, transfers: int = TRANSFERS
 ) -> Opening[Store]:
-    """Open the store at *url*: ``file:///DIRECTORY``, ``s3://BUCKET/PREFIX``, ``gs://…``, ``az://…``, ``https://…``.
+    """Open the store at *url*: ``file:///DIRECTORY``, ``s3://BUCKET/PREFIX``, ``gs://…``, ``az://…``, ``https://…``,
+    ``docker://HOST/NAME``.
 
-    A store behind a web server can only be read, and its handle belongs to the event loop that uses it first.
+    A store behind a web server can only be read; a registry has no compare-and-swap, and collects its own garbage.
+    Handles of both belong to the event loop that uses them first.
 
     ``async with open_store(url) as store:`` closes it at the end; ``await open_store(url)`` leaves that to the caller.
     Nothing is asked of the store yet.

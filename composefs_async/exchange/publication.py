@@ -112,7 +112,7 @@ class Publication:
             AlgorithmMismatchError, RefConflictError, StoreError
         """
         store, closure = self._store, self._closure
-        description = await store.describe()
+        description = await store.describe(self._state.algorithm)
         if description.algorithm is not self._state.algorithm:
             what = f"the store {store.url}"
             raise AlgorithmMismatchError(what, self._state.algorithm.text, description.algorithm.text)

@@ -95,6 +95,11 @@ class Meter:
             self.usage.sent += sent
             self.usage.received += received
 
+    def made_description(self, algorithm: Algorithm | None) -> Description | None:
+        """That of a place which has none of its own."""
+        describe: Callable[[Algorithm | None], Description] | None = getattr(self._backend, "describe", None)
+        return None if describe is None else describe(algorithm)
+
     def _ask(self, function: Callable[..., T], *arguments: object) -> T:
         def once() -> T:
             self._count(requests=1)
@@ -180,13 +185,18 @@ class Store(AsyncContextManagerMixin):
 
     # -- what it is ----------------------------------------------------------------------------
 
-    async def describe(self) -> Description:
+    async def describe(self, algorithm: Algorithm | None = None) -> Description:
         """What composefs-store.json says; read once.
+
+        Args:
+            algorithm: that a registry is taken to be of, which has no description.
 
         Raises:
             StoreError: there is no store.
             StoreFormatError, UnsupportedFeatureError
         """
+        if self._description is None and (made := self.backend.made_description(algorithm)) is not None:
+            return made
         if self._description is None:
             stored = await hop(self.backend.read, DESCRIPTION_KEY, DESCRIPTION_LIMIT)
             if stored is None:

@@ -158,6 +158,12 @@ class RegistryClient:
         async with aclosing(stream_blob(self._session, places, descriptor.digest, descriptor.size)) as chunks:
             yield chunks
 
+    async def blob_range(self, reference: str, digest: str, size: int, start: int, end: int) -> bytes:
+        """The bytes from *start* to *end* of a blob of *size* bytes; only a whole blob is compared with its digest."""
+        places = self._session.places(parse_reference(reference))
+        async with aclosing(stream_blob(self._session, places, digest, size, start, end)) as chunks:
+            return b"".join([chunk async for chunk in chunks])
+
     async def ping(self, host: str) -> str:
         """Ask whether there is a registry on *host* that lets us in; returns what it calls its protocol."""
         return await reading.ping(self._session, self._host(host))
