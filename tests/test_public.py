@@ -12,10 +12,10 @@ from types import ModuleType
 import pytest
 
 import composefs_async
-from composefs_async import errors, oci, progress, splitstream
+from composefs_async import errors, fleet, oci, progress, splitstream
 from composefs_async.registry import access
 
-PUBLIC = [composefs_async, errors, oci, progress]
+PUBLIC = [composefs_async, errors, fleet, oci, progress]
 """Modules whose ``__all__`` users may rely on."""
 
 

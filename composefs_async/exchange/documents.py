@@ -171,6 +171,7 @@ class Ref:
 
     @property
     def deleted(self) -> bool:
+        """The name has been removed."""
         return not self.digest
 
 

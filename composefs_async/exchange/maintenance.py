@@ -25,7 +25,7 @@ from .documents import MANIFEST_TYPE, REF_LIMIT, blob_key, canonical, parse_ref,
 from .gc import CollectReport, Marker, survey
 from .gc import collect as collect_program
 from .pacing import elapsed
-from .store import Store
+from .store import Store, run_program
 
 __all__ = ["MirrorResult", "collect", "mirror", "remove", "write_index"]
 
@@ -53,14 +53,14 @@ async def collect(store: Store, *, keep: Collection[str] = (), dry_run: bool = F
     if unknown and not dry_run:
         raise StoreError(store.url, f"it uses features unknown to this version: {', '.join(unknown)}")
     if dry_run:
-        return await store.run(survey(store.url, keep))
-    return await store.run(collect_program(store.url, description.grace, clock=elapsed, keep=keep))
+        return await run_program(store, survey(store.url, keep))
+    return await run_program(store, collect_program(store.url, description.grace, clock=elapsed, keep=keep))
 
 
 async def remove(store: Store, name: str) -> bool:
     """Remove *name*; what it means stays until garbage is collected.  False if it was not there."""
     await store.describe()
-    return await store.run(remove_ref(name, url=store.url))
+    return await run_program(store, remove_ref(name, url=store.url))
 
 
 async def write_index(store: Store) -> int:
@@ -107,7 +107,7 @@ async def mirror(source: Store, target: Store, *, progress: ProgressCallback | N
     await hop(_copy_description, source, target)
     await target.describe()
     marker = Marker(source.url)
-    needed = await source.run(marker.mark())
+    needed = await run_program(source, marker.mark())
     have = {info.key: info.size for info in await hop(lambda: [*target.backend.list("blobs/")])}
     sizes = {info.key: info.size for info in await hop(lambda: [*source.backend.list("blobs/")])}
     wanted = sorted(key for key in map(blob_key, needed) if key not in have)
@@ -116,7 +116,7 @@ async def mirror(source: Store, target: Store, *, progress: ProgressCallback | N
     total = sum(sizes[key] for key in wanted)
     report(TransferStarted(source.url, len(wanted), total, len(needed) - len(wanted)))
     await _copy_blobs(source, target, wanted, sizes, report)
-    condemned = await target.run(read_condemned(target.url))
+    condemned = await run_program(target, read_condemned(target.url))
     if doomed := [digest for digest in needed if digest in condemned]:
         reason = f"{doomed[0]} is about to be deleted there; try again after its next collection of garbage"
         raise StoreError(target.url, reason)
@@ -128,7 +128,7 @@ async def mirror(source: Store, target: Store, *, progress: ProgressCallback | N
     removed = 0
     async for each in target.refs():
         if each.name not in marker.refs:
-            removed += await target.run(remove_ref(each.name, url=target.url))
+            removed += await run_program(target, remove_ref(each.name, url=target.url))
     return MirrorResult(written, len(wanted), total, removed)
 
 

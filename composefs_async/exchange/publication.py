@@ -37,7 +37,7 @@ from .pacing import elapsed
 from .packing import LEVEL, PACK_SIZE, Packer, new_salt, pack_large
 from .plan import Base, choose_reuse, slices
 from .resume import SentPacks, cached_table, remember_table
-from .store import Store
+from .store import Store, run_program
 from .table import KEY_SIZE
 
 __all__ = ["Publication", "PublishResult"]
@@ -116,9 +116,9 @@ class Publication:
         if description.algorithm is not self._state.algorithm:
             what = f"the store {store.url}"
             raise AlgorithmMismatchError(what, self._state.algorithm.text, description.algorithm.text)
-        found, _ = await store.run(read_ref(self._name, store.url))
+        found, _ = await run_program(store, read_ref(self._name, store.url))
         current = found if found is not None and not found.deleted else None
-        condemned = await store.run(read_condemned(store.url))
+        condemned = await run_program(store, read_condemned(store.url))
         manifest = await self._manifest(current)
         if manifest is not None and not repack and await hop(self._is_same, manifest):
             return self._result(manifest, unchanged=True)
@@ -132,7 +132,8 @@ class Publication:
         draft.parts = [*parts, *await self._send(parts)]
         expected: Expected = ANYTHING if force else (found.digest if found else "")
         created = format_time(int(time.time()))
-        manifest = await store.run(
+        manifest = await run_program(
+            store,
             commit(
                 draft,
                 self._name,
@@ -141,7 +142,7 @@ class Publication:
                 grace=description.grace,
                 uploads=self._uploads,
                 created=created,
-            )
+            ),
         )
         await hop(self._remembered.forget)
         await hop(self._remember_table, manifest, draft)

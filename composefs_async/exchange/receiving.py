@@ -82,7 +82,9 @@ class Receiver:
         try:
             for piece in pieces:
                 check()
-                cutter.feed(piece)
+                # As many at once as there are processors: more would only hold memory and the interpreter's lock.
+                with self._turn:
+                    cutter.feed(piece)
                 if cutter.ended:
                     break
             else:
@@ -95,7 +97,8 @@ class Receiver:
             close = getattr(pieces, "close", None)
             if close is not None:
                 close()
-        cutter.flush()
+        with self._turn:
+            cutter.flush()
         return outcome
 
     def unpack(self, index: int, content: bytes | bytearray, coding: int | None = None) -> bytes | bytearray:
@@ -123,8 +126,7 @@ class Receiver:
 
     def store(self, batch: list[tuple[int, bytes | bytearray]], outcome: Outcome) -> None:
         """Store objects, and tell which of them are what they should be."""
-        with self._turn:
-            stored = store_batch(self._state, [content for _, content in batch])
+        stored = store_batch(self._state, [content for _, content in batch])
         for (index, content), found in zip(batch, stored, strict=True):
             if isinstance(found, Exception):
                 raise found

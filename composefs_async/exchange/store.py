@@ -48,7 +48,7 @@ from .pacing import Gate, RateLimit, retrying
 from .protocol import Many, Program, Request, perform
 from .table import DECODED_LIMIT, Table, decode_table
 
-__all__ = ["Store", "StoredRef", "Usage"]
+__all__ = ["Store", "StoredRef", "Usage", "run_program"]
 
 T = TypeVar("T")
 
@@ -254,37 +254,6 @@ class Store(AsyncContextManagerMixin):
         single_writer = self._description is not None and self._description.cas == "none"
         return Unconditional(self.backend) if single_writer else self.backend
 
-    async def run(self, program: Program[T]) -> T:
-        """Run a program of requests to its end, those that need no order at once."""
-        answer: Any = None
-        backend = self.writer()
-        try:
-            while True:
-                request = program.send(answer)
-                answer = await self._answer(backend, request)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        finally:
-            program.close()
-
-    async def _answer(self, backend: BlobStore, request: Request) -> object:
-        if not isinstance(request, Many):
-            return await hop(perform, backend, request)
-        answers: list[object] = [None] * len(request.requests)
-        workers = min(self.transfers, len(answers))
-        limiter = CapacityLimiter(max(workers, 1))
-
-        def some(number: int) -> None:
-            for at in range(number, len(answers), workers):
-                answers[at] = perform(backend, request.requests[at])
-
-        with single_error():
-            async with create_task_group() as tasks:
-                for number in range(workers):
-                    tasks.start_soon(partial(in_thread, partial(some, number), limiter))
-        return answers
-
     # -- reading -------------------------------------------------------------------------------
 
     async def refs(self) -> AsyncIterator[StoredRef]:
@@ -303,7 +272,7 @@ class Store(AsyncContextManagerMixin):
         Raises:
             StoreFormatError, DigestMismatchError, InvalidNameError
         """
-        found, _ = await self.run(read_ref(name, self.url))
+        found, _ = await run_program(self, read_ref(name, self.url))
         return None if found is None or found.deleted else found
 
     async def resolve(self, name: str) -> Manifest:
@@ -386,6 +355,39 @@ class Store(AsyncContextManagerMixin):
             return verify(what, retrying(read), digest)
         except BlobMissingError:
             raise BlobMissingError(self.url, f"{what} {digest}") from None
+
+
+async def run_program(store: Store, program: Program[T]) -> T:
+    """Run a program of requests to its end, those that need no order at once."""
+    answer: Any = None
+    backend = store.writer()
+    try:
+        while True:
+            request = program.send(answer)
+            answer = await _answer(store, backend, request)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        program.close()
+
+
+async def _answer(store: Store, backend: BlobStore, request: Request) -> object:
+    if not isinstance(request, Many):
+        return await hop(perform, backend, request)
+    answers: list[object] = [None] * len(request.requests)
+    workers = min(store.transfers, len(answers))
+    limiter = CapacityLimiter(max(workers, 1))
+
+    def some(number: int) -> None:
+        for at in range(number, len(answers), workers):
+            answers[at] = perform(backend, request.requests[at])
+
+    with single_error():
+        async with create_task_group() as tasks:
+            for number in range(workers):
+                tasks.start_soon(partial(in_thread, partial(some, number), limiter))
+    return answers
 
 
 class Unconditional:

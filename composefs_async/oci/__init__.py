@@ -18,6 +18,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .._maintenance.repair.sources import ObjectSource
     from .catalogue import OciImage
     from .documents import Descriptor, ImageConfig, ImageLayer, Manifest
     from .erofs_images import ensure_images, ensure_images_async, image_tree, image_tree_async
@@ -46,6 +47,7 @@ __all__ = [
     "Limits",
     "LocalBlob",
     "Manifest",
+    "ObjectSource",
     "OciImage",
     "Platform",
     "ProgressStream",
@@ -68,6 +70,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ObjectSource": ".._maintenance.repair.sources",
     "Blob": ".sources.base",
     "BlockingBlob": ".sources.base",
     "ByteSource": ".importing.unpack",

@@ -13,6 +13,7 @@ from composefs_async.cli.exit_codes import exit_code
 from composefs_async.errors import FetchError, StoreError
 from composefs_async.exchange import fetch, open_store, publish
 from composefs_async.exchange.backends.base import ReadOnlyStoreError
+from composefs_async.exchange.store import run_program
 from composefs_async.oci import Platform, pull
 from composefs_async.repository import Repository
 
@@ -142,7 +143,7 @@ async def test_it_can_only_be_read(web: WebServer) -> None:
         with pytest.raises(ReadOnlyStoreError, match="cannot be listed"):
             _ = [ref async for ref in store.refs()]
         with pytest.raises(ReadOnlyStoreError, match="cannot be written"):
-            await store.run(one_put())
+            await run_program(store, one_put())
         found = await store.ref(NAME)
         assert found is not None
 

@@ -36,7 +36,9 @@ class ObjectSource(Protocol):
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release what it holds; a second call does nothing."""
+        ...
 
 
 def open_source(path: str | os.PathLike[str], algorithm: Algorithm) -> RepositorySource | DirectorySource:
