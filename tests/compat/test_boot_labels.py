@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import json
 import os
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from composefs_async import Algorithm
-from composefs_async.boot import Policy, directory_boot_tree
+from composefs_async import Algorithm, Repository
+from composefs_async.boot import Policy, directory_boot_tree, ensure_boot_image
 from composefs_async.boot.matching import re2_module
 from composefs_async.errors import ComposefsError
+from composefs_async.oci import copy_image, pull
 from composefs_async.tree import write_dump
 
-from ..boot.conftest import debian_policy, make_b2
+from ..boot.conftest import B1_FILES, debian_policy, layer_of, make_b2, write_layout
 
 __all__ = ["debian_policy"]
 
@@ -295,3 +299,22 @@ def test_both_engines_give_the_same_labels(lines: list[tuple[str, str]], paths: 
     for path in paths:
         for kind in KINDS:
             assert len({policy.label(path.encode(), kind) for policy in found}) == 1, (path, kind)
+
+
+def test_cfsctl_finds_our_bootable_images_and_copies_sound(tmp_path: Path, tool: Callable[[str], Path]) -> None:
+    reference = write_layout(tmp_path / "layout", layer_of(dict(B1_FILES)))
+    target = tmp_path / "target"
+    with Repository.init(tmp_path / "repo", algorithm=Algorithm.SHA256, insecure=True) as repo:
+        anyio.run(partial(pull, repo, reference, tag="demo"))
+        image = ensure_boot_image(repo, "demo").boot_image(1)
+        with Repository.init(target, algorithm=Algorithm.SHA256, insecure=True) as other:
+            anyio.run(partial(copy_image, other, repo, "demo", tag="demo"))
+    assert image is not None
+    for path in (tmp_path / "repo", target):
+        run = [tool("cfsctl"), "--repo", path]
+        found = subprocess.run([*run, "oci", "inspect", "demo"], capture_output=True, check=True, timeout=60).stdout
+        assert json.loads(found)["composefs_boot_erofs"] == image.hex()
+        subprocess.run([*run, "oci", "fsck"], capture_output=True, check=True, timeout=60)
+        subprocess.run([*run, "gc"], capture_output=True, check=True, timeout=60)
+        computed = subprocess.run([*run, "oci", "compute-id", "--bootable", "demo"], capture_output=True, check=True)
+        assert computed.stdout.decode().strip() == image.hex()
