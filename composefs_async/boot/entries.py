@@ -33,7 +33,7 @@ class EntryText:
     """An entry file of type 1, line by line; what is not asked for stays as it is."""
 
     def __init__(self, content: str) -> None:
-        self.lines = content.removesuffix("\n").split("\n") if content else []
+        self.lines: list[str] = content.removesuffix("\n").split("\n") if content else []
 
     @classmethod
     def decode(cls, content: bytes, name: str) -> EntryText:

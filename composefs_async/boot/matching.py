@@ -150,8 +150,10 @@ class _Frame:
     __slots__ = ("by_kind", "others", "subtrees")
 
     def __init__(self, subtrees: list[int], others: tuple[int, ...]) -> None:
-        self.subtrees, self.others = subtrees, others
-        """Of whole subtrees the last, for each type; and all other candidates."""
+        self.subtrees: list[int] = subtrees
+        """Of whole subtrees the last, for each type."""
+        self.others: tuple[int, ...] = others
+        """All other candidates."""
         self.by_kind: dict[int, list[_Candidate]] = {}
 
 
