@@ -16,6 +16,7 @@ Decisions where OCI leaves room:
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -108,6 +109,8 @@ class Descriptor:
     artifact_type: str | None = None
     urls: tuple[str, ...] = ()
     """Where else the blob may be had; never followed by this package."""
+    data: bytes = field(default=b"", repr=False)
+    """The blob itself, if the document has it; not compared with the digest."""
 
     @property
     def tag(self) -> str | None:
@@ -340,7 +343,16 @@ def _descriptor(document: JsonObject, *, verifiable: bool = True) -> Descriptor:
         None if platform is None else _platform(platform),
         document.get("artifactType", str) or None,
         tuple(document.list_of("urls", str) or ()),
+        _embedded(document.get("data", str)),
     )
+
+
+def _embedded(text: str | None) -> bytes:
+    """The content of a descriptor's ``data``; none if it is not base64, since the blob can be had elsewhere."""
+    try:
+        return base64.b64decode(text or "", validate=True)
+    except ValueError:
+        return b""
 
 
 def _platform(document: JsonObject) -> Platform | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Callable
@@ -322,3 +323,19 @@ async def test_a_large_layer_in_memory_is_given_back_while_it_is_read(
         result = await oci.pull(repo, f"docker://{host}/a/b:1", access=access, transfer=transfer)
     assert result.bytes_fetched == image.size
     assert 0 < most <= 34 << 20
+
+
+@pytest.mark.parametrize("good", [True, False])
+async def test_documents_that_are_in_a_descriptor_are_not_asked_for(
+    good: bool, repo: Repository, image: SmallImage, access: Access
+) -> None:
+    manifest = json.loads(image.manifest)
+    config = image.blobs[manifest["config"]["digest"]]
+    manifest["config"]["data"] = base64.b64encode(config if good else b"x" * len(config)).decode()
+    registry = FakeRegistry()
+    image.put(registry)
+    registry.put_manifest("a/b", "2", json.dumps(manifest).encode())
+    async with registry.serving() as host:
+        result = await oci.pull(repo, f"docker://{host}/a/b:2", access=access, transfer=QUICK)
+    assert result.config_digest == manifest["config"]["digest"]
+    assert registry.count(f"blobs/{result.config_digest}") == (0 if good else 1)

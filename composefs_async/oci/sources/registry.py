@@ -34,6 +34,7 @@ from ..documents import (
     parse_config,
     parse_index,
     parse_manifest,
+    verify_content,
 )
 from ..jsondoc import brief
 from ..limits import Limits
@@ -180,7 +181,11 @@ class RegistrySource:
         what = str(reference)
         if document.is_index:
             entry = await self._choose(what, document, platform, 1)
-            document = await self._document(reference, entry.digest)
+            embedded = _embedded(entry)
+            if embedded is None:
+                document = await self._document(reference, entry.digest)
+            else:
+                document = FetchedDocument(entry.digest, entry.media_type, embedded, document.host)
             if document.is_index:
                 raise OciError(what, f"the index says that {entry.digest} is a manifest, and it is an index")
         elif platform is not None:
@@ -233,6 +238,8 @@ class RegistrySource:
         config = found.config
         if config.digest == _EMPTY and config.size == 2:
             return b"{}"
+        if (embedded := _embedded(config)) is not None:
+            return embedded
         if config.size > self._limits.document_size:
             raise OciError(
                 f"config {config.digest}",
@@ -334,6 +341,17 @@ class RegistrySource:
             what, note, host = f"{what} from {host}", "it was fetched twice", ""
         self._damaged.add(descriptor.digest)
         raise DigestMismatchError(what, descriptor.digest, found, host, note) from error
+
+
+def _embedded(descriptor: Descriptor) -> bytes | None:
+    """What a descriptor has of its blob, if that is the blob."""
+    if not descriptor.data or len(descriptor.data) != descriptor.size:
+        return None
+    try:
+        verify_content(f"blob {descriptor.digest}", descriptor.data, descriptor.digest)
+    except (DigestMismatchError, OciError):
+        return None
+    return descriptor.data
 
 
 def _digest_of(fd: int, descriptor: Descriptor) -> str:
