@@ -12,14 +12,14 @@ from .._aio.to_thread import in_checked_thread
 from .._repo.publish import Link, publish, target_of
 from .._repo.state import RepoState
 from ..digest import ObjectId
-from ..errors import StoreFormatError
+from ..errors import DigestMismatchError, FormatError, InvalidNameError, StoreFormatError
 from ..naming import tag_reference
 from .closure import Walked
 from .documents import Config
 from .proving import prove_images, prove_stream, unproven
 from .table import KEY_SIZE
 
-__all__ = ["present_keys", "prove", "publish_names"]
+__all__ = ["check_expected", "present_keys", "prove", "publish_names"]
 
 _PROVERS = 2
 
@@ -68,6 +68,25 @@ def publish_names(state: RepoState, walked: Walked, tag: str | None) -> None:
         links.append(Link.reference("images", tag, walked.root))
     if any(target_of(state, link.path) != link.target for link in links):
         publish(state, links)
+
+
+def check_expected(expect: str, manifest_digest: str, config: Config) -> ObjectId | None:
+    """Refuse before anything is fetched; the id of an image that is expected, to be proven later.
+
+    Raises:
+        DigestMismatchError: the store says itself that it is something else.
+        FormatError: it is no digest.
+    """
+    if expect == manifest_digest or config.root == f"oci-manifest-{expect}":
+        return None
+    try:
+        wanted = ObjectId.from_hex(expect)
+    except FormatError:
+        raise InvalidNameError(expect, "what is expected is no digest") from None
+    if wanted.hex() in config.images:
+        return wanted
+    said = ", ".join(filter(None, [manifest_digest, config.root, *config.images]))
+    raise DigestMismatchError("what the store has", expect, said)
 
 
 def present_keys(state: RepoState) -> set[bytes]:

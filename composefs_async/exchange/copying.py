@@ -26,7 +26,7 @@ from ..oci import add_image, import_layer
 from ..oci.catalogue import OciImage, open_image_async
 from ..oci.stored_layers import layer_content_async
 from ..repository import Repository, state_of
-from .arrival import prove, publish_names
+from .arrival import check_expected, prove, publish_names
 from .closure import Closure, image_closure, walk
 from .documents import Config
 from .frames import FrameType, decode_json, json_frame
@@ -220,8 +220,6 @@ def _receive_all(state: RepoState, channel: Channel, expect: str | None) -> tupl
 
 
 def _expected(expect: str, config: Config) -> ObjectId | None:
-    from .fetcher import check_expected
-
     return check_expected(expect, "", config)
 
 

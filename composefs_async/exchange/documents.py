@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-import json
 import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..digest import Algorithm, ObjectId, check_content_digest
-from ..errors import DigestMismatchError, FormatError, InvalidNameError, OciError, StoreFormatError
+from ..digest import Algorithm, ObjectId
+from ..errors import FormatError, InvalidNameError, StoreFormatError
 from ..naming import decode_tag, encode_tag
-from ..oci.jsondoc import JsonObject, parse_json
+from ..oci.jsondoc import JsonObject
+from .digests import blob_key, canonical, check_digest, digest_of, verify
+from .json_access import child_of, children_of, objects_of, parse, text_of, texts_of, whole_of
 
 __all__ = [
     "Config",
@@ -175,30 +175,6 @@ class Ref:
         return not self.digest
 
 
-# -- canonical bytes and digests ---------------------------------------------------------------
-
-
-def canonical(value: object) -> bytes:
-    """JSON with sorted keys and without blanks, in UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def digest_of(content: bytes) -> str:
-    """The digest by which the store knows *content*."""
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
-
-
-def verify(what: str, content: bytes, digest: str) -> bytes:
-    """Return *content* if it has that digest.
-
-    Raises:
-        DigestMismatchError
-    """
-    if (found := digest_of(content)) != digest:
-        raise DigestMismatchError(f"{what} {digest}", digest, found)
-    return content
-
-
 # -- references --------------------------------------------------------------------------------
 
 
@@ -251,11 +227,11 @@ def parse_ref(raw: bytes, name: str) -> Ref:
         StoreFormatError, DigestMismatchError
     """
     what = f"reference {name}"
-    document = _parse(raw, what, REF_LIMIT)
+    document = parse(raw, what, REF_LIMIT)
     if document.members.get("deleted") is True:
-        return Ref(name, _text(document, "write-id"))
+        return Ref(name, text_of(document, "write-id"))
     descriptor = _descriptor(document, what, MANIFEST_TYPE, MANIFEST_LIMIT)
-    annotations = _texts(document, "annotations")
+    annotations = texts_of(document, "annotations")
     return Ref(
         name,
         annotations.get(WRITE_ID, ""),
@@ -306,13 +282,13 @@ def parse_manifest(raw: bytes, digest: str) -> Manifest:
     """
     verify("manifest", raw, digest)
     what = f"manifest {digest}"
-    document = _parse(raw, what, MANIFEST_LIMIT)
+    document = parse(raw, what, MANIFEST_LIMIT)
     kinds: dict[str, ArtifactKind] = {media_type: kind for kind, media_type in ARTIFACT_TYPES.items()}
-    kind = kinds.get(_text(document, "artifactType"))
+    kind = kinds.get(text_of(document, "artifactType"))
     if kind is None or document.members.get("schemaVersion") != 2:
         raise StoreFormatError(what, "it is no artifact of composefs-async")
-    config = _child(document, "config", what)
-    layers = _children(document, "layers", what)
+    config = child_of(document, "config", what)
+    layers = children_of(document, "layers", what)
     if not layers or len(layers) > MAX_BLOBS + 1:
         raise StoreFormatError(what, f"it has {len(layers)} layers, not between 1 and {MAX_BLOBS + 1}")
     blobs = tuple(_descriptor(layer, what, PACK_TYPE, _MAX_SIZE) for layer in layers[1:])
@@ -327,7 +303,7 @@ def parse_manifest(raw: bytes, digest: str) -> Manifest:
         _descriptor(layers[0], what, TABLE_TYPE, _MAX_SIZE),
         blobs,
         str(subject.get("digest", "")) or None if isinstance(subject, dict) else None,
-        _texts(document, "annotations"),
+        texts_of(document, "annotations"),
     )
 
 
@@ -339,29 +315,29 @@ def parse_config(raw: bytes, digest: str) -> Config:
     """
     verify("config", raw, digest)
     what = f"config {digest}"
-    document = _parse(raw, what, CONFIG_LIMIT)
+    document = parse(raw, what, CONFIG_LIMIT)
     if document.members.get("version") != 1:
         raise StoreFormatError(what, "it is not of version 1")
-    kind = _text(document, "kind")
+    kind = text_of(document, "kind")
     if kind not in ("image", "layer"):
         raise StoreFormatError(what, f"the kind {kind!r} is unknown")
     try:
-        algorithm = Algorithm.parse(_text(document, "algorithm"))
-        names = _child(document, "names", what)
-        streams = {name: _object_id(text, algorithm) for name, text in _texts(names, "streams").items()}
+        algorithm = Algorithm.parse(text_of(document, "algorithm"))
+        names = child_of(document, "names", what)
+        streams = {name: _object_id(text, algorithm) for name, text in texts_of(names, "streams").items()}
         images = {
-            _object_id(name, algorithm).hex(): _whole(JsonObject(what, members), "size")
-            for name, members in _objects(names, "images").items()
+            _object_id(name, algorithm).hex(): whole_of(JsonObject(what, members), "size")
+            for name, members in objects_of(names, "images").items()
         }
         config = Config(
             "layer" if kind == "layer" else "image",
             algorithm,
-            _whole(document, "objects"),
-            _whole(document, "size"),
-            _text(document, "root"),
+            whole_of(document, "objects"),
+            whole_of(document, "size"),
+            text_of(document, "root"),
             streams,
             images,
-            _text(document, "salt"),
+            text_of(document, "salt"),
         )
         config.root_id.require(algorithm)
     except (ValueError, FormatError) as error:
@@ -378,68 +354,19 @@ def _object_id(text: str, algorithm: Algorithm) -> ObjectId:
     return found
 
 
-# -- typed access, with our errors -------------------------------------------------------------
-
-
-def _parse(raw: bytes, what: str, limit: int) -> JsonObject:
-    try:
-        return parse_json(raw, what, limit=limit)
-    except OciError as error:
-        raise StoreFormatError(what, error.reason) from None
-
-
-def _text(document: JsonObject, key: str) -> str:
-    try:
-        return document.get(key, str) or ""
-    except OciError as error:
-        raise StoreFormatError(error.what, error.reason) from None
-
-
-def _texts(document: JsonObject, key: str) -> dict[str, str]:
-    try:
-        return document.texts(key)
-    except OciError as error:
-        raise StoreFormatError(error.what, error.reason) from None
-
-
-def _objects(document: JsonObject, key: str) -> dict[str, dict[str, Any]]:
-    found = document.members.get(key) or {}
-    if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.values()):
-        raise StoreFormatError(document.name, f"{key!r} is not an object of objects")
-    return found
-
-
-def _child(document: JsonObject, key: str, what: str) -> JsonObject:
-    found = document.members.get(key)
-    if not isinstance(found, dict):
-        raise StoreFormatError(what, f"{key!r} is missing or no object")
-    return JsonObject(what, found)
-
-
-def _children(document: JsonObject, key: str, what: str) -> list[JsonObject]:
-    try:
-        return document.children(key) or []
-    except OciError as error:
-        raise StoreFormatError(what, error.reason) from None
-
-
-def _whole(document: JsonObject, key: str) -> int:
-    found = document.members.get(key)
-    if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found <= _MAX_SIZE:
-        raise StoreFormatError(document.name, f"{key!r} is no number of bytes or objects")
-    return found
+# -- descriptors ------------------------------------------------------------------------------
 
 
 def _descriptor(document: JsonObject, what: str, media_type: str, limit: int) -> Descriptor:
-    if _text(document, "mediaType") != media_type:
+    if text_of(document, "mediaType") != media_type:
         raise StoreFormatError(what, f"a descriptor is not of the type {media_type}")
-    digest, size = _text(document, "digest"), _whole(document, "size")
+    digest, size = text_of(document, "digest"), whole_of(document, "size")
     if not _SHA256.fullmatch(digest):
         raise StoreFormatError(what, f"{digest[:160]!r} is no sha256 digest")
     if size > limit:
         raise StoreFormatError(what, f"{digest} has {size} bytes, more than the limit of {limit}")
     data = None
-    if encoded := _text(document, "data"):
+    if encoded := text_of(document, "data"):
         try:
             data = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError):
@@ -448,19 +375,3 @@ def _descriptor(document: JsonObject, what: str, media_type: str, limit: int) ->
         if len(data) != size:
             raise StoreFormatError(what, f"the data of {digest} has {len(data)} bytes, not {size}")
     return Descriptor(media_type, digest, size, data)
-
-
-def check_digest(digest: str) -> str:
-    """Return *digest* if it is one of a store: sha256, lower-case hexadecimal.
-
-    Raises:
-        FormatError
-    """
-    if not _SHA256.fullmatch(check_content_digest(digest)):
-        raise FormatError(f"not a sha256 digest: {digest!r}")
-    return digest
-
-
-def blob_key(digest: str) -> str:
-    """The key of a blob in a store."""
-    return f"blobs/sha256/{digest.removeprefix('sha256:')}"

@@ -21,7 +21,6 @@ from ..digest import ObjectId
 from ..errors import (
     AlgorithmMismatchError,
     ComposefsError,
-    DigestMismatchError,
     FetchDamagedError,
     FetchError,
     FormatError,
@@ -34,7 +33,7 @@ from ..errors import (
 from ..naming import check_tag
 from ..progress import BytesMoved, ProgressCallback, ProgressEvent, RefWritten, SourceFailed, TransferStarted
 from ..repository import Repository, state_of
-from .arrival import present_keys, prove, publish_names
+from .arrival import check_expected, present_keys, prove, publish_names
 from .closure import Walked, walk
 from .documents import Config, Manifest
 from .local_sources import take_objects
@@ -382,22 +381,3 @@ class _Fetch:
         planned = {index[found[:KEY_SIZE]]: found for found in wanted if found[:KEY_SIZE] in index}
         await self._stage(other, table, sorted(planned), planned, sources=[source])
         return await self._still_absent(wanted)
-
-
-def check_expected(expect: str, manifest_digest: str, config: Config) -> ObjectId | None:
-    """Refuse before anything is fetched; the id of an image that is expected, to be proven later.
-
-    Raises:
-        DigestMismatchError: the store says itself that it is something else.
-        FormatError: it is no digest.
-    """
-    if expect == manifest_digest or config.root == f"oci-manifest-{expect}":
-        return None
-    try:
-        wanted = ObjectId.from_hex(expect)
-    except FormatError:
-        raise InvalidNameError(expect, "what is expected is no digest") from None
-    if wanted.hex() in config.images:
-        return wanted
-    said = ", ".join(filter(None, [manifest_digest, config.root, *config.images]))
-    raise DigestMismatchError("what the store has", expect, said)

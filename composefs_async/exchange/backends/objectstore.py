@@ -145,7 +145,9 @@ class ObjectStoreBackend:
     def delete(self, keys: Sequence[str]) -> None:
         for at in range(0, len(keys), _DELETE_BATCH):
             try:
-                self._api.delete(self._store, list(keys[at : at + _DELETE_BATCH]))
+                some = list(keys[at : at + _DELETE_BATCH])
+                # Some servers know no deletion in bulk.
+                self._api.delete(self._store, some[0] if len(some) == 1 else some)
             except FileNotFoundError:
                 continue
             except (self._errors.BaseError, OSError) as error:
