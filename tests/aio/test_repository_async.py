@@ -215,7 +215,7 @@ OPENERS: dict[str, tuple[object, str, Callable[[Repository], Awaitable[object]]]
     "tmpfile": (objects, "create_object_tmpfile", lambda repo: repo.create_object_tmpfile_async()),
     "stream": (streams, "open_stream", lambda repo: repo.open_stream_async("stream")),
     "image": (images, "open_image", lambda repo: repo.open_image_async(repo.named_images()[0][1])),
-    "blob": (layout, "_open_sized", opened_blob),
+    "blob": (layout, "check_size", opened_blob),
     "scratch": (repair_sources, "_make_scratch", opened_scratch),
     "source": (image_repair, "open_source", opened_source),
 }
