@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ...errors import BlobMissingError, ConditionalWritesError, StoreError, UnknownOutcomeError
 from .base import (
@@ -56,18 +56,19 @@ class ObjectStoreBackend:
             raise StoreError(url, "obstore is not installed; install composefs-async[s3]") from None
         self.url = url.rstrip("/")
         self._api, self._errors = obstore, exceptions
+        self._endpoint = endpoint
+        self._from_url: Any = from_url
+        self._store = self._open({})
+
+    def _open(self, config: dict[str, Any]) -> Any:
         options: dict[str, Any] = dict(_OPTIONS)
-        config: dict[str, Any] = {}
-        if endpoint:
-            config["endpoint"] = endpoint
-            options["allow_http"] = endpoint.startswith("http://")
+        if self._endpoint:
+            config = {**config, "endpoint": self._endpoint}
+            options["allow_http"] = self._endpoint.startswith("http://")
         try:
-            store: Any = cast("Any", from_url)(
-                self.url, config=config, client_options=options, retry_config={"max_retries": 0}
-            )
-        except (exceptions.BaseError, ValueError) as error:
+            return self._from_url(self.url, config=config, client_options=options, retry_config={"max_retries": 0})
+        except (self._errors.BaseError, ValueError) as error:
             raise StoreError(self.url, _brief(error)) from None
-        self._store = store
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         options: Any = {} if length is None and not start else {"range": _range(start, length)}
@@ -144,14 +145,24 @@ class ObjectStoreBackend:
 
     def delete(self, keys: Sequence[str]) -> None:
         for at in range(0, len(keys), _DELETE_BATCH):
+            some = list(keys[at : at + _DELETE_BATCH])
             try:
-                some = list(keys[at : at + _DELETE_BATCH])
-                # Some servers know no deletion in bulk.
-                self._api.delete(self._store, some[0] if len(some) == 1 else some)
+                self._api.delete(self._store, some)
+            except (self._errors.BaseError, OSError) as error:
+                if not self.url.startswith("s3://") or _status(error) in _BUSY:
+                    raise self._failed(some[0], error) from None
+                self._delete_singly(some)
+
+    def _delete_singly(self, keys: Sequence[str]) -> None:
+        """Delete one key after the other: some servers that speak S3 know no deletion in bulk."""
+        store = self._open({"disable_bulk_delete": True})
+        for key in keys:
+            try:
+                self._api.delete(store, key)
             except FileNotFoundError:
                 continue
             except (self._errors.BaseError, OSError) as error:
-                raise self._failed(keys[at], error) from None
+                raise self._failed(key, error) from None
 
     def close(self) -> None:
         """Do nothing: connections end with the object."""
