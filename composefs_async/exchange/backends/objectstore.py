@@ -149,13 +149,14 @@ class ObjectStoreBackend:
             try:
                 self._api.delete(self._store, some)
             except (self._errors.BaseError, OSError) as error:
-                if not self.url.startswith("s3://") or _status(error) in _BUSY:
+                if _status(error) in _BUSY:
                     raise self._failed(some[0], error) from None
+                # Some servers that speak S3 know no deletion in bulk; elsewhere a key may have been missing.
                 self._delete_singly(some)
 
     def _delete_singly(self, keys: Sequence[str]) -> None:
-        """Delete one key after the other: some servers that speak S3 know no deletion in bulk."""
-        store = self._open({"disable_bulk_delete": True})
+        """Delete one key after the other."""
+        store = self._open({"disable_bulk_delete": True}) if self.url.startswith("s3://") else self._store
         for key in keys:
             try:
                 self._api.delete(store, key)
