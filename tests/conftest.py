@@ -20,7 +20,17 @@ from types import ModuleType
 import pytest
 from blockbuster import BlockBuster, BlockBusterFunction
 
-TOOLS = ("cfsctl", "cfsctl-2026-04", "mkcomposefs", "composefs-info", "fsverity", "skopeo", "umoci", "docker-registry")
+TOOLS = (
+    "cfsctl",
+    "cfsctl-2026-04",
+    "mkcomposefs",
+    "composefs-info",
+    "fsverity",
+    "skopeo",
+    "umoci",
+    "podman",
+    "docker-registry",
+)
 
 # Blocking calls of ours that BlockBuster does not know by itself.
 MORE_BLOCKING: list[tuple[ModuleType, str]] = [

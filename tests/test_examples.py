@@ -64,6 +64,14 @@ def test_an_image_is_brought_by_a_service(tmp_path: Path, loop: str) -> None:
     assert "/usr/share/sizes/070000" in run(example("layer_entries"), tmp_path / "r", "app")
 
 
+def test_an_image_is_built_of_a_tree(tmp_path: Path) -> None:
+    (tmp_path / "tree/etc").mkdir(parents=True)
+    (tmp_path / "tree/etc/os-release").write_text("NAME=x\n")
+    outputs = {run(example("build_image"), tmp_path / "tree", f"oci-archive:{tmp_path / name}") for name in "ab"}
+    assert len(outputs) == 1
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
 def test_a_directory_is_stored_on_uvloop(tmp_path: Path) -> None:
     pytest.importorskip("uvloop")
     (tmp_path / "d").mkdir()

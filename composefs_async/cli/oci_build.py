@@ -76,8 +76,8 @@ def _config_options(function: Any) -> Any:
     return function
 
 
-def _settings(options: dict[str, Any]) -> configs.Settings:
-    from ..oci.building.config import Settings as ConfigSettings
+def _settings(options: dict[str, Any]) -> configs.ConfigSettings:
+    from ..oci.building.config import ConfigSettings
 
     return ConfigSettings(
         entrypoint=options["entrypoint"],

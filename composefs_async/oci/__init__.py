@@ -19,9 +19,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .._maintenance.repair.sources import ObjectSource
+    from .building.builder import ImageBuilder, build_image, edit_config
+    from .building.config import ConfigSettings
     from .catalogue import OciImage
     from .documents import Descriptor, ImageConfig, ImageLayer, Manifest
     from .erofs_images import ensure_images, ensure_images_async, image_tree, image_tree_async
+    from .exporting.export import CopyResult, export_images
     from .image_repair import repair
     from .importing.add import add_image
     from .importing.layers import LayerResult, import_layer
@@ -38,8 +41,11 @@ __all__ = [
     "Blob",
     "BlockingBlob",
     "ByteSource",
+    "ConfigSettings",
     "CopiedImage",
+    "CopyResult",
     "Descriptor",
+    "ImageBuilder",
     "ImageConfig",
     "ImageLayer",
     "ImageSource",
@@ -58,9 +64,12 @@ __all__ = [
     "SpooledBlob",
     "StreamedBlob",
     "add_image",
+    "build_image",
     "copy_image",
+    "edit_config",
     "ensure_images",
     "ensure_images_async",
+    "export_images",
     "image_tree",
     "image_tree_async",
     "import_layer",
@@ -70,12 +79,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ObjectSource": ".._maintenance.repair.sources",
     "Blob": ".sources.base",
     "BlockingBlob": ".sources.base",
     "ByteSource": ".importing.unpack",
+    "ConfigSettings": ".building.config",
     "CopiedImage": ".repository_copy",
+    "CopyResult": ".exporting.export",
     "Descriptor": ".documents",
+    "ImageBuilder": ".building.builder",
     "ImageConfig": ".documents",
     "ImageLayer": ".documents",
     "ImageSource": ".sources.base",
@@ -83,6 +94,7 @@ _HOMES = {
     "Limits": ".limits",
     "LocalBlob": ".sources.base",
     "Manifest": ".documents",
+    "ObjectSource": ".._maintenance.repair.sources",
     "OciImage": ".catalogue",
     "Platform": ".platforms",
     "ProgressStream": ".progress_stream",
@@ -93,9 +105,12 @@ _HOMES = {
     "SpooledBlob": ".sources.base",
     "StreamedBlob": ".sources.base",
     "add_image": ".importing.add",
+    "build_image": ".building.builder",
     "copy_image": ".repository_copy",
+    "edit_config": ".building.builder",
     "ensure_images": ".erofs_images",
     "ensure_images_async": ".erofs_images",
+    "export_images": ".exporting.export",
     "image_tree": ".erofs_images",
     "image_tree_async": ".erofs_images",
     "import_layer": ".importing.layers",

@@ -18,7 +18,7 @@ import pytest
 from composefs_async.errors import OciError, StreamNotFoundError
 from composefs_async.oci import Platform
 from composefs_async.oci.building.builder import build_image, edit_config
-from composefs_async.oci.building.config import Settings
+from composefs_async.oci.building.config import ConfigSettings
 from composefs_async.oci.building.layer_tar import TreeOptions, file_tar, tree_tar
 from composefs_async.oci.catalogue import open_image_async
 from composefs_async.oci.erofs_images import image_tree_async
@@ -69,7 +69,9 @@ async def repo(tmp_path: Path) -> AsyncIterator[Repository]:
 async def built(repo: Repository, tree: Path, tag: str = "app:1", **options: Any) -> str:
     async with build_image(repo, platform=PLATFORM, created=0) as builder:
         await builder.add_directory(tree, owner=(0, 0), **options)
-        builder.config(Settings(entrypoint=["/bin/tool"], env={"A": "1"}, labels={"b": "2", "a": "1"}, user="1000"))
+        builder.config(
+            ConfigSettings(entrypoint=["/bin/tool"], env={"A": "1"}, labels={"b": "2", "a": "1"}, user="1000")
+        )
         builder.annotations({"org.opencontainers.image.title": "app"})
         return (await builder.commit(tag)).manifest_digest
 
@@ -160,7 +162,7 @@ async def test_base_layers_and_whiteouts(repo: Repository, tree: Path, tmp_path:
         await builder.add_files({"/etc/motd": b"new\n", "opt/x/y": b""})
         await builder.remove("/usr/bin/tool", "long")
         await builder.add_tar(tmp_path / "layer.tar")
-        builder.config(Settings(cmd=["-v"]))
+        builder.config(ConfigSettings(cmd=["-v"]))
         await builder.commit("app:2")
     image = await open_image_async(repo, "app:2")
     root = await image_tree_async(repo, image)
@@ -178,7 +180,7 @@ async def test_base_layers_and_whiteouts(repo: Repository, tree: Path, tmp_path:
 
 async def test_settings_of_an_image_are_changed_alone(repo: Repository, tree: Path) -> None:
     await built(repo, tree)
-    settings = Settings(entrypoint=["/bin/sh"], env={"A": "2", "B": "3"}, exposed=["80/tcp"], raw={"X": 1})
+    settings = ConfigSettings(entrypoint=["/bin/sh"], env={"A": "2", "B": "3"}, exposed=["80/tcp"], raw={"X": 1})
     result = await edit_config(repo, "app:1", settings, tag="app:2", created=0)
     before, after = await open_image_async(repo, "app:1"), await open_image_async(repo, "app:2")
     assert before.layers == after.layers

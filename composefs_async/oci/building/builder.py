@@ -27,7 +27,7 @@ from ..platforms import Platform, host_platform
 from ..sources.base import BlockingBlob, LocalBlob
 from ..sources.environment import variable
 from ..stored_layers import layer_info
-from .config import Settings, changed_config, documents, plain_descriptor, timestamp
+from .config import ConfigSettings, changed_config, documents, plain_descriptor, timestamp
 from .layer_tar import LayerTar, TreeOptions, Xattrs, file_tar, tree_tar
 
 __all__ = ["ImageBuilder", "build_image", "edit_config"]
@@ -127,7 +127,7 @@ class ImageBuilder:
 
     # -- documents -----------------------------------------------------------------------------
 
-    def config(self, settings: Settings) -> None:
+    def config(self, settings: ConfigSettings) -> None:
         """Apply settings to the config."""
         self._base = changed_config(self._base, settings)
 
@@ -214,7 +214,7 @@ def _read_base(
 async def edit_config(
     repo: Repository,
     name: str,
-    settings: Settings,
+    settings: ConfigSettings,
     *,
     tag: str,
     annotations: Mapping[str, str] | None = None,

@@ -16,7 +16,7 @@ from ...errors import OciError
 from ..documents import OCI_LAYER_TYPE, OCI_MANIFEST_TYPE
 from ..platforms import Platform
 
-__all__ = ["Settings", "changed_config", "documents", "plain_descriptor", "timestamp"]
+__all__ = ["ConfigSettings", "changed_config", "documents", "plain_descriptor", "timestamp"]
 
 _OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 _ORDER = (
@@ -45,7 +45,7 @@ _CONFIG_ORDER = (
 
 
 @dataclass(slots=True)
-class Settings:
+class ConfigSettings:
     """What the config says of running the image; None leaves what the base has."""
 
     entrypoint: Sequence[str] | None = None
@@ -71,7 +71,7 @@ def timestamp(seconds: int) -> str:
         raise OciError("created", f"{seconds} is no time") from None
 
 
-def changed_config(document: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+def changed_config(document: Mapping[str, Any], settings: ConfigSettings) -> dict[str, Any]:
     """A config with *settings* applied; a new entrypoint drops the command of the base, unless one is given."""
     config: dict[str, Any] = dict(document.get("config") or {})
     if settings.entrypoint is not None:

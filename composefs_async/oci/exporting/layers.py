@@ -17,13 +17,13 @@ from typing import IO, Literal, TypeAlias
 from ..._repo.state import RepoState
 from ..._zstd import zstd
 from ...digest import ObjectId
-from ...errors import OciError
+from ...errors import DigestMismatchError, ObjectNotFoundError, OciError
 from ...naming import layer_stream
 from ...repository import Repository, state_of
+from ...splitstream import OCI_LAYER
 from ..catalogue import OciImage
-from ..documents import Descriptor, ImageLayer
+from ..documents import Descriptor, ImageLayer, content_hasher
 from ..kept_blobs import kept_blob, opened_blob, stored_as_blob
-from ..stored_layers import layer_content
 
 __all__ = ["Form", "OutLayer", "original_layer", "packed_layer", "parse_form", "plain_layer", "spool_file"]
 
@@ -36,6 +36,8 @@ _MEDIA_TYPES = {
     "zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
 }
 _PIECE = 1 << 20
+_SMALL = 64 << 10  # most files fit into one read of it
+_OBJECT_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _GZIP = 31  # wbits of zlib: a gzip header, in which the time is 0 and the name is missing
 
 
@@ -73,7 +75,7 @@ def original_layer(repo: Repository, image: OciImage, layer: ImageLayer) -> OutL
     if found is None and digest == layer.name:
         found = stored_as_blob(state, layer_stream(layer.name), image.layers[layer.name])
         if found is None:
-            return OutLayer(layer.descriptor, lambda: layer_content(repo, layer.name))
+            return OutLayer(layer.descriptor, lambda: _verified(repo, layer.name))
     if found is None:
         return None
     object_id, size = found, layer.descriptor.size
@@ -85,7 +87,7 @@ def plain_layer(repo: Repository, image: OciImage, layer: ImageLayer) -> OutLaye
     with repo.open_stream(layer_stream(layer.name), image.layers[layer.name]) as reader:
         size = reader.stream_size
     descriptor = Descriptor(_MEDIA_TYPES["plain"], layer.name, size)
-    return OutLayer(descriptor, lambda: layer_content(repo, layer.name), layer.descriptor.digest != layer.name)
+    return OutLayer(descriptor, lambda: _verified(repo, layer.name), layer.descriptor.digest != layer.name)
 
 
 def packed_layer(repo: Repository, layer: ImageLayer, form: str, level: int | None, spool: IO[bytes]) -> OutLayer:
@@ -93,7 +95,7 @@ def packed_layer(repo: Repository, layer: ImageLayer, form: str, level: int | No
     level = _LEVELS[form] if level is None else level
     packer = _Gzip(level) if form == "gzip" else _Zstd(level)
     hasher, size = hashlib.sha256(), 0
-    for piece in layer_content(repo, layer.name):
+    for piece in _verified(repo, layer.name):
         size += _emit(packer.feed(piece), hasher, spool)
     size += _emit(packer.end(), hasher, spool)
     spool.flush()
@@ -122,6 +124,51 @@ class _Zstd:
     def __init__(self, level: int) -> None:
         packer = zstd.ZstdCompressor(level)
         self.feed, self.end = packer.compress, packer.flush
+
+
+def _verified(repo: Repository, diff_id: str) -> Iterator[bytes]:
+    """The tar of a layer in pieces of about a mebibyte, compared with *diff_id* at the end.
+
+    That covers every byte of its objects, which are therefore not measured one by one.
+
+    Raises:
+        DigestMismatchError: after the last piece; what was given out before is not to be used.
+    """
+    state, name, hasher = state_of(repo), layer_stream(diff_id), content_hasher("layer", diff_id)
+    with repo.open_stream(name, content_type=OCI_LAYER) as reader:
+        parts: list[bytes] = []
+        size = 0
+        for part in _parts(state, reader.chunks()):
+            parts.append(part)
+            size += len(part)
+            if size >= _PIECE:
+                piece, parts, size = b"".join(parts), [], 0
+                hasher.update(piece)
+                yield piece
+        piece = b"".join(parts)
+        hasher.update(piece)
+        yield piece
+    found = f"{diff_id.partition(':')[0]}:{hasher.hexdigest()}"
+    if found != diff_id:
+        raise DigestMismatchError(f"layer {diff_id}", diff_id, found)
+
+
+def _parts(state: RepoState, chunks: Iterator[bytes | ObjectId]) -> Iterator[bytes]:
+    for chunk in chunks:
+        if not isinstance(chunk, ObjectId):
+            yield chunk
+            continue
+        try:
+            fd = os.open(chunk.path, _OBJECT_FLAGS, dir_fd=state.objects_fd)
+        except FileNotFoundError:
+            raise ObjectNotFoundError(chunk.hex()) from None
+        try:
+            size = _SMALL
+            while part := os.read(fd, size):
+                yield part
+                size = _PIECE if len(part) == size else _SMALL
+        finally:
+            os.close(fd)
 
 
 def _object(state: RepoState, object_id: ObjectId, size: int) -> Iterator[bytes]:
