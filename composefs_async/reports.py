@@ -196,10 +196,10 @@ class RepairResult:
     """In their order."""
     unrepaired: tuple[Unrepaired, ...]
     """What is wrong still, or would be."""
-    hurt: tuple[str, ...]
+    affected_refs: tuple[str, ...]
     """References (``streams/refs/…``, ``images/refs/…``) that led to something damaged."""
-    whole: tuple[str, ...]
-    """Those of them that are whole again, or would be."""
+    recovered_refs: tuple[str, ...]
+    """References among them that lead to intact content again, or would."""
     problems: tuple[str, ...] = ()
     """Why a source could not help where it should have."""
     quarantine: str = ""

@@ -58,8 +58,8 @@ def _to_json(result: RepairResult) -> dict[str, Any]:
         "dry_run": result.dry_run,
         "actions": [asdict(each) for each in result.actions],
         "unrepaired": [asdict(each) for each in result.unrepaired],
-        "hurt": list(result.hurt),
-        "whole": list(result.whole),
+        "affected_refs": list(result.affected_refs),
+        "recovered_refs": list(result.recovered_refs),
         "problems": list(result.problems),
         "quarantine": result.quarantine or None,
         "before": result_to_json(result.before),
@@ -78,8 +78,8 @@ def _print(result: RepairResult, path: str) -> None:
     for problem in result.problems:
         click.echo(f"no help: {printable(problem)}")
     would_be = "would be whole again" if result.dry_run else "is whole again"
-    for name in result.hurt:
-        click.echo(f"{printable(_shown(name))}: {would_be if name in result.whole else 'is still damaged'}")
+    for name in result.affected_refs:
+        click.echo(f"{printable(_shown(name))}: {would_be if name in result.recovered_refs else 'is still damaged'}")
     if result.quarantine:
         place = f"{path}/{result.quarantine}"
         click.echo(f"put aside: {printable(place)}; delete that directory when nobody needs it")

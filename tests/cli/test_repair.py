@@ -96,8 +96,8 @@ def test_the_json_form_has_everything(cli: Any, repo: Path, victim: Path) -> Non
         "dry_run",
         "actions",
         "unrepaired",
-        "hurt",
-        "whole",
+        "affected_refs",
+        "recovered_refs",
         "problems",
         "quarantine",
         "before",
@@ -105,7 +105,7 @@ def test_the_json_form_has_everything(cli: Any, repo: Path, victim: Path) -> Non
     ]
     action = {"path": name(repo, victim), "action": "replaced", "source": SOURCES[0]}
     assert (found["ok"], found["actions"], found["unrepaired"]) == (True, [action], [])
-    assert found["hurt"] == found["whole"] == ["streams/refs/oci/basic"]
+    assert found["affected_refs"] == found["recovered_refs"] == ["streams/refs/oci/basic"]
     assert (found["before"]["ok"], found["after"]["ok"]) == (False, True)
     assert (repo / found["quarantine"] / name(repo, victim)).read_bytes().endswith(b"\xff")
 

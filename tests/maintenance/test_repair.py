@@ -76,7 +76,7 @@ def test_every_object_comes_back(whole: Path, damaged: Path, damage: Callable[[P
     if damage is not DAMAGES["link"]:  # which is as good as nothing where it is seen as a reference only
         assert {each.action for each in result.actions} == {"restored" if damage is remove else "replaced"}
     assert {each.source for each in result.actions} == {str(whole / below)}
-    assert result.hurt == result.whole == ("images/refs/an/image", *TAGS)
+    assert result.affected_refs == result.recovered_refs == ("images/refs/an/image", *TAGS)
     assert result.after.findings == ()
 
 
@@ -116,7 +116,7 @@ def test_nothing_is_put_in_quarantine_when_nothing_was_there(whole: Path, damage
 def test_a_whole_repository_is_left_alone(whole: Path, damaged: Path) -> None:
     inodes = {each: os.lstat(damaged / each).st_ino for each in content(damaged)}
     result = repair(damaged, whole)
-    assert (result.ok, result.actions, result.hurt, result.quarantine) == (True, (), (), "")
+    assert (result.ok, result.actions, result.affected_refs, result.quarantine) == (True, (), (), "")
     assert {each: os.lstat(damaged / each).st_ino for each in content(damaged)} == inodes
 
 
@@ -127,11 +127,11 @@ def test_references_that_are_hurt_are_told_from_those_that_are_not(whole: Path, 
             victim = reader.object_refs[0]
     remove(damaged / "objects" / victim.path)
     result = repair(damaged)
-    assert (result.hurt, result.whole) == (("streams/refs/oci/basic",), ())
+    assert (result.affected_refs, result.recovered_refs) == (("streams/refs/oci/basic",), ())
     assert [each.path for each in result.unrepaired] != []
     assert all(victim.hex() in each.reason for each in result.unrepaired)
     result = repair(damaged, whole)
-    assert result.hurt == result.whole == ("streams/refs/oci/basic",)
+    assert result.affected_refs == result.recovered_refs == ("streams/refs/oci/basic",)
 
 
 def test_what_a_missing_stream_needs_in_turn_is_brought_too(whole: Path, damaged: Path) -> None:
@@ -170,7 +170,7 @@ def test_blocks_that_cannot_be_read_stop_nothing(
     for name in names[::2]:
         machine.spoil(first / name)
     result = repair(damaged, first, whole)
-    assert (result.ok, result.hurt) == (True, result.whole)
+    assert (result.ok, result.affected_refs) == (True, result.recovered_refs)
     assert content(damaged) == content(whole)
     by_path = {each.path: each.source for each in result.actions}
     assert by_path.keys() == {*names}
@@ -196,7 +196,7 @@ def test_a_corrupt_source_replaces_nothing(whole: Path, damaged: Path, tmp_path:
         cut(source / name)
     before = content(damaged)
     result = repair(damaged, source)
-    assert (result.ok, result.actions, result.whole) == (False, (), ())
+    assert (result.ok, result.actions, result.recovered_refs) == (False, (), ())
     assert content(damaged) == before
 
 
@@ -219,7 +219,7 @@ def test_corrupt_garbage_is_moved_out_of_the_way(whole: Path, damaged: Path) -> 
     strange = f"{Path(name).parent}/no-object"
     (damaged / strange).write_bytes(b"?")
     result = repair(damaged)
-    assert (result.ok, result.hurt) == (True, ())
+    assert (result.ok, result.affected_refs) == (True, ())
     assert actions(result) == sorted([(name, "quarantined"), (strange, "quarantined")])
     assert content(damaged) == {path: good[path] for path in good.keys() - {name}} == content(whole)
     assert content(damaged / result.quarantine) == {name: bad, strange: b"?"}
@@ -346,7 +346,7 @@ def test_names_of_objects_that_are_there_are_made_again(whole: Path, damaged: Pa
     assert result.ok, result.unrepaired
     assert content(damaged) == content(whole)
     assert actions(result) == [(name, "linked") for name in names]
-    assert result.hurt == result.whole == ("images/refs/an/image", *TAGS)
+    assert result.affected_refs == result.recovered_refs == ("images/refs/an/image", *TAGS)
 
 
 @pytest.mark.parametrize("name", ["oci-layer", "oci-config", "oci-manifest", "images"])
@@ -507,7 +507,11 @@ def test_a_dry_run_says_the_same_and_does_nothing(whole: Path, damaged: Path, be
     assert (said.ok, said.dry_run, said.quarantine, said.after) == (True, True, "", said.before)
     done = repair(damaged, whole / below)
     assert done.ok
-    assert (actions(said), said.hurt, said.whole) == (actions(done), done.hurt, done.whole)
+    assert (actions(said), said.affected_refs, said.recovered_refs) == (
+        actions(done),
+        done.affected_refs,
+        done.recovered_refs,
+    )
 
 
 def test_a_dry_run_says_what_would_be_left(whole: Path, damaged: Path, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ async def test_everything_comes_back_from_image_directories(
     result = await mend(damaged, *ALL)
     assert (result.ok, result.unrepaired, result.problems) == (True, (), ())
     assert content(damaged) == content(whole)
-    assert result.whole == result.hurt != ()
+    assert result.recovered_refs == result.affected_refs != ()
 
 
 @pytest.mark.parametrize("damage", [remove, flip, cut])
@@ -130,7 +130,7 @@ async def test_a_directory_that_is_damaged_itself_does_no_harm(whole: Path, dama
         flip(damaged / "objects" / victim.path)
     before = content(damaged)
     result = await mend(damaged, f"oci:{layout}")
-    assert (result.ok, result.actions, result.whole) == (False, (), ())
+    assert (result.ok, result.actions, result.recovered_refs) == (False, (), ())
     assert content(damaged) == before
     assert len(result.problems) == len(set(image.layers))
     assert all(problem.startswith(f"oci:{layout}: layer sha256:") for problem in result.problems)
@@ -313,7 +313,7 @@ async def test_layers_that_lost_the_end_of_their_tar_are_made_whole(flavour: str
         result = await repair(repo, [f"oci:{LAYOUTS}/{name}" for name in sorted(names)])
         # Its image has a name that no kernel reads, and is what it is.
         assert {each.path.partition("/")[0] for each in result.unrepaired} <= {"images"}
-        assert set(result.hurt) - set(result.whole) <= {"streams/refs/oci/pax:latest"}
+        assert set(result.affected_refs) - set(result.recovered_refs) <= {"streams/refs/oci/pax:latest"}
         assert {tag.name: tag for tag in catalogue.images(repo)} == before
         assert {name: catalogue.open_image(repo, name).images for name in before} == images
         layers = layers_of(repo)
@@ -364,7 +364,11 @@ async def test_a_dry_run_says_the_same_of_objects_and_does_nothing(whole: Path, 
     assert not (damaged / ".composefs-async").exists() or not list((damaged / ".composefs-async").glob("scratch*"))
     done = await mend(damaged, *ALL)
     assert (said.ok, done.ok) == (True, True)
-    assert (actions(said), said.hurt, said.whole) == (actions(done), done.hurt, done.whole)
+    assert (actions(said), said.affected_refs, said.recovered_refs) == (
+        actions(done),
+        done.affected_refs,
+        done.recovered_refs,
+    )
 
 
 async def test_a_dry_run_foresees_that_layers_are_made_whole(tmp_path: Path) -> None:
@@ -374,7 +378,7 @@ async def test_a_dry_run_foresees_that_layers_are_made_whole(tmp_path: Path) -> 
     said = await mend(path, *(f"oci:{LAYOUTS}/{name}" for name in names), dry_run=True)
     assert content(path) == before
     done = await mend(path, *(f"oci:{LAYOUTS}/{name}" for name in names))
-    assert said.whole == done.whole
+    assert said.recovered_refs == done.recovered_refs
     assert {path for path, action in actions(said) if action == "rewritten"} == {
         path for path, action in actions(done) if action == "rewritten"
     }
@@ -424,7 +428,7 @@ async def test_an_interruption_while_names_are_moved_leaves_what_can_be_mended(
             # What has been brought and not named is garbage, and nothing that has a name is.
             assert (await repo.gc_async()).objects_missing == 0
             result = await repair(repo, sources)
-            assert tags & set(result.hurt) <= set(result.whole), count
+            assert tags & set(result.affected_refs) <= set(result.recovered_refs), count
             layers = layers_of(repo)
             assert all(layers[layer] == layer for name in tags for layer in _layers_behind(repo, name)), count
     assert count > 5

@@ -68,7 +68,7 @@ def test_a_bad_block_is_found_and_repaired(pulled: Path, oci_layout: Path, what:
         assert name in {each.path for each in repo.fsck().findings}
         source = [] if what == "image" else [f"oci:{oci_layout}"]
         result = anyio.run(partial(repair, repo, source))
-        assert (result.ok, result.hurt) == (True, result.whole)
+        assert (result.ok, result.affected_refs) == (True, result.recovered_refs)
         assert [each.path for each in result.actions] == [name]
         assert repo.fsck().ok
     assert victim.read_bytes()
