@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Rate", "copy", "fetch", "publish", "serve"]
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -35,10 +37,12 @@ class Rate(click.ParamType[float]):
         return rate
 
 
-ssh_option = click.option(
+ssh_option: Callable[[_Command], _Command] = click.option(
     "--ssh", default="ssh", show_default=True, metavar="COMMAND", help="The program that reaches it."
 )
-rate_option = click.option("--limit-rate", type=Rate(), help="Bytes per second, like 50M.")
+rate_option: Callable[[_Command], _Command] = click.option(
+    "--limit-rate", type=Rate(), help="Bytes per second, like 50M."
+)
 
 
 @click.command

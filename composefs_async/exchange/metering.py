@@ -40,7 +40,7 @@ class Meter:
 
     def __init__(self, backend: BlobStore, rate: RateLimit, transfers: int) -> None:
         self._backend, self._rate = backend, rate
-        self.url = backend.url
+        self.url: str = backend.url
         self.gate: Gate = Gate(transfers)
         self.usage: Usage = Usage()
         self._mutex = threading.Lock()
@@ -109,7 +109,7 @@ class Unconditional:
 
     def __init__(self, backend: Meter) -> None:
         self._backend = backend
-        self.url = backend.url
+        self.url: str = backend.url
 
     def swap(self, key: str, data: bytes, expected: Version | None) -> Version:
         """Compare, then write; another writer in between would be overwritten."""

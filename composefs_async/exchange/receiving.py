@@ -60,7 +60,8 @@ class Receiver:
         expected: Mapping[int, ObjectId],
         damaged: frozenset[ObjectId] = frozenset(),
     ) -> None:
-        self._state, self.table, self._expected, self._damaged = state, table, expected, damaged
+        self.table: Table = table
+        self._state, self._expected, self._damaged = state, expected, damaged
         self._turn = threading.Semaphore(os.cpu_count() or 2)
         self.done: set[int] = set()
         """Entries that are in place."""

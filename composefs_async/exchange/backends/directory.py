@@ -29,8 +29,8 @@ class DirectoryStore:
     """The store below *path*, which need not exist before something is written."""
 
     def __init__(self, path: str | os.PathLike[str], *, lock_timeout: float = 30.0) -> None:
-        self.path = os.fspath(path)
-        self.url = f"file://{os.path.abspath(self.path)}"
+        self.path: str = os.fspath(path)
+        self.url: str = f"file://{os.path.abspath(self.path)}"
         self._lock_timeout = lock_timeout
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:

@@ -46,7 +46,7 @@ class HttpStore:
         parts = urlsplit(url)
         if parts.username or parts.password or not parts.hostname or parts.query or parts.fragment or endpoint:
             raise StoreError(f"{parts.scheme}://{parts.hostname or ''}", "no URL of a store: user, query, or endpoint")
-        self.url = url.rstrip("/")
+        self.url: str = url.rstrip("/")
         self._connections: Connections | None = None
         self._left: list[AbstractAsyncContextManager[Response]] = []
         """Answers that could not be closed because their task had been cancelled."""

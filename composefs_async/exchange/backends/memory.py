@@ -30,7 +30,7 @@ class MemoryStore:
         clock: Callable[[], float] = time.time,
         before: Callable[[str, str], object] | None = None,
     ) -> None:
-        self.url = url
+        self.url: str = url
         self.objects: dict[str, Stored] = {}
         """Everything there is, by key."""
         self._clock, self._before = clock, before

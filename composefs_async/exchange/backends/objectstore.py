@@ -54,7 +54,7 @@ class ObjectStoreBackend:
             from obstore.store import from_url
         except ImportError:
             raise StoreError(url, "obstore is not installed; install composefs-async[s3]") from None
-        self.url = url.rstrip("/")
+        self.url: str = url.rstrip("/")
         self._api, self._errors = obstore, exceptions
         self._endpoint = endpoint
         self._from_url: Any = from_url

@@ -55,7 +55,7 @@ class RegistryStore:
     """The store in the repository ``docker://HOST/NAME``."""
 
     def __init__(self, url: str, endpoint: str | None = None) -> None:
-        self.url = url.rstrip("/")
+        self.url: str = url.rstrip("/")
         if endpoint or "@" in self.url or not re.fullmatch(r"docker://[^/]+/.+", self.url):
             raise StoreError("docker://", "a store in a registry is spelled docker://HOST/NAME")
         self._client: RegistryClient | None = None

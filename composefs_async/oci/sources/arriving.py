@@ -32,7 +32,8 @@ class PipeBytes:
     """
 
     def __init__(self, fd: int, name: str) -> None:
-        self._fd, self.name = fd, name
+        self._fd = fd
+        self.name: str = name
         mode = os.fstat(fd).st_mode
         self._waits = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
         if stat.S_ISFIFO(mode):
@@ -58,7 +59,8 @@ class FileBytes:
     """What a regular file has, from an offset on."""
 
     def __init__(self, fd: int, name: str, offset: int = 0) -> None:
-        self._fd, self.name, self._at = fd, name, offset
+        self._fd, self._at = fd, offset
+        self.name: str = name
 
     def __aiter__(self) -> Self:
         return self

@@ -61,7 +61,9 @@ class Store:
     """One store, which may not be there."""
 
     def __init__(self, place: StorePlace, timeout: float = LOCK_TIMEOUT) -> None:
-        self.root, self.driver, self.additional = place.root, place.driver, place.additional
+        self.root: Path = place.root
+        self.driver: str = place.driver
+        self.additional: bool = place.additional
         self._timeout = timeout
 
     @property
