@@ -5,27 +5,25 @@ A repository keeps files as *objects* named by their fs-verity digest, tar layer
 bottom to the top; imports only go down, which a test enforces:
 
 ====================  =======================================================================================
-`errors`, `digest`,   every exception; algorithms and `ObjectId`; what operations return, and while they run
-`results`,            report; what checks can find, and what maintenance reports; names of OCI content
-`progress`,
-`naming`,
-`findings`, `reports`
-`_native`             C code for digests and batches of objects, with Python twins; only speeds up
-`fsverity`,           formats: bytes in, bytes out.  No descriptor, no await
+`errors`, `digest`,   every exception; algorithms and `ObjectId`; what checks can find; names of OCI content in a
+`findings`, `naming`, repository; values that operations return; events of progress
+`results`, `progress`
+`_native`             C code for digests and batches of objects, with Python twins; it only speeds up
+`fsverity`,           formats: bytes in, bytes out, without descriptors and without await
 `splitstream`,
 `tree`, `erofs`
-`_sys`                the machine: temporary files, links, flushes, locks, fs-verity ioctls, mounts
+`_sys`                system calls: temporary files, links, flushes, locks, fs-verity ioctls, mounts, namespaces
 `_repo`               the blocking repository: plain functions over one `RepoState`
-`_maintenance`       looking after it: garbage collection, checking, repair, usage, upgrades
-`_aio`                the only place that knows there is an event loop: thread hops, coalescing, handles
+`_maintenance`        reachability, garbage collection, checks, repair, usage, leases, upgrades
+`_aio`                the only room that knows the event loop: worker threads, batches, handles
 `repository`          `Repository`: each operation as ``x()`` and ``x_async()``, a few lines each
-`oci`                 layers, images, tags; sources of images; parsers that know no I/O
-`registry`            registries on the network; knows no repository, and of `oci` the documents alone
-`boot`                bootable images: SELinux labels, kernel arguments, boot entries
-`exchange`            content in stores: published, fetched, collected beside publishers
-`fleet`               many images into a store, by threads, Dask or shards
-`testing`             a registry for tests of clients, which breaks as it is told
-`cli`                 the command line; uses what is public
+`oci`                 layers, images and tags: importing, sources, export, build; tar without I/O
+`registry`            a client for registries; it knows no repository, and of `oci` the documents alone
+`boot`                bootable images: SELinux labels, kernel arguments, boot entries, seals
+`exchange`            stores for many machines: publish, fetch, garbage collection
+`fleet`               conversion of many images into a store, by threads, Dask or shards
+`testing`             a registry that fails as it is told, for tests of clients
+`cli`                 the command line
 ====================  =======================================================================================
 
 Four ideas carry it:
@@ -35,9 +33,9 @@ Four ideas carry it:
   the interpreter lock.
 * Durable state changes only by link, or by symbolic link and rename, after a flush.  `Repository.register_stream`
   and what ends there say what a crash leaves.
-* A layer is imported by a conveyor: carriers move chunks through unpack, hash, split, store and finish.
+* A layer is imported by a pipeline: worker threads take chunks through unpack, hash, split, store and finish.
   Memory is the buffers of a few chunks, whatever the layer's size.
-* Nothing that came from outside is believed: sizes before they are allocated, digests before anything has a name.
+* Nothing from outside is trusted: sizes are checked before they are allocated, digests before anything has a name.
 
 Names are imported from here when they are first used, so that importing the package is cheap.
 """
@@ -59,9 +57,21 @@ if TYPE_CHECKING:
     from .digest import Algorithm, ObjectId
     from .findings import Finding
     from .progress import ProgressCallback, ProgressEvent
-    from .reports import FsckResult, GcResult, NamedReference, RepairResult, UpgradeResult, Usage
     from .repository import Repository
-    from .results import Counters, ImportStats, Lease, MountOptions, StoredObject, StoreOutcome
+    from .results import (
+        Counters,
+        FsckResult,
+        GcResult,
+        ImportStats,
+        Lease,
+        MountOptions,
+        NamedReference,
+        RepairResult,
+        StoredObject,
+        StoreOutcome,
+        UpgradeResult,
+        Usage,
+    )
     from .splitstream import SplitstreamWriter
     from .tree.inodes import Directory
     from .tree.transform import XattrFilter
@@ -110,28 +120,28 @@ _HOMES = {
     "Directory": ".tree.inodes",
     "ErofsFormats": "._repo.metadata",
     "Finding": ".findings",
-    "FsckResult": ".reports",
-    "GcResult": ".reports",
+    "FsckResult": ".results",
+    "GcResult": ".results",
     "Handle": "._aio.handles",
     "ImportStats": ".results",
     "Lease": ".results",
     "Metadata": "._repo.metadata",
     "MountOptions": ".results",
-    "NamedReference": ".reports",
+    "NamedReference": ".results",
     "ObjectId": ".digest",
     "OpenStream": "._repo.streams",
     "Opening": "._aio.opening",
     "ProgressCallback": ".progress",
     "ProgressEvent": ".progress",
-    "RepairResult": ".reports",
+    "RepairResult": ".results",
     "Repository": ".repository",
     "RootlessMount": "._repo.rootless",
     "ScanOptions": "._repo.scan",
     "SplitstreamWriter": ".splitstream",
     "StoreOutcome": ".results",
     "StoredObject": ".results",
-    "UpgradeResult": ".reports",
-    "Usage": ".reports",
+    "UpgradeResult": ".results",
+    "Usage": ".results",
     "XattrFilter": ".tree.transform",
 }
 

@@ -24,7 +24,7 @@ LAYERS = [
     ["errors"],
     ["digest"],
     ["findings", "naming"],
-    ["results", "reports"],
+    ["results"],
     ["progress", "_native", "_zstd"],
     ["fsverity", "splitstream", "tree", "erofs"],
     ["_sys"],

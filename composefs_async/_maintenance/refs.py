@@ -16,7 +16,7 @@ from .._repo.state import RepoState
 from .._sys import files
 from .._sys.beneath import opened_beneath
 from ..errors import ImageNotFoundError, InvalidNameError, StreamNotFoundError
-from ..reports import NamedReference
+from ..results import NamedReference
 from . import reachability
 
 __all__ = ["add_reference", "list_references", "prune_references", "rename_reference"]

@@ -26,7 +26,7 @@ from .._repo.state import RepoState
 from .._sys import files
 from ..digest import Algorithm, ObjectId
 from ..errors import AlgorithmMismatchError, ComposefsError, MetadataError, RepositoryNotFoundError, VerityMissingError
-from ..reports import UpgradeResult
+from ..results import UpgradeResult
 from ..splitstream.format import HEADER_SIZE, Generation, unpack_header
 from . import reachability
 

@@ -20,7 +20,7 @@ from .._repo.state import RepoState
 from .._sys.beneath import IN_THE_WAY, open_beneath
 from ..digest import ObjectId
 from ..errors import ReachUnknownError
-from ..reports import NameUsage, Space, Usage
+from ..results import NameUsage, Space, Usage
 from . import leases, reachability, spools
 from .mounted import mounted_images
 from .reach_cache import ReachCache

@@ -19,7 +19,7 @@ from .output import printable, say
 
 if TYPE_CHECKING:
     from ..findings import Finding
-    from ..reports import FsckResult
+    from ..results import FsckResult
 
 __all__ = ["checking", "exit_code_of", "print_findings", "print_hints", "print_report", "result_to_json"]
 

@@ -13,8 +13,7 @@ from .output import printable, say
 from .progress import progress_option, showing
 
 if TYPE_CHECKING:
-    from ..reports import GcResult
-    from ..results import Lease
+    from ..results import GcResult, Lease
 
 __all__ = ["gc", "leases", "transaction"]
 

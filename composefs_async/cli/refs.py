@@ -18,7 +18,7 @@ from .output import printable
 
 if TYPE_CHECKING:
     from .._repo.publish import Category
-    from ..reports import NamedReference
+    from ..results import NamedReference
 
 __all__ = ["add", "list_", "prune", "remove", "rename"]
 

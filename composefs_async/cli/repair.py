@@ -16,8 +16,8 @@ from .output import printable
 from .progress import showing
 
 if TYPE_CHECKING:
-    from ..reports import RepairResult
     from ..repository import Repository
+    from ..results import RepairResult
 
 __all__ = ["repair"]
 

@@ -10,7 +10,7 @@ from .context import Settings, as_json, print_json
 from .output import printable
 
 if TYPE_CHECKING:
-    from ..reports import UpgradeResult
+    from ..results import UpgradeResult
 
 __all__ = ["upgrade"]
 

@@ -12,7 +12,7 @@ from .output import printable
 from .progress import size_text
 
 if TYPE_CHECKING:
-    from ..reports import NameUsage, Space, Usage
+    from ..results import NameUsage, Space, Usage
 
 __all__ = ["du"]
 

@@ -31,8 +31,8 @@ from ..naming import (
     manifest_stream,
 )
 from ..progress import ProgressCallback
-from ..reports import FsckResult
 from ..repository import Repository, state_of
+from ..results import FsckResult
 from ..splitstream import OCI_CONFIG, OCI_MANIFEST, SplitstreamReader
 from .documents import ImageConfig, Manifest, content_hasher, parse_config, parse_manifest
 from .jsondoc import DOCUMENT_LIMIT

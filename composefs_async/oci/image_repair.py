@@ -39,8 +39,8 @@ from ..naming import (
     manifest_stream,
 )
 from ..progress import ProgressCallback
-from ..reports import RepairResult
 from ..repository import Repository, state_of
+from ..results import RepairResult
 from ..splitstream import OCI_CONFIG, OCI_MANIFEST, SplitstreamWriter
 from ..tree.inodes import Directory
 from .catalogue import open_image

@@ -15,8 +15,7 @@ from .opening import OpenRepository, Path
 
 if TYPE_CHECKING:
     from ..progress import ProgressCallback
-    from ..reports import FsckResult, GcResult, RepairResult, Usage
-    from ..results import Lease
+    from ..results import FsckResult, GcResult, Lease, RepairResult, Usage
 
 __all__ = ["UpkeepOperations"]
 

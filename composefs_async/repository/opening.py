@@ -23,7 +23,7 @@ from ..errors import VerityMissingError
 from ..results import Counters, Path
 
 if TYPE_CHECKING:
-    from ..reports import UpgradeResult
+    from ..results import UpgradeResult
 
 __all__ = ["OpenRepository", "Path"]
 

@@ -11,7 +11,7 @@ from .._repo.publish import Category
 from .opening import OpenRepository
 
 if TYPE_CHECKING:
-    from ..reports import NamedReference
+    from ..results import NamedReference
 
 __all__ = ["ReferenceOperations"]
 

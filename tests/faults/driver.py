@@ -33,8 +33,8 @@ from composefs_async.digest import Algorithm
 from composefs_async.errors import ComposefsError, MountError
 from composefs_async.oci import catalogue, pull
 from composefs_async.oci.image_repair import repair as repair_images
-from composefs_async.reports import FsckResult, GcResult, RepairResult
 from composefs_async.repository import Repository
+from composefs_async.results import FsckResult, GcResult, RepairResult
 from tests.maintenance import generations
 from tests.maintenance.crashing import PLATFORM, Images
 

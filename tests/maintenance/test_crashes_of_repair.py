@@ -14,8 +14,8 @@ from composefs_async.errors import RepositoryNotFoundError
 from composefs_async.oci import repair as oci_repair
 from composefs_async.oci.catalogue import open_image
 from composefs_async.oci.image_upgrade import UpgradeOutcome, upgrade_images
-from composefs_async.reports import RepairResult
 from composefs_async.repository import Repository
+from composefs_async.results import RepairResult
 
 from ..maintenance import generations
 from ..maintenance.crashing import Contents, Images, copy, every_interruption, make, problems

@@ -10,7 +10,7 @@ import pytest
 
 from composefs_async.findings import KINDS
 from composefs_async.oci import image_fsck, repair
-from composefs_async.reports import Unrepaired
+from composefs_async.results import Unrepaired
 
 from ..maintenance.corruptions import CASES, OCI_CASES, Case, OciCase, Victim, damaged
 

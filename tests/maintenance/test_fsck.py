@@ -26,8 +26,8 @@ from composefs_async.errors import AlgorithmMismatchError, VerityMissingError
 from composefs_async.findings import Finding
 from composefs_async.naming import layer_stream
 from composefs_async.progress import CheckProgress, ProgressEvent
-from composefs_async.reports import FsckResult
 from composefs_async.repository import Repository, state_of
+from composefs_async.results import FsckResult
 
 from ..maintenance.corruptions import ANY, Victim, config_refers_to_another_layer_that_has_no_name
 from ..maintenance.generations import VECTORS

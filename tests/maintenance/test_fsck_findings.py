@@ -11,8 +11,8 @@ from composefs_async._maintenance.fsck import context as check_run
 from composefs_async._maintenance.fsck import object_reader
 from composefs_async.digest import Algorithm
 from composefs_async.findings import Finding
-from composefs_async.reports import FsckResult
 from composefs_async.repository import Repository
+from composefs_async.results import FsckResult
 
 from ..maintenance.corruptions import CASES, Case, Victim, damaged
 

@@ -17,8 +17,8 @@ from composefs_async._maintenance.gc import collect, shards
 from composefs_async._sys import files
 from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.errors import ReachUnknownError, ReadOnlyRepositoryError
-from composefs_async.reports import GcResult
 from composefs_async.repository import Repository, state_of
+from composefs_async.results import GcResult
 
 from ..maintenance.garbage import everything, image, links, objects, store, stream
 from ..maintenance.machine import Machine

@@ -18,8 +18,8 @@ from composefs_async._repo import publish as names
 from composefs_async.digest import Algorithm
 from composefs_async.errors import RepositoryInUseError
 from composefs_async.oci import catalogue, pull
-from composefs_async.reports import GcResult
 from composefs_async.repository import Repository
+from composefs_async.results import GcResult
 
 from ..maintenance.crashing import PLATFORM, Contents, Images, make, problems
 from ..maintenance.garbage import image_bytes, links, stream, write

@@ -18,8 +18,8 @@ from composefs_async.errors import (
     ReadOnlyRepositoryError,
     StreamNotFoundError,
 )
-from composefs_async.reports import NamedReference
 from composefs_async.repository import Repository
+from composefs_async.results import NamedReference
 
 from ..maintenance.generations import Image, january
 

@@ -20,8 +20,8 @@ from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.errors import AlgorithmMismatchError, RepositoryNotFoundError
 from composefs_async.oci.catalogue import open_image
 from composefs_async.progress import Message, ProgressEvent
-from composefs_async.reports import FsckResult, RepairAction, RepairResult
 from composefs_async.repository import Repository, state_of
+from composefs_async.results import FsckResult, RepairAction, RepairResult
 from composefs_async.splitstream import OCI_MANIFEST, SplitstreamWriter
 
 from ..maintenance.damaging import DAMAGES, content, copy, cut, flip, make, objects, remove

@@ -18,8 +18,8 @@ from composefs_async._sys import beneath, errnos
 from composefs_async.cli.app import run
 from composefs_async.digest import ObjectId
 from composefs_async.findings import Finding
-from composefs_async.reports import RepairResult
 from composefs_async.repository import Repository
+from composefs_async.results import RepairResult
 
 from .damaging import content, copy, flip, make, objects
 from .machine import Machine

@@ -21,8 +21,8 @@ from composefs_async.errors import (
     RepositoryNotFoundError,
     VerityMissingError,
 )
-from composefs_async.reports import UpgradeResult
 from composefs_async.repository import Repository
+from composefs_async.results import UpgradeResult
 
 from ..maintenance.generations import Builder, Image, before_january, entries, february, golden, january
 

@@ -15,8 +15,8 @@ from composefs_async._maintenance.gc.collect import gc
 from composefs_async.errors import ReachUnknownError
 from composefs_async.oci import Platform, pull
 from composefs_async.oci.catalogue import open_image, tag
-from composefs_async.reports import NameUsage, Space, Usage
 from composefs_async.repository import Repository, state_of
+from composefs_async.results import NameUsage, Space, Usage
 from composefs_async.splitstream import SplitstreamWriter
 
 LAYOUTS = Path(__file__).parent.parent / "vectors" / "layouts"

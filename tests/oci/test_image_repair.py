@@ -20,8 +20,8 @@ from composefs_async.errors import AlgorithmMismatchError, ImageNotFoundError, O
 from composefs_async.naming import layer_stream
 from composefs_async.oci import catalogue, pull, stored_layers
 from composefs_async.oci.image_repair import repair
-from composefs_async.reports import RepairResult
 from composefs_async.repository import Repository
+from composefs_async.results import RepairResult
 
 from ..maintenance.damaging import CASES, DAMAGES, LAYOUTS, PLATFORM, content, copy, cut, flip, make, objects, remove
 

@@ -22,7 +22,7 @@ from ..._sys.beneath import opened_beneath
 from ...errors import RepositoryError
 from ...findings import KINDS, Finding
 from ...progress import ProgressCallback
-from ...reports import FsckResult
+from ...results import FsckResult
 from ..gc.shards import SHARDS
 from .artifacts import packed_layers
 from .checkpoint import Scrub

@@ -24,7 +24,7 @@ from ..._sys import files
 from ...digest import ObjectId
 from ...errors import ReachUnknownError, ReadOnlyRepositoryError
 from ...progress import CollectProgress, Message, ProgressCallback, ProgressEvent
-from ...reports import GcResult
+from ...results import GcResult
 from .. import leases, reachability, spools
 from ..mounted import mounted_images
 from ..reach_cache import ReachCache

@@ -25,7 +25,7 @@ from ...digest import ObjectId
 from ...errors import FormatError
 from ...findings import Finding
 from ...progress import Message, ProgressCallback
-from ...reports import FsckResult, RepairAction, RepairResult, Unrepaired
+from ...results import FsckResult, RepairAction, RepairResult, Unrepaired
 from .. import reachability
 from ..fsck.check import fsck
 from . import lost_streams

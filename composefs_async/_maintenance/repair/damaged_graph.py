@@ -19,7 +19,7 @@ from ...digest import ObjectId
 from ...erofs.reader.tree import image_to_tree
 from ...errors import AlgorithmMismatchError, FormatError, IntegrityError, ObjectNotFoundError
 from ...findings import Finding
-from ...reports import FsckResult
+from ...results import FsckResult
 from ...tree.inodes import ExternalFile
 from ...tree.walk import directories
 from .. import reachability

@@ -16,8 +16,8 @@ import pytest
 from composefs_async.digest import Algorithm
 from composefs_async.errors import ComposefsError
 from composefs_async.oci import catalogue
-from composefs_async.reports import FsckResult
 from composefs_async.repository import Repository
+from composefs_async.results import FsckResult
 
 from ...maintenance.crashing import Contents, Images, problems
 
