@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from .._aio.hops import hop, using
+from .._aio.operations import async_operation
 from .._maintenance.fsck.object_reader import sizes
 from .._repo.publish import Link, publish
 from .._repo.state import RepoState
@@ -29,6 +30,7 @@ from .transfers import Deal, Source
 __all__ = ["compose_image"]
 
 
+@async_operation
 async def compose_image(
     repo: Repository, store: Store, manifest: bytes, config: bytes, layers: Sequence[str], name: str
 ) -> str | None:

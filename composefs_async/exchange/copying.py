@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from .._aio.hops import hop, using
+from .._aio.operations import async_operation
 from .._aio.to_thread import in_checked_thread
 from .._maintenance import leases
 from .._maintenance.fsck.object_reader import sizes
@@ -52,6 +53,7 @@ class CopyResult:
 # -- on one machine ----------------------------------------------------------------------------
 
 
+@async_operation
 async def copy(
     source: Repository, target: Repository, image: str, *, tag: str | None = None, link: bool = False
 ) -> CopyResult:
@@ -137,6 +139,7 @@ def ssh_command(url: str, ssh: str = "ssh") -> list[str]:
     return [*shlex.split(ssh), *(["-p", str(port)] if port else []), "--", host, remote]
 
 
+@async_operation
 async def push_to(repo: Repository, image: str, command: Sequence[str], *, tag: str | None = None) -> CopyResult:
     """Send *image* to whatever *command* reaches: ``composefs-async serve`` on another machine.
 
@@ -160,6 +163,7 @@ async def push_to(repo: Repository, image: str, command: Sequence[str], *, tag: 
         return await in_checked_thread(work)
 
 
+@async_operation
 async def pull_from(
     repo: Repository, image: str, command: Sequence[str], *, tag: str | None = None, expect: str | None = None
 ) -> CopyResult:
@@ -232,6 +236,7 @@ async def _name(state: RepoState, arrived: Arrived, tag: str | None, expect: str
     await hop(publish_names, state, arrived.walked, tag)
 
 
+@async_operation
 async def serve(repo: Repository, reader: int, writer: int) -> CopyResult:
     """Be the other side of one copy, over two descriptors that stay the caller's: send or receive an image.
 

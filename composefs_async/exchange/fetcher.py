@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from .._aio.hops import hop, using
+from .._aio.operations import async_operation
 from .._aio.to_thread import in_checked_thread
 from .._maintenance import leases
 from .._maintenance.fsck.object_reader import sizes
@@ -71,6 +72,7 @@ class FetchResult:
     """What was wrong with sources, by their URL, where another one had what was needed."""
 
 
+@async_operation
 async def fetch(
     repo: Repository,
     sources: AnySource | Sequence[AnySource],

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .._aio.hops import hop, using
+from .._aio.operations import async_operation
 from ..errors import (
     StreamNotFoundError,
 )
@@ -34,6 +35,7 @@ _IMAGES = {
 }
 
 
+@async_operation
 async def publish(
     repo: Repository,
     image: str,
@@ -75,6 +77,7 @@ async def publish(
         return await run.run(bases, subject, annotations, repack=repack, force=force)
 
 
+@async_operation
 async def publish_layer(
     repo: Repository,
     diff_id: str,

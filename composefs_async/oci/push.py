@@ -22,6 +22,7 @@ from anyio import CapacityLimiter, create_task_group, current_time
 from .._aio.bulk import iterate
 from .._aio.groups import single_error
 from .._aio.hops import hop, using
+from .._aio.operations import async_operation
 from .._repo.state import RepoState
 from ..digest import ObjectId
 from ..errors import AuthenticationError, ComposefsError, ImageNotFoundError, OciError
@@ -88,6 +89,7 @@ class PushResult:
     """Of the manifest in the repository; another one if layers were packed anew."""
 
 
+@async_operation
 async def push(
     repo: Repository,
     name: str,
