@@ -21,7 +21,7 @@ import os
 from types import ModuleType
 from typing import Final, Literal
 
-__all__ = ["BACKEND", "FEATURES"]
+__all__ = ["BACKEND", "FEATURES", "missing"]
 
 _POLICIES = ("auto", "off", "require")
 
@@ -53,3 +53,15 @@ _module = _load(os.environ.get("COMPOSEFS_ASYNC_NATIVE") or "auto")
 BACKEND: Final[Literal["native", "python"]] = "python" if _module is None else "native"
 FEATURES: Final = _features(_module)
 """Implementations of the digest that this processor can run, fastest first, by the name of the algorithm."""
+
+
+def missing() -> str | None:
+    """Say that native code is missing and how to get it; None where it is used."""
+    if BACKEND == "native":
+        return None
+    if os.environ.get("COMPOSEFS_ASYNC_NATIVE") == "off":
+        return "native code is switched off by COMPOSEFS_ASYNC_NATIVE=off; this is about half as fast"
+    return (
+        "native code is missing, so this is about half as fast; with a C compiler: "
+        "pip install --force-reinstall --no-deps --no-cache-dir composefs-async"
+    )

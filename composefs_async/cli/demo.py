@@ -56,6 +56,8 @@ class _Demo:
         self._settings, self._place = settings, place
 
     def run(self) -> None:
+        from .. import _native
+
         self._pack()
         repo = self._init()
         with repo:
@@ -64,6 +66,8 @@ class _Demo:
             self._read_back(repo, result)
             self._verify(repo, result)
             self._pull_again(repo)
+        if (missing := _native.missing()) is not None:
+            click.echo(f"\n{missing}")
 
     def _pack(self) -> None:
         from ..oci.layout_writer import OciLayoutWriter

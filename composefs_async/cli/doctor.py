@@ -69,6 +69,8 @@ def doctor(settings: Settings, path: str | None, json_output: bool) -> None:
         click.echo(f"  {_WORDS[good]:4}{name:18}{meaning}")
     click.echo("digests:")
     click.echo(f"  {native['backend']} code on {os.cpu_count()} processor(s)")
+    if (missing := _native.missing()) is not None:
+        click.echo(f"  {missing}")
     for algorithm, implementations in _native.FEATURES.items():
         click.echo(f"  {algorithm}: {', '.join(implementations)}")
     click.echo("versions:")

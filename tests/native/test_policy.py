@@ -48,3 +48,19 @@ def test_unknown_policy_is_refused() -> None:
 def test_features_name_hashlib_without_native_code() -> None:
     code = "import composefs_async._native as n; print(n.FEATURES)"
     assert python(code, "off").stdout.strip() == "{'sha256': ('hashlib',), 'sha512': ('hashlib',)}"
+
+
+@pytest.mark.parametrize(
+    ("code", "policy", "told"),
+    [
+        ("", "off", "switched off by COMPOSEFS_ASYNC_NATIVE=off"),
+        (WITHOUT, None, "pip install --force-reinstall --no-deps --no-cache-dir composefs-async"),
+    ],
+)
+@pytest.mark.parametrize("command", ["doctor", "demo"])
+def test_commands_tell_that_native_code_is_missing(code: str, policy: str | None, told: str, command: str) -> None:
+    done = python(
+        f"{code}import sys; sys.argv = ['composefs-async', '{command}']; from composefs_async.cli import main; main()",
+        policy,
+    )
+    assert (done.returncode, done.stdout.count("native code is"), told in done.stdout) == (0, 1, True), done.stderr
