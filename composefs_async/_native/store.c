@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -85,14 +84,15 @@ static int directory_of(const struct object *object, char name[3])
     return RETRY(mkdirat(object->batch->objects, name, 0755)) == 0 || errno == EEXIST ? 0 : -1;
 }
 
-/* The name that composefs-rs gives to temporary objects, below XX so that a sweep of the directories finds it. */
+/* The name that composefs-rs gives to temporary objects, below XX so that a sweep of the directories finds it.
+ * By the system call, since getrandom() came with glibc 2.25. */
 static int name_temporary(struct object *object)
 {
     static const char letters[] = "0123456789abcdefghijklmnopqrstuvwxyz";
     uint8_t random[12];
     char *to = object->temporary;
 
-    if (RETRY(getrandom(random, sizeof random, 0)) != (ssize_t)sizeof random)
+    if (RETRY(syscall(SYS_getrandom, random, sizeof random, 0)) != (long)sizeof random)
         return -1;
     memcpy(to, object->path, 3);
     memcpy(to + 3, ".tmp-object-", 12);
