@@ -10,17 +10,63 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from .._repo import detect, meta_file, opening
 from .._repo.metadata import ErofsFormats, Metadata
 from .._repo.state import RepoState
 from .._sys import files
 from ..digest import Algorithm
+from ..naming import TAGS, decode_tag
 
-__all__ = ["reset_metadata"]
+__all__ = ["NamesToForget", "names_to_forget", "reset_metadata"]
 
 # References before what they lead to, so that a crash leaves none that dangles.
+_CATEGORIES = ("streams", "images")
 _TREES = ("streams/refs", "images/refs", "streams", "images")
+
+
+@dataclass(frozen=True, slots=True)
+class NamesToForget:
+    """What `reset_metadata` would remove."""
+
+    tags: tuple[str, ...]
+    references: tuple[str, ...]
+    """All but tags, as ``streams/NAME`` or ``images/NAME``."""
+    streams: int
+    images: int
+
+
+def names_to_forget(path: str | os.PathLike[str]) -> NamesToForget:
+    """Look at what `reset_metadata` would remove, without a lock: meta.json may be missing or damaged.
+
+    Raises:
+        OSError: *path* is no directory, or a directory in it cannot be read.
+    """
+    found: dict[str, list[str]] = {}
+    counts = dict.fromkeys(_CATEGORIES, 0)
+    with files.opened(os.fspath(path), os.O_RDONLY | os.O_DIRECTORY) as fd:
+        for category in _CATEGORIES:
+            refs = found[category] = []
+            pending = [category] if _is_directory(fd, category) else []
+            while pending:
+                directory = pending.pop()
+                for name in _listing(fd, directory):
+                    each = f"{directory}/{name}"
+                    if _is_directory(fd, each):
+                        pending.append(each)
+                    elif each.startswith(f"{category}/refs/"):
+                        refs.append(each.removeprefix(f"{category}/refs/"))
+                    else:
+                        counts[category] += 1
+    tags = [decode_tag(ref.removeprefix(f"{TAGS}/")) for ref in found["streams"] if _is_tag(ref)]
+    others = [f"{category}/{ref}" for category in _CATEGORIES for ref in found[category] if not _is_tag(ref)]
+    return NamesToForget(tuple(sorted(tags)), tuple(sorted(others)), counts["streams"], counts["images"])
+
+
+def _is_tag(reference: str) -> bool:
+    directory, _, name = reference.partition("/")
+    return directory == TAGS and name != "" and "/" not in name
 
 
 def reset_metadata(

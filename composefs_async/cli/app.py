@@ -7,79 +7,26 @@ COMPOSEFS_ASYNC_TRACEBACK set in the environment, errors come with their traceba
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import click
-from click.exceptions import NoSuchCommand, NoSuchOption
+from click.exceptions import NoSuchOption
 
 from ..digest import Algorithm
-from .context import Settings
+from .context import REPO_VARIABLE, Settings
 from .exit_codes import BROKEN_PIPE, INTERRUPTED, TABLE, USAGE, describe, exit_code, single
+from .groups import PROGRAM as _NAME
+from .groups import LazyGroup
 from .interrupts import second_ends_all
 from .output import drop_output, printable, say
 
 __all__ = ["app", "run"]
 
-_NAME = "composefs-async"
 _COMPLETION = "_COMPOSEFS_ASYNC_COMPLETE"
 """In the environment while a shell asks for completions (click, "Shell Completion")."""
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in TABLE)
-
-_ATTRIBUTES = {"list": "list_"}
-"""Commands that Python has another use for the name of."""
-
-
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called; *commands_in* has the module and help of each."""
-
-    def __init__(self, *args: Any, commands_in: dict[str, tuple[str, str]], **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._commands_in = commands_in
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self._commands_in)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self._commands_in:
-            return None
-        module, _ = self._commands_in[cmd_name]
-        attribute = _ATTRIBUTES.get(cmd_name, cmd_name.replace("-", "_"))
-        command: click.Command = getattr(importlib.import_module(f".{module}", __package__), attribute)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except NoSuchCommand as error:  # which knows no names to suggest
-            raise NoSuchCommand(error.command_name, possibilities=self._commands_in, ctx=ctx) from None
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except OSError as error:
-            if error.strerror and not error.filename and not _is_of_output(error):
-                # The least that must be said is what was being done.
-                group = ctx.command_path.removeprefix(_NAME).strip()
-                error.filename = f"{group} {ctx.invoked_subcommand}".strip()
-            raise
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in self._commands_in.items()])
-
-
-def _is_of_output(error: OSError) -> bool:
-    """Whether printing failed: what could not be written is no matter of the command."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_code is click.echo.__code__
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -92,47 +39,61 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 @click.command(
     cls=LazyGroup,
-    commands_in={
-        "init": ("repository", "Create a repository."),
-        "oci": ("app", "Images and layers in the form of OCI."),
-        "cat": ("repository", "Print the content of a stream."),
-        "create-image": ("trees", "Store a directory and an image of it."),
-        "compute-id": ("trees", "Print the id that the image of a directory would have."),
-        "compute-karg": ("trees", "Print the kernel argument for the bootable image of a directory."),
-        "create-dumpfile": ("trees", "Print a directory as a dump file."),
-        "images": ("erofs_images", "List the EROFS images that have a name."),
-        "import-image": ("erofs_images", "Store an EROFS image from standard input."),
-        "image-objects": ("erofs_images", "List the objects that an image refers to."),
-        "dump-files": ("erofs_images", "Print files of an image as lines of a dump file."),
-        "ls": ("erofs_images", "List a directory of an image."),
-        "tree": ("erofs_images", "Draw a directory of an image as a tree."),
-        "diff": ("erofs_images", "Print what is different in two images."),
-        "explain": ("erofs_images", "Say why an image has not the digest it should have."),
-        "mount": ("mounts", "Mount an image."),
-        "umount": ("mounts", "Remove a mount."),
-        "mkcomposefs": ("c_programs", "Make an image file as the C program of this name does."),
-        "composefs-info": ("c_programs", "Look into image files as the C program of this name does."),
-        "gc": ("maintenance", "Remove what nothing with a name needs."),
-        "fsck": ("fsck", "Check everything in the repository."),
-        "leases": ("maintenance", "What keeps the content of interrupted imports."),
-        "transaction": ("maintenance", "Keep gc away for a while."),
-        "du": ("usage", "What tags and images cost, and what removing them would free."),
-        "boot": ("app", "What machines boot: kernel images and boot entries."),
-        "publish": ("exchange", "Send an image to a store."),
-        "fetch": ("exchange", "Bring an image from a store."),
-        "copy": ("exchange", "Copy an image to another repository, also over ssh."),
-        "serve": ("exchange", "Be the other side of a copy over ssh."),
-        "store": ("app", "Stores: places of images for many machines."),
-        "fleet": ("app", "Many images into a store, by many machines."),
-        "refs": ("app", "References: the names that keep streams and images."),
-        "upgrade": ("upgrade", "Give a repository from before meta.json existed one that fits."),
-        "demo": ("demo", "Import an image made of this machine's files, and verify it."),
-        "doctor": ("doctor", "What this directory, file system and kernel can do."),
+    sections={
+        "Repositories": {
+            "init": ("repository", "Create a repository."),
+            "doctor": ("doctor", "What this directory, file system and kernel can do."),
+            "demo": ("demo", "Import an image made of this machine's files, and verify it."),
+            "upgrade": ("upgrade", "Give a repository from before meta.json existed one that fits."),
+            "refs": ("app", "References: the names that keep streams and images."),
+        },
+        "OCI images": {
+            "oci": ("app", "Images and layers in the form of OCI."),
+            "publish": ("exchange", "Send an image to a store."),
+            "fetch": ("exchange", "Bring an image from a store."),
+            "copy": ("exchange", "Copy an image to another repository, also over ssh."),
+            "serve": ("exchange", "Be the other side of a copy over ssh."),
+            "store": ("app", "Stores: places of images for many machines."),
+            "fleet": ("app", "Many images into a store, by many machines."),
+        },
+        "Trees and EROFS images": {
+            "ls": ("erofs_images", "List a directory of an image."),
+            "tree": ("erofs_images", "Draw a directory of an image as a tree."),
+            "cat": ("repository", "Print the content of a stream."),
+            "diff": ("erofs_images", "Print what is different in two images."),
+            "explain": ("erofs_images", "Say why an image has not the digest it should have."),
+            "create-image": ("trees", "Store a directory and an image of it."),
+            "create-dumpfile": ("trees", "Print a directory as a dump file."),
+            "compute-id": ("trees", "Print the id that the image of a directory would have."),
+            "compute-karg": ("trees", "Print the kernel argument for the bootable image of a directory."),
+            "images": ("erofs_images", "List the EROFS images that have a name."),
+            "import-image": ("erofs_images", "Store an EROFS image from standard input."),
+            "image-objects": ("erofs_images", "List the objects that an image refers to."),
+            "dump-files": ("erofs_images", "Print files of an image as lines of a dump file."),
+        },
+        "Mounts and boot": {
+            "mount": ("mounts", "Mount an image."),
+            "umount": ("mounts", "Remove a mount."),
+            "boot": ("app", "What machines boot: kernel images and boot entries."),
+        },
+        "Maintenance": {
+            "gc": ("maintenance", "Remove what nothing with a name needs."),
+            "fsck": ("fsck", "Check everything in the repository."),
+            "du": ("usage", "What tags and images cost, and what removing them would free."),
+            "leases": ("maintenance", "What keeps the content of interrupted imports."),
+            "transaction": ("maintenance", "Keep gc away for a while."),
+        },
+        "C programs": {
+            "mkcomposefs": ("c_programs", "Make an image file as the C program of this name does."),
+            "composefs-info": ("c_programs", "Look into image files as the C program of this name does."),
+        },
     },
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.option("--repo", type=click.Path(readable=False), help="The repository's directory.")
+@click.option(
+    "--repo", type=click.Path(readable=False), help=f"The repository's directory.  [env var: {REPO_VARIABLE}]"
+)
 @click.option("--user", is_flag=True, help="The repository of this user, ~/.var/lib/composefs.")
 @click.option("--system", is_flag=True, help="The repository of the system, /sysroot/composefs.")
 @click.option(
@@ -174,7 +135,8 @@ def app(
 ) -> None:
     """composefs repositories: content-addressed files, OCI layers, EROFS images.
 
-    Without --repo, --user or --system it is the system's repository for root and the user's for others.
+    Without --repo, --user or --system it is the repository that COMPOSEFS_ASYNC_REPO names; otherwise the system's for
+    root and the user's for others.
     """
     if (repo is not None) + user + system > 1:
         raise click.UsageError("--repo, --user and --system exclude each other")
@@ -183,42 +145,51 @@ def app(
     if repo == "":
         raise click.UsageError("--repo is empty")
     place = "user" if user else "system" if system else None
+    named = os.environ.get(REPO_VARIABLE) if repo is None and place is None and not no_repo else None
     wanted = Algorithm(algorithm) if algorithm else None
-    ctx.obj = Settings(repo, place, wanted, insecure, require_verity, loop, erofs_version, no_repo)
+    ctx.obj = Settings(repo, place, wanted, insecure, require_verity, loop, erofs_version, no_repo, named or None)
 
 
 @click.command(
     cls=LazyGroup,
-    commands_in={
-        "pull": ("oci_pull", "Import an image."),
-        "push": ("registry_copying", "Push an image to a registry."),
-        "copy": ("registry_copying", "Copy an image to an archive, a directory, a daemon or a registry."),
-        "build": ("oci_build", "Make an image of directories and tars."),
-        "config": ("oci_build", "Make an image with other settings out of one."),
-        "images": ("oci_images", "List the images."),
-        "inspect": ("oci_images", "Print manifest and config of an image."),
-        "tag": ("oci_images", "Name an image."),
-        "untag": ("oci_images", "Remove the name of an image."),
-        "upgrade": ("oci_upgrade", "Make what images lack: EROFS images, and manifests."),
-        "layer": ("oci_layers", "Print a layer as the tar that it was."),
-        "ls-layer": ("oci_layers", "List the members of a layer."),
-        "import-layer": ("oci_layers", "Import a layer from standard input."),
-        "dump": ("oci_trees", "Print the tree of an image as a dump file."),
-        "compute-id": ("oci_trees", "Print the id of the EROFS image of an image."),
-        "mount": ("oci_trees", "Mount an image."),
-        "seal": ("oci_boot", "Write the digests of EROFS images into an image directory."),
-        "prepare-boot": ("oci_boot", "Let a machine boot an image."),
-        "unprepare-boot": ("oci_boot", "Let a machine boot an image no more."),
-        "fsck": ("oci_check", "Check images and the repository."),
-        "tags": ("registry_reading", "List the tags in a registry."),
-        "catalog": ("registry_reading", "List the repositories of a registry."),
-        "manifest": ("registry_reading", "Manifests and indexes in registries."),
-        "blob": ("registry_reading", "Blobs in registries."),
-        "referrers": ("registry_reading", "List what refers to an image in a registry."),
-        "ratelimit": ("registry_reading", "Print how often a registry may be asked."),
-        "ping": ("registry_reading", "Ask whether there is a registry."),
-        "login": ("registry_login", "Keep credentials of a registry."),
-        "logout": ("registry_login", "Forget credentials of a registry."),
+    sections={
+        "Images": {
+            "pull": ("oci_pull", "Import an image."),
+            "images": ("oci_images", "List the images."),
+            "inspect": ("oci_images", "Print manifest and config of an image."),
+            "tag": ("oci_images", "Name an image."),
+            "untag": ("oci_images", "Remove the name of an image."),
+            "build": ("oci_build", "Make an image of directories and tars."),
+            "config": ("oci_build", "Make an image with other settings out of one."),
+            "dump": ("oci_trees", "Print the tree of an image as a dump file."),
+            "compute-id": ("oci_trees", "Print the id of the EROFS image of an image."),
+            "mount": ("oci_trees", "Mount an image."),
+            "fsck": ("oci_check", "Check images and the repository."),
+            "upgrade": ("oci_upgrade", "Make what images lack: EROFS images, and manifests."),
+        },
+        "Layers": {
+            "layer": ("oci_layers", "Print a layer as the tar that it was."),
+            "ls-layer": ("oci_layers", "List the members of a layer."),
+            "import-layer": ("oci_layers", "Import a layer from standard input."),
+        },
+        "Booting": {
+            "seal": ("oci_boot", "Write the digests of EROFS images into an image directory."),
+            "prepare-boot": ("oci_boot", "Let a machine boot an image."),
+            "unprepare-boot": ("oci_boot", "Let a machine boot an image no more."),
+        },
+        "Registries": {
+            "push": ("registry_copying", "Push an image to a registry."),
+            "copy": ("registry_copying", "Copy an image to an archive, a directory, a daemon or a registry."),
+            "tags": ("registry_reading", "List the tags in a registry."),
+            "catalog": ("registry_reading", "List the repositories of a registry."),
+            "manifest": ("registry_reading", "Manifests and indexes in registries."),
+            "blob": ("registry_reading", "Blobs in registries."),
+            "referrers": ("registry_reading", "List what refers to an image in a registry."),
+            "ratelimit": ("registry_reading", "Print how often a registry may be asked."),
+            "ping": ("registry_reading", "Ask whether there is a registry."),
+            "login": ("registry_login", "Keep credentials of a registry."),
+            "logout": ("registry_login", "Forget credentials of a registry."),
+        },
     },
 )
 def oci() -> None:
@@ -227,9 +198,11 @@ def oci() -> None:
 
 @click.command(
     cls=LazyGroup,
-    commands_in={
-        "check": ("boot", "Check whether kernel images and boot entries boot what is in the repository."),
-        "labels": ("boot", "Print the SELinux labels that the files of a tree get by its own policy."),
+    sections={
+        "Commands": {
+            "check": ("boot", "Check whether kernel images and boot entries boot what is in the repository."),
+            "labels": ("boot", "Print the SELinux labels that the files of a tree get by its own policy."),
+        },
     },
 )
 def boot() -> None:
@@ -238,16 +211,18 @@ def boot() -> None:
 
 @click.command(
     cls=LazyGroup,
-    commands_in={
-        "init": ("store", "Make a store."),
-        "ls": ("store", "List the names."),
-        "du": ("store", "What names cost."),
-        "fsck": ("store", "Check everything in a store."),
-        "gc": ("store", "Delete what no name needs."),
-        "index": ("store", "Write an index for tools that read OCI image directories."),
-        "table": ("store", "Print where the objects of a name are."),
-        "mirror": ("store", "Make a store a copy of another one."),
-        "remove": ("store", "Remove names."),
+    sections={
+        "Commands": {
+            "init": ("store", "Make a store."),
+            "ls": ("store", "List the names."),
+            "du": ("store", "What names cost."),
+            "fsck": ("store", "Check everything in a store."),
+            "gc": ("store", "Delete what no name needs."),
+            "index": ("store", "Write an index for tools that read OCI image directories."),
+            "table": ("store", "Print where the objects of a name are."),
+            "mirror": ("store", "Make a store a copy of another one."),
+            "remove": ("store", "Remove names."),
+        },
     },
 )
 def store() -> None:
@@ -256,9 +231,11 @@ def store() -> None:
 
 @click.command(
     cls=LazyGroup,
-    commands_in={
-        "convert": ("fleet", "Convert the images of a list."),
-        "status": ("fleet", "Tell which images of a list are there."),
+    sections={
+        "Commands": {
+            "convert": ("fleet", "Convert the images of a list."),
+            "status": ("fleet", "Tell which images of a list are there."),
+        },
     },
 )
 def fleet() -> None:
@@ -267,12 +244,14 @@ def fleet() -> None:
 
 @click.command(
     cls=LazyGroup,
-    commands_in={
-        "list": ("refs", "List the references."),
-        "add": ("refs", "Add a reference."),
-        "rename": ("refs", "Rename a reference."),
-        "remove": ("refs", "Remove references."),
-        "prune": ("refs", "Remove records of OCI referrers that lead nowhere."),
+    sections={
+        "Commands": {
+            "list": ("refs", "List the references."),
+            "add": ("refs", "Add a reference."),
+            "rename": ("refs", "Rename a reference."),
+            "remove": ("refs", "Remove references."),
+            "prune": ("refs", "Remove records of OCI referrers that lead nowhere."),
+        },
     },
 )
 def refs() -> None:

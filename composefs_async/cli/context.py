@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +19,10 @@ from .output import print_bytes
 if TYPE_CHECKING:
     from ..repository import Repository
 
-__all__ = ["ContentDigest", "ObjectIdType", "Settings", "as_json", "print_json"]
+__all__ = ["REPO_VARIABLE", "ContentDigest", "ObjectIdType", "Settings", "as_json", "print_json"]
+
+REPO_VARIABLE = "COMPOSEFS_ASYNC_REPO"
+"""In the environment: the repository where no option names one."""
 
 T = TypeVar("T")
 
@@ -39,18 +43,20 @@ class Settings:
     """Of the layout of images, in place of those that the repository wants."""
     no_repo: bool = False
     """No repository may be opened; only commands that can do without one work."""
+    named: str | None = None
+    """By the environment, where no option says which repository."""
 
     @property
     def chosen(self) -> bool:
-        """Whether an option says which repository."""
-        return self.repo is not None or self.place is not None
+        """Whether an option, or the environment, says which repository."""
+        return self.repo is not None or self.place is not None or self.named is not None
 
     def path(self) -> str:
         """Of the chosen repository, whether it is there or not."""
         from .._repo import opening
 
-        if self.repo is not None:
-            return self.repo
+        if self.repo is not None or self.named is not None:
+            return self.repo or self.named or ""
         place = self.place or ("system" if os.geteuid() == 0 else "user")
         return opening.user_path() if place == "user" else opening.system_path()
 
@@ -63,9 +69,8 @@ class Settings:
         try:
             repository = Repository.open_path(self.path(), algorithm=self.algorithm)
         except RepositoryNotFoundError as error:
-            if self.chosen:
-                raise
-            raise RepositoryNotFoundError(error.path, f"{error.reason}; --repo chooses another") from None
+            self._add_ways_out(error)
+            raise
         try:
             if self.require_verity:
                 repository.require_verity()
@@ -77,6 +82,17 @@ class Settings:
             repository.close()
             raise
         return repository
+
+    def _add_ways_out(self, error: RepositoryNotFoundError) -> None:
+        """Say how to choose another repository, and the command that makes this one."""
+        if self.named is not None:
+            error.add_note(f"{REPO_VARIABLE} names it")
+        elif not self.chosen:
+            error.add_note(f"--repo or {REPO_VARIABLE} chooses another")
+        if "upgrade" not in error.reason:  # which is what an old one needs
+            option = f" --{self.place}" if self.place else ""
+            path = f" {shlex.quote(error.path)}" if self.repo is not None else ""
+            error.add_note(f"to make one: composefs-async{option} init{path}")
 
     def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run *work* on the chosen event loop."""

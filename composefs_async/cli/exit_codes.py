@@ -76,7 +76,11 @@ def exit_code(error: BaseException) -> int:
 
 
 def describe(error: BaseException) -> str:
-    """What to tell people, in a sentence."""
+    """What to tell people, in a sentence: the error, and the notes that were added to it."""
+    return "; ".join([_sentence(error), *getattr(error, "__notes__", ())])
+
+
+def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, ComposefsError) and error.strerror:
         what = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
         reason = error.strerror

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from .hints import meant_reference
+
 __all__ = ["STANDARD_INPUT", "ImageReference", "sniffed"]
 
 STANDARD_INPUT = "-"
@@ -25,7 +27,8 @@ class ImageReference(click.ParamType[str]):
         try:
             check_reference(reference)
         except InvalidNameError as error:
-            self.fail(str(error), param, ctx)
+            meant = meant_reference(reference)
+            self.fail(f"{error}. Did you mean {meant!r}?" if meant else str(error), param, ctx)
         return reference
 
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
+import shlex
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..digest import Algorithm
-from ..errors import RepositoryNotFoundError
+from ..errors import RepositoryNotFoundError, VerityNotSupportedError
 from .context import Settings, as_json, print_json
-from .output import print_bytes
+from .output import print_bytes, printable
+
+if TYPE_CHECKING:
+    from .._maintenance.reset import NamesToForget
+    from ..repository import Repository
 
 __all__ = ["cat", "init"]
 
@@ -50,6 +57,8 @@ class AlgorithmType(click.ParamType[Algorithm]):
 @click.option(
     "--reset-metadata", is_flag=True, help="Forget all streams, images and references there are, and keep the objects."
 )
+@click.option("-n", "--dry-run", is_flag=True, help="With --reset-metadata: print what would be forgotten.")
+@click.option("--yes", is_flag=True, help="With --reset-metadata: forget names, too.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0),
@@ -67,49 +76,104 @@ def init(
     insecure: bool,
     ensure: bool,
     reset_metadata: bool,
+    dry_run: bool,
+    yes: bool,
     timeout: float | None,
     json_output: bool,
 ) -> None:
     """Create a repository at PATH, or where --repo, --user or --system say."""
-    from ..repository import Repository
-
     if algorithm and settings.algorithm not in (None, algorithm):
         raise click.UsageError("--algorithm and --hash contradict each other")
-    if path is not None and settings.chosen:
+    if path is not None and settings.chosen and settings.named is None:
         raise click.UsageError("PATH excludes --repo, --user and --system")
     if path == "":
         raise click.UsageError("PATH is empty")
-    algorithm = algorithm or settings.algorithm or Algorithm.SHA512
-    place = path or settings.path()
-    os.makedirs(os.path.dirname(place.rstrip("/")) or ".", exist_ok=True)
-    insecure = insecure or settings.insecure
     if ensure and reset_metadata:
         raise click.UsageError("--ensure and --reset-metadata exclude each other")
-    upgraded = ensure and _upgrade(place, algorithm, timeout)
-    if reset_metadata and os.path.isdir(place):
-        wait = {} if timeout is None else {"timeout": timeout}
-        repo = Repository.reset_metadata(
-            place, algorithm=algorithm, erofs_version=erofs_version, insecure=insecure, **wait
+    if (dry_run or yes) and not reset_metadata:
+        raise click.UsageError(f"{'--dry-run' if dry_run else '--yes'} goes with --reset-metadata")
+    algorithm = algorithm or settings.algorithm or Algorithm.SHA512
+    place = path or settings.path()
+    forgotten = _forgotten(place) if reset_metadata else None
+    if dry_run and forgotten is None:
+        raise RepositoryNotFoundError(place, "no such directory")
+    if forgotten is not None and dry_run:
+        _print_plan(place, forgotten, json_output)
+        return
+    if forgotten is not None and (forgotten.tags or forgotten.references) and not yes:
+        raise click.UsageError(
+            f"this would forget {_forgotten_text(forgotten)} of {place}; --yes forgets them, --dry-run lists them"
         )
-        created = True
-    else:
-        repo = Repository.init(
-            place, algorithm=algorithm, erofs_version=erofs_version, insecure=insecure, ensure=ensure, timeout=timeout
-        )
-        created = repo.is_new
+    make = partial(_make, place, algorithm, erofs_version, insecure or settings.insecure, timeout)
+    try:
+        repo, created, upgraded = make(ensure=ensure, reset=forgotten is not None)
+    except VerityNotSupportedError as error:
+        error.add_note(f"to make one: composefs-async init --insecure {shlex.quote(place)}")
+        raise
     with repo:
         if json_output:
             facts = {"path": place, "created": created, "algorithm": repo.algorithm.text, "verity": repo.secure}
-            print_json({**facts, **({"upgraded": True} if upgraded else {})})
+            more = {"forgotten": asdict(forgotten)} if forgotten else {}
+            print_json({**facts, **({"upgraded": True} if upgraded else {}), **more})
         elif created:
             click.echo(f"Initialized composefs repository at {place}")
             click.echo(f"  algorithm: {repo.algorithm.text}")
             click.echo(f"  verity:    {'required' if repo.secure else 'not required (insecure)'}")
+            if forgotten is not None:
+                click.echo(f"  forgotten: {_forgotten_text(forgotten)}; their objects stay until gc")
         elif upgraded:
             click.echo(f"Upgraded legacy repository at {place}")
         else:
             kept = " (existing configuration preserved)" if ensure else ""
             click.echo(f"Repository already initialized at {place}{kept}")
+
+
+def _make(
+    place: str,
+    algorithm: Algorithm,
+    version: int,
+    insecure: bool,
+    timeout: float | None,
+    *,
+    ensure: bool,
+    reset: bool,
+) -> tuple[Repository, bool, bool]:
+    """The repository, and whether it was made, or upgraded."""
+    from ..repository import Repository
+
+    os.makedirs(os.path.dirname(place.rstrip("/")) or ".", exist_ok=True)
+    how: dict[str, Any] = {"algorithm": algorithm, "erofs_version": version, "insecure": insecure}
+    upgraded = ensure and _upgrade(place, algorithm, timeout)
+    if reset:
+        how |= {} if timeout is None else {"timeout": timeout}
+        return Repository.reset_metadata(place, **how), True, False
+    repo = Repository.init(place, **how, ensure=ensure, timeout=timeout)
+    return repo, repo.is_new, upgraded
+
+
+def _forgotten(place: str) -> NamesToForget | None:
+    """What resetting the repository would remove; None where nothing is."""
+    from .._maintenance.reset import names_to_forget
+
+    return names_to_forget(place) if os.path.isdir(place) else None
+
+
+def _forgotten_text(names: NamesToForget) -> str:
+    counts = {"tag": len(names.tags), "reference": len(names.references), "stream": names.streams}
+    counts["image"] = names.images
+    found = [f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items() if count]
+    return ", ".join(found) or "nothing"
+
+
+def _print_plan(place: str, names: NamesToForget, json_output: bool) -> None:
+    if json_output:
+        print_json({"path": place, "dry_run": True, "forgotten": asdict(names)})
+        return
+    click.echo(f"Would reset {printable(place)} and forget {_forgotten_text(names)}")
+    for tag in names.tags:
+        click.echo(f"  tag {printable(tag)}")
+    for reference in names.references:
+        click.echo(f"  reference {printable(reference)}")
 
 
 def _upgrade(place: str, algorithm: Algorithm, timeout: float | None) -> bool:

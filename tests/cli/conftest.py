@@ -74,7 +74,8 @@ class Cli:
 
 @pytest.fixture
 def cli(capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.delenv("COMPOSEFS_ASYNC_TRACEBACK", raising=False)
+    for name in ("COMPOSEFS_ASYNC_TRACEBACK", "COMPOSEFS_ASYNC_REPO"):
+        monkeypatch.delenv(name, raising=False)
     return Cli(capsysbinary)
 
 

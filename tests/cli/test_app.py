@@ -105,6 +105,21 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["doctro"], ["Did you mean 'doctor'?"]),
     (["oci", "pul"], ["Did you mean 'pull'?", "'composefs-async oci --help'"]),
     (["oci", "imagse"], ["'images'"]),
+    (["pul"], ["Did you mean 'composefs-async oci pull' or"]),
+    (["rmi", "x"], ["Did you mean 'composefs-async oci untag'?"]),
+    (["image", "ls"], ["Did you mean 'composefs-async oci images'?"]),
+    (["image", "rm", "x"], ["Did you mean 'composefs-async oci untag'?"]),
+    (["unmount", "x"], ["Did you mean 'umount'?"]),
+    (["list-tags", "x"], ["Did you mean 'composefs-async oci tags'?"]),
+    (["oci", "ls"], ["Did you mean 'images'?"]),
+    (["oci", "rmi", "x"], ["Did you mean 'untag'?"]),
+    (["oci", "gc"], ["Did you mean 'composefs-async gc' or"]),
+    (["oci", "umount", "x"], ["Did you mean 'composefs-async umount'?"]),
+    (["oci", "pull", "alpine"], ["Did you mean 'docker://docker.io/library/alpine'?"]),
+    (["oci", "pull", "quay.io/x/y:1"], ["Did you mean 'docker://quay.io/x/y:1'?"]),
+    (["oci", "pull", "localhost:5000/y"], ["Did you mean 'docker://localhost:5000/y'?"]),
+    (["oci", "pull", "ostree-unverified-registry:quay.io/x/y"], ["Did you mean 'docker://quay.io/x/y'?"]),
+    (["init", "-n"], ["--dry-run goes with --reset-metadata"]),
     (["--rep", "x", "cat", "y"], ["No such option '--rep'", "--repo"]),
     (["oci", "images", "--jso"], ["--json", "'composefs-async oci images --help'"]),
     (["--repo"], ["--repo", "requires an argument"]),
@@ -157,6 +172,34 @@ def test_wrong_arguments_are_told_in_one_line(
     monkeypatch.chdir(tmp_path)
     cli(*arguments).failed(2, " --help'", *words)
     assert list(tmp_path.iterdir()) == []
+
+
+# -- which repository --------------------------------------------------------------------------
+
+
+def test_repository_comes_from_the_environment_unless_an_option_names_one(
+    cli: Any, pulled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPOSEFS_ASYNC_REPO", str(pulled))
+    assert "COMPOSEFS_ASYNC_REPO" in cli("--help").text
+    assert "basic" in cli("oci", "images").good().text
+    cli("--repo", tmp_path / "other", "oci", "images").failed(6, f"init {tmp_path / 'other'}")
+    cli("init", tmp_path / "new", "--insecure").good()
+    monkeypatch.setenv("COMPOSEFS_ASYNC_REPO", str(tmp_path / "gone"))
+    cli("oci", "images").failed(6, str(tmp_path / "gone"), "COMPOSEFS_ASYNC_REPO names it", "composefs-async init")
+    assert f"at {tmp_path / 'gone'}\n" in cli("init", "--insecure").good().text
+    cli("--no-repo", "oci", "images").failed(2, "--no-repo")
+
+
+@pytest.mark.parametrize(("option", "command"), [([], "init"), (["--user"], "--user init")], ids=["default", "user"])
+def test_missing_repository_is_told_with_the_command_that_makes_it(
+    option: list[str], command: str, cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    told = cli(*option, "oci", "images").failed(6, "is not a composefs repository").err
+    assert told.endswith(f"; to make one: composefs-async {command}\n")
+    assert ("--repo or COMPOSEFS_ASYNC_REPO chooses another" in told) == (not option)
 
 
 # -- event loops -------------------------------------------------------------------------------

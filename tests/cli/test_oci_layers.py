@@ -211,3 +211,8 @@ def test_input_that_is_a_terminal_or_closed_is_refused(empty: Path, program: Cal
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "closed" in done.stderr
+
+
+def test_what_is_no_tar_is_told_as_that(cli: Any, empty: Path) -> None:
+    told = cli.on(empty)("oci", "import-layer", "sha256:" + "0" * 64, stdin=b"x" * 1024)
+    told.failed(5, "not a tar archive", "tar offset 0")

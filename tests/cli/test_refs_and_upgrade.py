@@ -161,10 +161,10 @@ def test_init_ensures_by_an_upgrade_and_resets(cli: Cli, tmp_path: Path, image: 
     assert again == f"Repository already initialized at {old} (existing configuration preserved)\n"
     assert cli.on(old)("oci", "images", "--json").good().json["images"][0]["name"] == "app"
     cli("init", old, "--reset-metadata", "--ensure").failed(2, "exclude")
-    cli("init", old, "--reset-metadata", "--insecure").failed(6, "sha256")
+    cli("init", old, "--reset-metadata", "--yes", "--insecure").failed(6, "sha256")
     with Repository.open_path(old):
-        cli("init", old, "--reset-metadata", "--insecure", "--timeout=0", *SHA256).failed(8, "in use")
-    reset = cli("init", old, "--reset-metadata", "--insecure", *SHA256).good().text
+        cli("init", old, "--reset-metadata", "--yes", "--insecure", "--timeout=0", *SHA256).failed(8, "in use")
+    reset = cli("init", old, "--reset-metadata", "--yes", "--insecure", *SHA256).good().text
     assert reset.startswith(f"Initialized composefs repository at {old}\n")
     assert sorted(os.listdir(old)) == ["meta.json", "objects"]
     assert cli("init", tmp_path / "new", "--reset-metadata", "--insecure").good().text.startswith("Initialized")

@@ -113,3 +113,38 @@ def test_init_where_a_file_is_fails(place: str, code: int, tmp_path: Path, cli: 
     (tmp_path / "file").write_bytes(b"precious")
     cli("init", "--insecure", tmp_path / place).failed(code, f"{tmp_path}/file")
     assert (tmp_path / "file").read_bytes() == b"precious"
+
+
+def test_reset_tells_what_it_forgets_and_wants_yes_where_something_has_a_name(cli: Any, pulled: Path) -> None:
+    cli.on(pulled)("refs", "add", "images/mine", _image_of(cli, pulled)).good()
+    counts = "1 tag, 1 reference, 4 streams, 1 image"
+    before = sorted(str(path) for path in pulled.rglob("*"))
+    cli("init", pulled, "--reset-metadata", "--insecure").failed(2, f"forget {counts}", "--yes", "--dry-run")
+    plan = cli("init", pulled, "--reset-metadata", "--insecure", "-n").good().text
+    assert plan == f"Would reset {pulled} and forget {counts}\n  tag basic\n  reference images/mine\n"
+    told = cli("init", pulled, "--reset-metadata", "--insecure", "-n", "--json").good().json
+    names = {"tags": ["basic"], "references": ["images/mine"], "streams": 4, "images": 1}
+    assert told == {"path": str(pulled), "dry_run": True, "forgotten": names}
+    assert sorted(str(path) for path in pulled.rglob("*")) == before
+    done = cli("init", pulled, "--reset-metadata", "--insecure", "--yes").good().text
+    assert done.endswith(f"  forgotten: {counts}; their objects stay until gc\n")
+    # Nothing has a name any more, so nothing needs to be confirmed.
+    assert "forgotten: nothing;" in cli("init", pulled, "--reset-metadata", "--insecure").good().text
+
+
+def _image_of(cli: Any, path: Path) -> str:
+    return str(cli.on(path)("oci", "inspect", "basic").json["composefs_erofs"])
+
+
+def test_init_without_verity_says_the_command_that_does_without(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from composefs_async._repo import opening
+    from composefs_async.errors import VerityNotSupportedError
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise VerityNotSupportedError("meta.json")
+
+    monkeypatch.setattr(opening, "init", refuse)
+    told = cli("init", tmp_path / "repo").failed(4, "does not support fs-verity").err
+    assert told.endswith(f"; to make one: composefs-async init --insecure {tmp_path / 'repo'}\n")

@@ -270,7 +270,12 @@ class TarSplitter:
             self._zero_block = True
             return at
         self._zero_block = False
-        size, member, collect, sparse = self._parser.parse(header, offset)
+        try:
+            size, member, collect, sparse = self._parser.parse(header, offset)
+        except TarError as error:
+            if offset or header[257:262] == b"ustar":
+                raise
+            raise TarError(f"not a tar archive ({error.reason})", 0) from None
         self._sparse = sparse if sparse and sparse.map is None else None
         self._padding = -size & 511
         if member and member.type is EntryType.FILE and size > INLINE_MAX:
