@@ -31,10 +31,22 @@ _PACKAGES = ("composefs-async", "anyio", "uvloop", "trio", "zlib-ng", "backports
 
 @click.command
 @click.argument("path", type=click.Path(exists=True, file_okay=False, readable=False), required=False)
+@click.option(
+    "--storage",
+    metavar="[GRAPHROOT]",
+    is_flag=False,
+    flag_value="",
+    help="Instead, check every layer of a containers-storage store (of the configuration if none is named).",
+)
 @as_json
 @click.pass_obj
-def doctor(settings: Settings, path: str | None, json_output: bool) -> None:
+def doctor(settings: Settings, path: str | None, storage: str | None, json_output: bool) -> None:
     """Tell what the directory PATH (or the repository's place, or here), its file system and the kernel can do."""
+    if storage is not None:
+        if path is not None:
+            raise click.UsageError("--storage checks a store, and takes no PATH beside it")
+        _check_storage(storage, json_output)
+        return
     from .. import _native
     from .._repo.links import linked_directories
     from .._sys.probe import probe
@@ -77,6 +89,27 @@ def doctor(settings: Settings, path: str | None, json_output: bool) -> None:
     for name, number in versions.items():
         click.echo(f"  {name:18}{number}")
     click.echo(f"  {'executable':18}{sys.executable}")
+
+
+def _check_storage(root: str, json_output: bool) -> None:
+    """Print what is wrong with a store; ends the program with the code of `IntegrityError` if anything is."""
+    from ..errors import DigestMismatchError
+    from ..oci.sources.storage.checking import check_storage
+    from .exit_codes import exit_code
+
+    found = check_storage(os.path.abspath(root) if root else None)
+    damaged = [each for each in found if each.problem is not None]
+    if json_output:
+        print_json({"layers": [asdict(each) for each in found], "damaged": len(damaged)})
+    else:
+        for each in damaged:
+            click.echo(printable(f"layer {each.id}: {each.problem}"))
+            for name in each.files:
+                click.echo(f"  damaged: {printable(name)}")
+        skipped = sum(each.diff_id is None for each in found)
+        click.echo(f"{len(found)} layers, {len(damaged)} damaged, {skipped} without a diff_id not checked")
+    if damaged:
+        raise click.exceptions.Exit(exit_code(DigestMismatchError("store", "", "")))
 
 
 def _existing(path: str) -> str:

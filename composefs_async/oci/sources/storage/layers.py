@@ -18,7 +18,7 @@ from ..base import BlockingBlob, LocalBlob
 from .files import DamagedFileError, LayerFiles, LayerReader, damaged_files
 from .recipe import read_recipe
 
-__all__ = ["StoredLayer", "opened_layer", "recipe_of"]
+__all__ = ["StoredLayer", "damaged_names", "opened_layer", "recipe_of"]
 
 Check = Callable[[], object]
 
@@ -84,7 +84,7 @@ async def opened_layer(layer: StoredLayer, size: int, limits: Limits) -> AsyncIt
         try:
             yield BlockingBlob(reader.readinto, size, unpacked=True)
         except DigestMismatchError as error:
-            names = await hop(_damaged, layer, limits)
+            names = await hop(damaged_names, layer, limits)
             if names:
                 shown = ", ".join(name.decode("utf-8", "backslashreplace") for name in names)
                 what = f"{layer.name}: not what was unpacked: {shown}; pull the image again, or from its registry"
@@ -97,7 +97,8 @@ async def opened_layer(layer: StoredLayer, size: int, limits: Limits) -> AsyncIt
         stack.close()  # descriptors only, and also if this task has been cancelled
 
 
-def _damaged(layer: StoredLayer, limits: Limits) -> list[bytes]:
+def damaged_names(layer: StoredLayer, limits: Limits) -> list[bytes]:
+    """Return the names of the files of a layer that are not what was unpacked; blocks.  The lock is the caller's."""
     with recipe_of(layer) as blob:
         files = LayerFiles(layer.name, layer.roots)
         try:

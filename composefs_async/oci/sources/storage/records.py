@@ -10,7 +10,7 @@ import base64
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from ....errors import OciError, TransportError
 from ...jsondoc import JsonObject, parse_json_list
 from .configuration import StorePlace
 
-__all__ = ["LOCK_TIMEOUT", "ImageRecord", "LayerRecord", "Store"]
+__all__ = ["LOCK_TIMEOUT", "ImageRecord", "LayerRecord", "Store", "layer_directory"]
 
 LOCK_TIMEOUT = 120.0
 """Seconds to wait for podman, which may hold a lock for as long as it unpacks a layer."""
@@ -175,6 +175,12 @@ class Store:
     def has_files(self, layer_id: str) -> bool:
         """Whether a layer's files are in this store."""
         return self.files(layer_id).is_dir()
+
+
+def layer_directory(layer: LayerRecord, stores: Iterable[Store]) -> Path:
+    """The directory of a layer: with an image store apart, it may be in another one than the record."""
+    places = [layer.store, *stores]
+    return next((store for store in places if store.has_files(layer.id)), layer.store).files(layer.id)
 
 
 def _read(path: Path, limit: int) -> bytes | None:

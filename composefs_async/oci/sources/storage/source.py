@@ -6,10 +6,9 @@ with the config, and the layer's content with its diff_id; nothing is believed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from pathlib import Path
 
 from ...._aio.hops import hop
 from ...._aio.to_thread import in_checked_thread
@@ -33,7 +32,7 @@ from ..familiar import normalized_name
 from ..resolving import listing
 from .configuration import store_places
 from .layers import StoredLayer, opened_layer
-from .records import ImageRecord, LayerRecord, Store
+from .records import ImageRecord, LayerRecord, Store, layer_directory
 from .reference import ImageName, StorageReference, parse_reference
 
 __all__ = ["ContainersStorageSource", "check_reference", "open_reference"]
@@ -170,16 +169,10 @@ class ContainersStorageSource:
                     self._wanted.reference, f"its layer {layer.id} is {layer.diff_id}, but its config says {diff_id}"
                 )
             below = [] if layer.store.driver == "vfs" else chain[:at][::-1]
-            roots = tuple(_files(each, stores) for each in (layer, *below))
+            roots = tuple(layer_directory(each, stores) for each in (layer, *below))
             lock = partial(layer.store.locked, "layers")
             found.append(StoredLayer(diff_id, layer.store.recipe(layer.id), roots, lock))
         return found
-
-
-def _files(layer: LayerRecord, stores: Iterable[Store]) -> Path:
-    """The directory of a layer: with an image store apart, it may be in another one than the record."""
-    places = [layer.store, *stores]
-    return next((store for store in places if store.has_files(layer.id)), layer.store).files(layer.id)
 
 
 def _by_id(images: Sequence[ImageRecord], wanted: ImageName) -> list[ImageRecord]:

@@ -1,0 +1,57 @@
+"""``doctor --storage``: a whole store of containers-storage is checked, and left as it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..oci.sources_golden import unpack
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Path:
+    if os.geteuid() != 0:
+        pytest.skip("stores have whiteouts, which are devices, and files of other users: root is needed")
+    return unpack(tmp_path, "stores")
+
+
+def listing(path: Path) -> dict[str, Any]:
+    return {
+        str(each): (each.lstat().st_mode, each.lstat().st_mtime_ns, each.lstat().st_size) for each in path.rglob("*")
+    }
+
+
+def test_golden_stores_are_whole_and_stay_as_they_are(cli: Any, stores: Path) -> None:
+    before = listing(stores)
+    for name in ("overlay-store", "vfs-store", "rootless-store", "masked-store", "composefs-store"):
+        result = cli("doctor", "--storage", stores / name, "--json")
+        assert (name, result.code, result.json["damaged"]) == (name, 0, 0)
+        assert len(result.json["layers"]) >= 3
+        assert all(each["diff_id"] for each in result.json["layers"])
+    assert listing(stores) == before
+
+
+@pytest.mark.parametrize("damage", ["changed", "removed"])
+def test_a_damaged_file_is_named(cli: Any, stores: Path, damage: str) -> None:
+    files = [
+        each for each in stores.glob("overlay-store/overlay/*/diff/**/*") if each.is_file() and not each.is_symlink()
+    ]
+    victim = max(files, key=lambda each: each.stat().st_size)
+    if damage == "removed":
+        victim.unlink()
+    else:
+        with victim.open("r+b") as file:
+            first = file.read(1)
+            file.seek(0)
+            file.write(bytes([first[0] ^ 1]))
+    result = cli("doctor", "--storage", stores / "overlay-store")
+    assert result.code == 4
+    assert victim.name in result.text
+    assert " 1 damaged" in result.text
+
+
+def test_a_store_that_is_not_there_is_said(cli: Any, tmp_path: Path) -> None:
+    assert cli("doctor", "--storage", tmp_path / "none").code == 3
