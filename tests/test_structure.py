@@ -25,7 +25,7 @@ LAYERS = [
     ["digest"],
     ["findings", "naming"],
     ["results"],
-    ["progress", "_native", "_zstd"],
+    ["progress", "_native", "_zstd", "_log"],
     ["fsverity", "splitstream", "tree", "erofs"],
     ["_sys"],
     ["_repo"],

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from .._log import logger
 from .._sys import files
 from .._sys.beneath import opened_trusted
 from ..digest import ObjectId
@@ -31,6 +32,8 @@ __all__ = [
     "remove_reference",
     "target_of",
 ]
+
+_log = logger("repository")
 
 _NAME_MAX = 255  # linux/limits.h
 _REFERENCE_MAX = 4095 - len("streams/refs/")  # linux/limits.h, PATH_MAX with its NUL
@@ -107,11 +110,13 @@ def publish(state: RepoState, links: Iterable[Link], *, replace: bool = True) ->
         FileExistsError: a link is there, and is not to be replaced.
         NotADirectoryError: a directory that a link should stand in is a link itself, and may lead anywhere.
     """
+    published: list[str] = []
     with state.shared(), files.naming(state.path):
         state.require_writable()
         state.syncs.sync()
         touched: dict[str, None] = {}
         for link in links:
+            published.append(link.path)
             _make_parents(state, link.path, touched)
             if replace:
                 files.replace_symlink(link.target, link.path, dir_fd=state.fd)
@@ -120,6 +125,7 @@ def publish(state: RepoState, links: Iterable[Link], *, replace: bool = True) ->
             touched[os.path.dirname(link.path)] = None
         for directory in touched:
             files.fsync_directory(directory or ".", dir_fd=state.fd)
+    _log.info("%s: published %s", state.path, ", ".join(published))
 
 
 def _make_parents(state: RepoState, path: str, touched: dict[str, None]) -> None:
@@ -217,4 +223,5 @@ def remove_reference(state: RepoState, category: Category, reference: str) -> bo
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return False
         files.fsync_directory(os.path.dirname(path), dir_fd=state.fd)
+        _log.info("%s: removed %s", state.path, path)
         return True

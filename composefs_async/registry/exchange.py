@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from anyio import sleep
 
+from .._log import logger
 from ..errors import ComposefsError, RegistryError, TransportError
 from ..progress import ProgressCallback, RateLimit, RegistryWarning, Retrying
 from .access import Access, Surroundings, Transfer
@@ -38,6 +39,8 @@ from .urls import Origin, origin_of, resolve_location, shown
 from .warnings_header import parse_warnings
 
 __all__ = ["EXPIRED", "Exchange", "Reply", "Request", "repository_path"]
+
+_log = logger("registry")
 
 T = TypeVar("T")
 
@@ -146,6 +149,7 @@ class Exchange:
         """Wait until the next attempt, and report why; raises the error if there is none."""
         delay = budget.next_delay(failure)
         self.report(Retrying(what, host, budget.failures, self.transfer.retries, delay, failure.reason))
+        _log.warning("%s: %s is tried again in %.1f s: %s", host, what, delay, failure.reason)
         await sleep(delay)
 
     async def fetch(self, request: Request, limit: int, *, fine: frozenset[int] = frozenset({200})) -> Reply:

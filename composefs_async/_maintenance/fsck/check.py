@@ -15,6 +15,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable
 
+from ..._log import logger
 from ..._repo.metadata import Metadata
 from ..._repo.state import RepoState
 from ..._sys import files
@@ -33,6 +34,8 @@ from .objects import check_shard, check_top
 from .streams import StreamCheck
 
 __all__ = ["fsck"]
+
+_log = logger("fsck")
 
 _ORDER = ("meta.json", "objects", "streams", "images")
 
@@ -71,6 +74,8 @@ def fsck(
             raise
         if not metadata_only:
             scrub.finished()
+    for finding in result.findings:
+        _log.warning("%s: %s: %s", state.path, finding.path, finding.text)
     return result
 
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import count, islice
 
+from ..._log import logger
 from ..._repo.publish import Category
 from ..._repo.state import RepoState
 from ..._repo.threads import Threads
@@ -33,6 +34,8 @@ from .candidates import Survey, leftovers
 from .idset import IdSet
 
 __all__ = ["gc"]
+
+_log = logger("gc")
 
 _SLICE = 0.08
 """Seconds of work under the exclusive lock, after which others get a chance."""
@@ -85,7 +88,10 @@ def gc(
         if not dry_run:
             collection.sweep(timeout)
         spools.expire(state)
-    return collection.result()
+    result = collection.result()
+    verb = "would collect" if dry_run else "collected"
+    _log.info("%s: %s %d objects of %d bytes", state.path, verb, result.objects_removed, result.objects_bytes)
+    return result
 
 
 def _nothing() -> None:
