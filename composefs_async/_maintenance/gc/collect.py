@@ -87,7 +87,7 @@ def gc(
             collection.mark()
         if not dry_run:
             collection.sweep(timeout)
-        spools.expire(state)
+            spools.expire(state)
     result = collection.result()
     verb = "would collect" if dry_run else "collected"
     _log.info("%s: %s %d objects of %d bytes", state.path, verb, result.objects_removed, result.objects_bytes)
