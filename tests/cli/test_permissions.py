@@ -31,6 +31,7 @@ for arguments in (["init", "--insecure"], ["oci", "pull", sys.argv[2], "x"], ["o
 assert run(["doctor"]) == 0
 for fd, former in enumerate(output, 1):
     os.dup2(former, fd)
+os.environ["HOME"] = "/nonexistent"
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)

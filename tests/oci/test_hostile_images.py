@@ -399,8 +399,8 @@ async def test_pull_may_run_out_of_space_at_every_step(case: Case, mounted: Call
         assert repo.fsck().ok
     assert {error.errno for error in failures} == {errno.ENOSPC}
     places = {str(error.filename).removeprefix(f"{point}/repo/").partition("/")[0] for error in failures}
-    # The lease, too, unless the file system has kept a few files back for it.
-    assert places - {".composefs-async"} == {"objects", "images", "streams"}
+    # The lease, and what becomes a link, in the directory of the repository, may be met by it too.
+    assert places - {".composefs-async", ""} == {"objects", "images", "streams"}
 
 
 def _member(size: int, number: int) -> bytes:
