@@ -59,7 +59,8 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         "Trees and EROFS images": {
             "ls": ("erofs_images", "List a directory of an image."),
             "tree": ("erofs_images", "Draw a directory of an image as a tree."),
-            "cat": ("repository", "Print the content of a stream."),
+            "cat": ("repository", "Print a file of an image, or the content of a stream."),
+            "cp": ("repository", "Copy a file out of an image."),
             "diff": ("erofs_images", "Print what is different in two images."),
             "explain": ("erofs_images", "Say why an image has not the digest it should have."),
             "create-image": ("trees", "Store a directory and an image of it."),

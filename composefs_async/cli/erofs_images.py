@@ -41,7 +41,7 @@ _READ_SIZE: Final = 1 << 20
 _SHORT: Final = 12  # digits of an id
 _SOURCES: Final = """
 
-    Each is the name of an image in the repository, oci:NAME for the tree of an OCI image, or a path with a slash in
+    Each is the name of an image in the repository, tag:NAME for the tree of an OCI image, or a path with a slash in
     it: of an image, a dump file or a directory.
 """
 
@@ -240,7 +240,7 @@ def _text(raw: bytes) -> str:
 
 def _bootable_option(function: Any) -> Any:
     return click.option(
-        "--bootable", is_flag=True, help="Of directories and oci:NAME take the tree as a machine boots it."
+        "--bootable", is_flag=True, help="Of directories and tag:NAME take the tree as a machine boots it."
     )(function)
 
 

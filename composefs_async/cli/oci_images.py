@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .context import ContentDigest, Settings, as_json, print_json
+from .context import Settings, as_json, print_json
 from .output import print_bytes, printable, say
 from .tables import table
 
@@ -18,9 +18,10 @@ __all__ = ["images", "inspect", "tag", "untag"]
 
 
 @click.command
+@click.option("--no-trunc", is_flag=True, help="Print whole digests.")
 @as_json
 @click.pass_obj
-def images(settings: Settings, json_output: bool) -> None:
+def images(settings: Settings, json_output: bool, no_trunc: bool) -> None:
     """List the images, by tag; one that cannot be read is in the list, and why on standard error."""
     from ..oci import catalogue
 
@@ -34,19 +35,20 @@ def images(settings: Settings, json_output: bool) -> None:
     elif not found:
         click.echo("No images found")
     else:
-        _table(found)
+        _table(found, no_trunc)
 
 
-def _table(found: list[ImageSummary]) -> None:
-    click.echo(table([("NAME", "DIGEST", "ARCH", "LAYERS", "REFS"), *map(_row, found)]))
+def _table(found: list[ImageSummary], whole: bool) -> None:
+    click.echo(table([("NAME", "DIGEST", "ARCH", "LAYERS", "REFS"), *(_row(image, whole) for image in found)]))
     for image in found:
         note = image.error or (image.without_manifest and "it has no manifest; 'oci upgrade' makes one")
         if note:
             say(f"composefs-async: {printable(f'{image.name}: {note}')}")
 
 
-def _row(image: ImageSummary) -> tuple[str, ...]:
-    digest = image.manifest_digest.partition(":")[2][:12]
+def _row(image: ImageSummary, whole: bool) -> tuple[str, ...]:
+    digest = image.manifest_digest.partition(":")[2]
+    digest = digest if whole else digest[:12]
     architecture = "broken" if image.error else image.architecture or "artifact"
     layers = "" if image.error else str(image.layer_count)
     return image.name, digest, architecture, layers, str(image.referrer_count)
@@ -84,14 +86,15 @@ def inspect(settings: Settings, name: str, what: str | None) -> None:
 
 
 @click.command
-@click.argument("manifest_digest", type=ContentDigest())
+@click.argument("image")
 @click.argument("name")
 @click.pass_obj
-def tag(settings: Settings, manifest_digest: str, name: str) -> None:
-    """Name the image whose manifest has the digest MANIFEST_DIGEST."""
+def tag(settings: Settings, image: str, name: str) -> None:
+    """Give IMAGE, a tag, a manifest digest or its first six or more digits, the tag NAME, too."""
     from ..oci import catalogue
 
     with settings.open() as repo:
+        manifest_digest = catalogue.resolve(repo, image)
         catalogue.tag(repo, manifest_digest, name)
     click.echo(f"Tagged {manifest_digest} as {printable(name)}")
 

@@ -1,4 +1,4 @@
-"""Commands on a repository as a whole: ``init``, ``cat``."""
+"""Commands on a repository as a whole: ``init``, ``cat``, ``cp``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .._maintenance.reset import NamesToForget
     from ..repository import Repository
 
-__all__ = ["cat", "init"]
+__all__ = ["cat", "cp", "init"]
 
 
 class AlgorithmType(click.ParamType[Algorithm]):
@@ -187,9 +187,60 @@ def _upgrade(place: str, algorithm: Algorithm, timeout: float | None) -> bool:
 
 
 @click.command
-@click.argument("name")
+@click.argument("name", metavar="IMAGE|STREAM")
+@click.argument("path", required=False)
 @click.pass_obj
-def cat(settings: Settings, name: str) -> None:
-    """Print the content of the stream NAME (or refs/…) as it came in."""
+def cat(settings: Settings, name: str, path: str | None) -> None:
+    """Print the file PATH of an image, or without PATH the content of a stream (or refs/…) as it came in.
+
+    IMAGE is a tag, a manifest digest, or anything that 'ls' takes.  Symbolic links are followed inside the image.
+    Everything that is printed has been compared with its digest.
+    """
+    if path is None:
+        with settings.open() as repo:
+            print_bytes(repo.merge_splitstream(name))
+    else:
+        print_bytes([_file_content(settings, name, path)])
+
+
+@click.command
+@click.argument("source", metavar="IMAGE:PATH")
+@click.argument("destination", type=click.Path())
+@click.pass_obj
+def cp(settings: Settings, source: str, destination: str) -> None:
+    """Copy the file PATH of IMAGE, named as for 'cat', to DESTINATION, a file or a directory.
+
+    The file is written under a temporary name and then renamed; it gets the permissions of a new file.
+    """
+    from tempfile import NamedTemporaryFile
+
+    image, colon, path = source.rpartition(":/")
+    if not colon or not image or not path:
+        raise click.UsageError(f"{source!r} is not IMAGE:PATH with an absolute path, such as app:/etc/os-release")
+    content = _file_content(settings, image, path)
+    if os.path.isdir(destination):
+        destination = os.path.join(destination, os.path.basename(path))
+    umask = os.umask(0)
+    os.umask(umask)
+    with NamedTemporaryFile(dir=os.path.dirname(destination) or ".", prefix=".cp-", delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), 0o666 & ~umask)
+            os.rename(file.name, destination)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(file.name)
+            raise
+
+
+def _file_content(settings: Settings, image: str, path: str) -> bytes:
+    from ..oci.reading import content_of, find_following
+    from .sources import images_layers, take
+
+    name = os.fsencode(path)
     with settings.open() as repo:
-        print_bytes(repo.merge_splitstream(name))
+        tree = images_layers(repo, image)
+        if tree is None:
+            tree = take(settings, image).tree
+        return content_of(repo, find_following(tree, name), name)

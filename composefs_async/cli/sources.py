@@ -1,6 +1,6 @@
 """Where commands take images and trees from: repositories, files, directories.
 
-A source is the name of an image in the repository (an id, or a reference with or without ``refs/``), ``oci:NAME`` for
+A source is the name of an image in the repository (an id, or a reference with or without ``refs/``), ``tag:NAME`` for
 the tree that the layers of an OCI image make, or a path with a slash in it: of an image, a dump file or a directory.
 """
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Source", "algorithm_of", "boot_source", "read_image", "repository_image", "take", "take_both"]
 
 _DEFAULT_VERSION: Final = 1
+_OF_TAGS: Final = ("tag:", "oci:")
+"""What begins the name of an OCI image; the second is older, and means an image directory elsewhere."""
 _DUMP_START: Final = b"/ "
 
 
@@ -76,6 +78,18 @@ def algorithm_of(tree: Directory) -> Algorithm | None:
     return next((algorithm for algorithm in Algorithm if algorithm.digest_size == size), None)
 
 
+def images_layers(repo: Repository, name: str) -> Directory | None:
+    """The tree of the OCI image that *name* means, with or without ``tag:``; None if no image has that name."""
+    from ..errors import StreamNotFoundError
+    from ..oci import catalogue
+    from ..oci.erofs_images import image_tree
+
+    try:
+        return image_tree(repo, catalogue.open_image(repo, name.removeprefix("tag:").removeprefix("oci:")))
+    except StreamNotFoundError:
+        return None
+
+
 def take_both(settings: Settings, first: str, second: str, *, bootable: bool = False) -> tuple[Source, Source]:
     """Two sources to be compared; where one is a directory, the other says by which algorithm it is digested."""
     if _is_directory(first):
@@ -91,16 +105,16 @@ def take(settings: Settings, source: str, algorithm: Algorithm | None = None, *,
     Args:
         bootable: of directories and OCI images the tree that a machine boots; images and dump files stay as they are.
     """
-    if bootable and (_is_directory(source) or source.startswith("oci:")):
+    if bootable and (_is_directory(source) or source.startswith(_OF_TAGS)):
         return _bootable(settings, source, algorithm)
     if _is_path(source):
         return _from_path(source, settings.algorithm or algorithm)
     with settings.open() as repo:
-        if source.startswith("oci:"):
+        if source.startswith(_OF_TAGS):
             from ..oci import catalogue
             from ..oci.erofs_images import image_tree
 
-            name = source.removeprefix("oci:")
+            name = source.partition(":")[2]
             tree, theirs = image_tree(repo, catalogue.open_image(repo, name)), partial(_as_composefs_rs, settings, name)
             return Source(tree, repo.metadata.formats.default, repo.algorithm, as_composefs_rs=theirs)
         image = repository_image(repo, source)
@@ -124,9 +138,9 @@ def boot_source(
         chosen = settings.algorithm or algorithm or Algorithm.SHA512
         version = _DEFAULT_VERSION if settings.version is None else settings.version
         return partial(_scanned, source, chosen), directory_reader(source), chosen, version
-    if not source.startswith("oci:"):
-        raise click.UsageError(f"{source}: only a directory or oci:NAME has a tree that can be made bootable")
-    name = source.removeprefix("oci:")
+    if not source.startswith(_OF_TAGS):
+        raise click.UsageError(f"{source}: only a directory or tag:NAME has a tree that can be made bootable")
+    name = source.partition(":")[2]
     with settings.open() as repo:
         return partial(_layers, settings, name), partial(_read, settings), repo.algorithm, repo.metadata.formats.default
 
@@ -178,7 +192,7 @@ def _bootable(settings: Settings, source: str, algorithm: Algorithm | None) -> S
 def _is_path(source: str) -> bool:
     if source.startswith(("/", "./", "../")):
         return True  # whether it is there or not: no image has such a name
-    return "/" in source and not source.startswith(("oci:", "refs/")) and os.path.exists(source)
+    return "/" in source and not source.startswith((*_OF_TAGS, "refs/")) and os.path.exists(source)
 
 
 def _is_directory(source: str) -> bool:

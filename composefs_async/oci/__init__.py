@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .limits import Limits
     from .platforms import Platform
     from .progress_stream import ProgressStream
+    from .reading import read_file, read_file_async
     from .repository_copy import CopiedImage, copy_image
     from .sources.base import Blob, BlockingBlob, ImageSource, LocalBlob, ResolvedImage, SpooledBlob, StreamedBlob
     from .sources.opening import open_source
@@ -75,6 +76,8 @@ __all__ = [
     "import_layer",
     "open_source",
     "pull",
+    "read_file",
+    "read_file_async",
     "repair",
 ]
 
@@ -116,6 +119,8 @@ _HOMES = {
     "import_layer": ".importing.layers",
     "open_source": ".sources.opening",
     "pull": ".importing.pull",
+    "read_file": ".reading",
+    "read_file_async": ".reading",
     "repair": ".image_repair",
 }
 

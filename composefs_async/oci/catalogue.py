@@ -9,8 +9,10 @@ known by and bounded in size; a repository that somebody else made is safe to lo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from .._aio.hops import hop
 from .._aio.operations import async_operation, operation
@@ -45,11 +47,17 @@ __all__ = [
     "open_image_async",
     "referrers",
     "referrers_async",
+    "resolve",
+    "resolve_async",
     "tag",
     "tag_async",
     "untag",
     "untag_async",
 ]
+
+
+_PREFIX: Final = re.compile(r"@?(?:sha256:)?([0-9a-f]{6,63})", re.ASCII)
+"""Of a digest, where it means the one image whose digest begins so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +171,8 @@ async def referrers_async(repo: Repository, manifest_digest: str) -> list[str]:
 def open_image(repo: Repository, name: str) -> OciImage:
     """The image with the tag *name*, or with the manifest digest *name* (``@sha256:…`` or ``sha256:…``).
 
+    The first six or more digits of a manifest digest are enough if no other tagged image's begins with them.
+
     An image of January 2026 goes by its reference; see `january` for the manifest that it has then.
 
     Raises:
@@ -220,13 +230,25 @@ async def open_image_async(repo: Repository, name: str) -> OciImage:
 
 def _manifest_digest(repo: Repository, name: str) -> str | None:
     if name.startswith("@"):
-        return _digest(name, name[1:])
+        prefix = _PREFIX.fullmatch(name)
+        return _begins_with(repo, name, prefix[1]) if prefix else _digest(name, name[1:])
     wanted = tag_reference(name).removeprefix(f"{TAGS}/")
     stream = dict(repo.named_streams(TAGS)).get(wanted)
     digest = digest_of_manifest_stream(stream) if stream else None
+    if digest is None and (prefix := _PREFIX.fullmatch(name)):
+        digest = _begins_with(repo, name, prefix[1])
     if digest is None and name.partition(":")[0] in ("sha256", "sha384", "sha512"):
         digest = _digest(name, name)
     return digest
+
+
+def _begins_with(repo: Repository, name: str, digits: str) -> str | None:
+    """The manifest digest of the tagged image that begins with *digits*, or None."""
+    digests = {digest for _, stream in repo.named_streams(TAGS) if (digest := digest_of_manifest_stream(stream))}
+    found = sorted(digest for digest in digests if digest.partition(":")[2].startswith(digits))
+    if len(found) > 1:
+        raise InvalidNameError(name, f"it is the beginning of {len(found)} digests: {', '.join(found[:3])}")
+    return found[0] if found else None
 
 
 def _digest(name: str, digest: str) -> str:
@@ -241,6 +263,26 @@ def _document(repo: Repository, name: str, stream_id: ObjectId, content_type: in
     with repo.open_stream(name, stream_id, content_type) as reader:
         payload = reader.payload(lambda found: [repo.read_object(found, max_size=DOCUMENT_LIMIT)], limit=DOCUMENT_LIMIT)
         return payload, dict(reader.named_refs)
+
+
+@operation
+def resolve(repo: Repository, name: str) -> str:
+    """The manifest digest of the image that *name* means, as `open_image` has it; a whole digest need not be there.
+
+    Raises:
+        StreamNotFoundError: there is no such image, or it has no manifest yet.
+        InvalidNameError: it can be no name, or begins several digests.
+    """
+    digest = _manifest_digest(repo, name)
+    if digest is None:
+        raise StreamNotFoundError(name, "image")
+    return digest
+
+
+@async_operation
+async def resolve_async(repo: Repository, name: str) -> str:
+    """Return the manifest digest that a name means, like `resolve`, in a worker thread."""
+    return await hop(resolve, repo, name)
 
 
 @operation

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from composefs_async.digest import ObjectId
+from composefs_async.errors import InvalidNameError
+from composefs_async.repository import Repository
+
 Golden = Callable[[str], tuple[Path, Any]]
 
 FLAVOURS = ["g4-sha512-v1", "g4-sha256-v2", "g3-sha512"]
@@ -127,3 +131,103 @@ def test_missing_and_impossible_names_differ(command: list[str], name: str, code
 def test_tag_that_looks_like_a_digest_is_found_first(repo: Path, cli: Any) -> None:
     cli.on(repo)("oci", "tag", BASIC, "sha256:12").good()
     assert cli.on(repo)("oci", "inspect", "sha256:12").good().json == cli.on(repo)("oci", "inspect", "basic").json
+
+
+# -- names of images ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [lambda digest: digest, lambda digest: digest[:13], lambda digest: digest[7:13]])
+@pytest.mark.parametrize("at", ["", "@"])
+def test_image_is_named_by_tag_digest_or_unique_prefix(cut: Any, at: str, cli: Any, pulled: Path) -> None:
+    name = at + cut(BASIC)
+    whole = cli.on(pulled)("oci", "inspect", "basic").good().out
+    assert cli.on(pulled)("oci", "inspect", name).good().out == whole
+    assert cli.on(pulled)("oci", "tag", name, "other").good().text == f"Tagged {BASIC} as other\n"
+    assert cli.on(pulled)("oci", "tag", "other", "third").good().text == f"Tagged {BASIC} as third\n"
+    cli.on(pulled)("oci", "inspect", "abcdef").failed(3, "abcdef")
+    cli.on(pulled)("oci", "tag", "sha256:12", "x").failed(2, "sha256:12")
+
+
+def test_prefix_of_two_digests_is_refused_and_a_tag_comes_first(
+    cli: Any, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from composefs_async.oci import catalogue
+
+    cli.on(repo)("oci", "tag", "one", BASIC[7:15]).good()
+    digest = cli.on(repo)("oci", "images", "--json").json["images"]
+    one = next(image["manifest_digest"] for image in digest if image["name"] == "one")
+    with Repository.open_path(repo) as opened:
+        assert catalogue.resolve(opened, BASIC[7:15]) == one
+        twins = ["oci-manifest-sha256:" + "ab" * 3 + end * 58 for end in "01"]
+        monkeypatch.setattr(Repository, "named_streams", lambda *_: [(str(n), each) for n, each in enumerate(twins)])
+        with pytest.raises(InvalidNameError, match="beginning of 2 digests"):
+            catalogue.resolve(opened, "ababab")
+
+
+def test_images_are_listed_with_whole_digests_where_asked(cli: Any, pulled: Path) -> None:
+    assert BASIC[7:] in cli.on(pulled)("oci", "images", "--no-trunc").good().text
+
+
+# -- files of images ---------------------------------------------------------------------------
+
+
+def test_every_file_of_an_image_is_printed_and_copied(cli: Any, pulled: Path, tmp_path: Path) -> None:
+    on = cli.on(pulled)
+    from composefs_async.oci import catalogue, image_tree, read_file
+    from composefs_async.tree import ExternalFile, InlineFile
+    from composefs_async.tree.walk import walk
+
+    with Repository.open_path(pulled) as repo:
+        tree = image_tree(repo, catalogue.open_image(repo, "basic"))
+        contents = {
+            os.fsdecode(path): repo.read_object(ObjectId(inode.digest))
+            if isinstance(inode, ExternalFile)
+            else inode.content
+            for path, inode in walk(tree)
+            if isinstance(inode, ExternalFile | InlineFile)
+        }
+        assert contents
+        for path, content in contents.items():
+            assert read_file(repo, "basic", path) == content
+    for path, content in contents.items():
+        for image in ("basic", "tag:basic", "oci:basic", BASIC[:14]):
+            assert on("cat", image, path).good().out == content
+        on("cp", f"basic:{path}", tmp_path / "copy").good()
+        assert (tmp_path / "copy").read_bytes() == content
+        on("cp", f"basic:{path}", tmp_path).good()
+        assert (tmp_path / os.path.basename(path)).read_bytes() == content
+    on("cat", "basic", "/no/such").failed(3, "file not found: /no/such")
+    on("cat", "basic", "/").failed(5, "not a regular file")
+    on("cat", "nope", "/x").failed(3, "nope")
+
+
+def test_damaged_file_of_an_image_is_not_printed(cli: Any, pulled: Path) -> None:
+    from composefs_async.oci import catalogue, image_tree
+    from composefs_async.tree import ExternalFile
+    from composefs_async.tree.walk import walk
+
+    with Repository.open_path(pulled) as repo:
+        tree = image_tree(repo, catalogue.open_image(repo, "basic"))
+    path, found = next((path, inode) for path, inode in walk(tree) if isinstance(inode, ExternalFile))
+    place = pulled / "objects" / os.fsdecode(found.path)
+    place.chmod(0o644)
+    place.write_bytes(bytes(found.size))
+    cli.on(pulled)("cat", "basic", os.fsdecode(path)).failed(4, "expected digest")
+
+
+def test_links_are_followed_inside_the_tree_only() -> None:
+    from composefs_async.errors import NotFoundError
+    from composefs_async.oci.reading import find_following
+    from composefs_async.tree.dumpfile import parse_dump
+
+    tree = parse_dump(
+        b"/ 0 40755 3 0 0 0 0.0 - - -\n/d 0 40755 2 0 0 0 0.0 - - -\n/d/f 1 100644 1 0 0 0 0.0 - x -\n"
+        b"/d/up 10 120777 1 0 0 0 0.0 ../../../d/f - -\n/l 2 120777 1 0 0 0 0.0 /d - -\n"
+        b"/loop 4 120777 1 0 0 0 0.0 loop - -\n"
+    )
+    wanted = tree.children[b"d"].children[b"f"]  # type: ignore[attr-defined]
+    for path in (b"/d/f", b"d/./f", b"/l/f", b"/d/up", b"/../d/f", b"/l/../d/f"):
+        assert find_following(tree, path) is wanted, path
+    for path in (b"/loop", b"/d/f/x", b"/nope"):
+        with pytest.raises(NotFoundError):
+            find_following(tree, path)
