@@ -11,6 +11,9 @@ import logging
 
 __all__ = ["logger"]
 
+# Without a handler Python prints warnings of programs that never asked for them.
+logging.getLogger("composefs_async").addHandler(logging.NullHandler())
+
 
 def logger(room: str) -> logging.Logger:
     """Return the logger ``composefs_async.ROOM``."""

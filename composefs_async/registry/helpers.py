@@ -113,5 +113,6 @@ async def _collect(stream: ByteReceiveStream, into: bytearray, process: Process)
     async for piece in stream:
         into += piece
         if len(into) > _LIMIT:
-            process.kill()
+            with suppress(ProcessLookupError):  # it has just ended
+                process.kill()
             return

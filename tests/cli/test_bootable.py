@@ -241,7 +241,7 @@ def test_boot_check_and_explain(cli: Cli, tmp_path: Path, b1: str, b2: Path) -> 
     )  # fmt: skip
     run = cli("--hash", "sha256", "explain", "--bootable", b2, boot.VECTORS / "b2.dump").good()
     assert run.text == "the images are equal\n"
-    cli("explain", "--bootable", dump, dump).failed(2, "only a directory or oci:NAME")
+    cli("explain", "--bootable", dump, dump).failed(2, "only a directory or tag:NAME")
 
 
 def test_preparing_a_boot_and_taking_it_back(cli: Cli, tmp_path: Path, b1: str) -> None:

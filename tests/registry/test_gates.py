@@ -42,7 +42,7 @@ async def test_a_pause_holds_for_all_and_then_one_goes_at_a_time() -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(8):
             tasks.start_soon(go)
-    assert min(begun) >= 0.05
+    assert min(begun) > 0.049  # loops count milliseconds
     assert most == 1
     for _ in range(3):
         gate.succeeded()
