@@ -230,5 +230,7 @@ def no_leaks(
     gc.collect()
     left = [f"thread {name}" for name in _lasting_threads(threads)]
     left += [f"descriptor {fd}: {to}" for fd, to in sorted(_descriptors().items()) if descriptors.get(fd) != to]
+    # A loop of an earlier test, whose runner ends late, opens and closes these while others run.
+    left = [each for each in left if not each.endswith(("anon_inode:[eventfd]", "anon_inode:[eventpoll]"))]
     left += [f"temporary file {name}" for name in sorted(os.listdir(temporary))]
     assert left == []
