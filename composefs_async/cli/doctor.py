@@ -92,24 +92,33 @@ def doctor(settings: Settings, path: str | None, storage: str | None, json_outpu
 
 
 def _check_storage(root: str, json_output: bool) -> None:
-    """Print what is wrong with a store; ends the program with the code of `IntegrityError` if anything is."""
+    """Print what is wrong with a store; exits as for wrong content if anything is, and as fsck if it cannot tell."""
     from ..errors import DigestMismatchError
     from ..oci.sources.storage.checking import check_storage
-    from .exit_codes import exit_code
+    from .exit_codes import COULD_NOT_CHECK, exit_code
 
     found = check_storage(os.path.abspath(root) if root else None)
     damaged = [each for each in found if each.problem is not None]
+    unchecked = [each for each in found if each.unchecked is not None]
     if json_output:
-        print_json({"layers": [asdict(each) for each in found], "damaged": len(damaged)})
+        counts = {"damaged": len(damaged), "unchecked": len(unchecked)}
+        print_json({"layers": [asdict(each) for each in found], **counts})
     else:
         for each in damaged:
             click.echo(printable(f"layer {each.id}: {each.problem}"))
             for name in each.files:
                 click.echo(f"  damaged: {printable(name)}")
-        skipped = sum(each.diff_id is None for each in found)
-        click.echo(f"{len(found)} layers, {len(damaged)} damaged, {skipped} without a diff_id not checked")
+        for each in unchecked:
+            click.echo(printable(f"layer {each.id}: not checked: {each.unchecked}"))
+        containers = sum(each.diff_id is None for each in found)
+        click.echo(
+            f"{len(found)} layers, {len(damaged)} damaged, {len(unchecked)} could not be checked, "
+            f"{containers} of containers skipped"
+        )
     if damaged:
         raise click.exceptions.Exit(exit_code(DigestMismatchError("store", "", "")))
+    if unchecked:
+        raise click.exceptions.Exit(COULD_NOT_CHECK)
 
 
 def _existing(path: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from composefs_async.oci.sources.storage.checking import check_storage
 
 from ..oci.sources_golden import unpack
 
@@ -32,6 +35,26 @@ def test_golden_stores_are_whole_and_stay_as_they_are(cli: Any, stores: Path) ->
         assert len(result.json["layers"]) >= 3
         assert all(each["diff_id"] for each in result.json["layers"])
     assert listing(stores) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("upper-store", "is in no store that the configuration names"), ("odd-store", "has sparse files")]
+)
+def test_what_cannot_be_checked_is_not_damaged(cli: Any, stores: Path, name: str, why: str) -> None:
+    result = cli("doctor", "--storage", stores / name, "--json")
+    assert (result.code, result.json["damaged"], result.json["unchecked"]) == (2, 0, 1)
+    (told,) = [each["unchecked"] for each in result.json["layers"] if each["unchecked"]]
+    assert why in told
+
+
+def test_what_cannot_be_read_is_not_damaged(cli: Any, stores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("composefs_async.oci.sources.storage.files.open_in_root", refuse)
+    found = check_storage(str(stores / "overlay-store"))
+    assert [each.problem for each in found] == [None] * 3
+    assert any(each.unchecked and "Permission denied" in each.unchecked for each in found)
 
 
 @pytest.mark.parametrize("damage", ["changed", "removed"])

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ....errors import ComposefsError, ImageNotFoundError
+from ....errors import ComposefsError, ImageNotFoundError, TransportError
 from ...limits import Limits
 from .configuration import store_places
 from .files import LayerFiles, LayerReader
 from .layers import StoredLayer, damaged_names, recipe_of
-from .recipe import read_recipe
+from .recipe import SparseLayerError, read_recipe
 from .records import LayerRecord, Store, layer_directory
 from .reference import parse_reference
 
@@ -32,7 +32,9 @@ class CheckedLayer:
     diff_id: str | None
     """None for the layers of containers, which are not checked: nothing says what they should be."""
     problem: str | None = None
-    """What is wrong, in a sentence; None if nothing is."""
+    """What is damaged, in a sentence; None if nothing is known to be."""
+    unchecked: str | None = None
+    """Why it could not be checked, which says nothing about damage; None if it was."""
     files: tuple[str, ...] = ()
     """Names of the files that differ from what was unpacked."""
 
@@ -69,15 +71,21 @@ def _checked(
         return result
     chain, seen = [record], {record.id}
     while record.store.driver != "vfs" and (parent := chain[-1].parent) is not None:
-        if parent in seen or parent not in known:
-            return replace(result, problem=f"its layer below, {parent}, is not there or is above itself")
+        if parent in seen:
+            return replace(result, problem=f"its layer below, {parent}, is above itself")
+        if parent not in known:
+            return replace(result, unchecked=f"its layer below, {parent}, is in no store that the configuration names")
         seen.add(parent)
         chain.append(known[parent])
     roots = tuple(layer_directory(each, stores) for each in chain)
     recipe = record.store.recipe(record.id)
     layer = StoredLayer(record.diff_id, recipe, roots, partial(record.store.locked, "layers"))
-    with record.store.locked("layers"):
-        return _compared(result, layer, limits)
+    try:
+        with record.store.locked("layers"):
+            return _compared(result, layer, limits)
+    except (OSError, TransportError, SparseLayerError) as error:
+        # Files that are missing or of another kind are damage, and have an error of their own.
+        return replace(result, unchecked=str(error))
 
 
 def _compared(result: CheckedLayer, layer: StoredLayer, limits: Limits) -> CheckedLayer:
@@ -86,7 +94,9 @@ def _compared(result: CheckedLayer, layer: StoredLayer, limits: Limits) -> Check
         if found == layer.diff_id:
             return result
         problem = f"its content is {found}, but its diff_id is {layer.diff_id}"
-    except (ComposefsError, OSError) as error:
+    except (TransportError, SparseLayerError):
+        raise
+    except ComposefsError as error:
         problem = str(error)
     try:
         names = damaged_names(layer, limits)

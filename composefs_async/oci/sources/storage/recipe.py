@@ -18,7 +18,12 @@ from ...limits import Limits
 from ..base import LocalBlob
 from ..plain import PlainReader
 
-__all__ = ["FilePart", "read_recipe", "recipe_size"]
+__all__ = ["FilePart", "SparseLayerError", "read_recipe", "recipe_size"]
+
+
+class SparseLayerError(OciError):
+    """A layer has sparse files, whose maps a store does not keep: it cannot be put together again."""
+
 
 _LINE = 8 << 20
 _PIECE = 1 << 20
@@ -55,7 +60,7 @@ def read_recipe(blob: LocalBlob, layer: str, limits: Limits) -> Iterator[bytes |
                 yield segment
         elif size := entry.get("size") or 0:
             if _SPARSE in segment:
-                raise OciError(layer, _SPARSE_REASON)
+                raise SparseLayerError(layer, _SPARSE_REASON)
             raw = entry.get("name_raw")
             name = _decoded(raw, layer, position) if raw else _name(entry, layer, position)
             yield FilePart(name, size, _decoded(entry.get("payload"), layer, position))
