@@ -50,22 +50,30 @@ def gc(
     Images that are mounted stay, as far as this mount namespace shows them: what containers and services with
     namespaces of their own have mounted is out of sight, and needs a reference.
 
+    Blobs that 'oci pull --keep-blobs' kept go when no image needs them.
+
     What an interrupted pull has stored stays for a day, so that the next can go on: see 'leases'.
     """
     if no_wait and timeout is not None:
         raise click.UsageError("--timeout and --no-wait exclude each other")
+    from ..oci.kept_blobs import prune
+
+    wait = 0 if no_wait else timeout
     with settings.open() as repo, showing(progress, counts=True) as show:
-        result = repo.gc(
-            roots, dry_run=dry_run, ignore_mounts=ignore_mounts, timeout=0 if no_wait else timeout, progress=show
-        )
+        blobs = prune(repo, roots, dry_run=dry_run, timeout=wait)
+        result = repo.gc(roots, dry_run=dry_run, ignore_mounts=ignore_mounts, timeout=wait, progress=show)
     if json_output:
-        print_json({"dry_run": dry_run, **_as_json(result)})
+        print_json({"dry_run": dry_run, **_as_json(result), "blobs_released": blobs})
         return
     if dry_run:
         click.echo("Dry run (no files deleted):")
     click.echo(f"Objects: {result.objects_removed} removed ({result.objects_bytes} bytes)")
     if result.images_pruned or result.streams_pruned:
         click.echo(f"Pruned symlinks: {result.images_pruned} images, {result.streams_pruned} streams")
+    if blobs and dry_run:
+        _note(f"would remove {blobs} blobs that 'oci pull --keep-blobs' kept, too; they are not counted above")
+    elif blobs:
+        _note(f"removed {blobs} blobs that 'oci pull --keep-blobs' kept and no image needs")
     _print_notes(result, dry_run)
 
 

@@ -7,17 +7,19 @@ Owns the streams ``oci-blob-DIGEST``, each with the blob as its one object, and 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from .._maintenance import leases
 from .._repo import objects, publish, streams
 from .._repo.state import RepoState
 from ..digest import ObjectId
 from ..errors import ComposefsError
-from ..naming import blob_stream, decode_tag, encode_tag
+from ..naming import blob_stream, decode_tag, digest_of_manifest_stream, encode_tag
 from ..repository import Repository, state_of
 from ..splitstream import OCI_BLOB, SplitstreamWriter
-from .catalogue import images, open_image
+from . import legacy
+from .catalogue import open_image
 
 __all__ = ["keep_blob", "kept_blob", "opened_blob", "prune", "stored_as_blob"]
 
@@ -27,13 +29,15 @@ _READ_SIZE = 1 << 20
 
 def keep_blob(state: RepoState, digest: str, fd: int, size: int, offset: int = 0) -> None:
     """Store the blob at *offset* of a file, whose content has been compared with *digest*.  Durable on return."""
-    if kept_blob(state, digest) is not None:
+    reference = f"{_REFERENCES}/{encode_tag(digest)}"
+    named = publish.target_of(state, f"streams/refs/{reference}") is not None
+    if named and kept_blob(state, digest) is not None:  # without the name, garbage collection would remove it
         return
     stored = objects.ensure_object_from(state, _pieces(fd, offset, offset + size))
     writer = SplitstreamWriter(state.algorithm, OCI_BLOB)
     writer.write_reference(stored.id)
     writer.add_external_size(stored.size)
-    streams.write_stream(state, writer, blob_stream(digest), f"{_REFERENCES}/{encode_tag(digest)}")
+    streams.write_stream(state, writer, blob_stream(digest), reference)
 
 
 def kept_blob(state: RepoState, digest: str) -> ObjectId | None:
@@ -68,21 +72,51 @@ def opened_blob(state: RepoState, object_id: ObjectId) -> Iterator[int]:
         os.close(fd)
 
 
-def prune(repo: Repository) -> int:
-    """Let go of the blobs that no image with a tag needs; returns how many.  Durable on return."""
+def prune(repo: Repository, roots: Iterable[str] = (), *, dry_run: bool = False, timeout: float | None = None) -> int:
+    """Let go of the blobs that no image with a name needs, so that garbage collection removes them.  Durable on return.
+
+    While an import runs or waits to be resumed (a lease), all stay: its image has no name yet.  They stay, too, if an
+    image is damaged, because it cannot be told what it needs.
+
+    Args:
+        roots: names of streams; those of manifests count as images with a name.
+        dry_run: only count; takes no lock and writes nothing.
+        timeout: seconds to wait for others who use the repository; 0 waits for nobody.  Without blobs to let go of,
+            there is no wait.
+
+    Returns:
+        How many blobs.
+
+    Raises:
+        RepositoryInUseError: not within *timeout* seconds; nothing has been let go of.
+        ReadOnlyRepositoryError
+    """
+    state, kept_too = state_of(repo), tuple(roots)
+    unneeded = _unneeded(repo, kept_too)
+    if dry_run or not unneeded:
+        return len(unneeded)
+    with state.exclusive("garbage collection", timeout):
+        unneeded = _unneeded(repo, kept_too)  # an import may have begun, or ended, since
+        for name in unneeded:
+            publish.remove_reference(state, "streams", f"{_REFERENCES}/{name}")
+    return len(unneeded)
+
+
+def _unneeded(repo: Repository, roots: tuple[str, ...]) -> list[str]:
+    """References of blobs, below their directory, that no image needs."""
     state = state_of(repo)
     kept = [reference for reference, _ in publish.references(state, "streams", _REFERENCES)]
-    if not kept:
-        return 0
+    if not kept or leases.all_leases(state):
+        return []
+    streams_named = (*roots, *(stream for _, stream in publish.references(state, "streams")))
+    images = {f"@{digest}" for stream in streams_named if (digest := digest_of_manifest_stream(stream))}
     needed: set[str] = set()
-    for image in images(repo):
-        if image.error is not None:
-            return 0  # nobody knows what it needs
-        needed.update(layer.digest for layer in open_image(repo, image.name).manifest.layers)
-    unneeded = [name for name in kept if decode_tag(name) not in needed]
-    for name in unneeded:
-        publish.remove_reference(state, "streams", f"{_REFERENCES}/{name}")
-    return len(unneeded)
+    try:
+        for image in sorted(images | legacy.references(repo).keys()):
+            needed.update(layer.digest for layer in open_image(repo, image).manifest.layers)
+    except (ComposefsError, OSError):
+        return []
+    return [name for name in kept if decode_tag(name) not in needed]
 
 
 def _pieces(fd: int, offset: int, end: int) -> Iterator[bytes]:

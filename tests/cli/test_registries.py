@@ -155,3 +155,17 @@ def test_login_is_tried_first_and_forgotten(cli: Cli, served: Served, tmp_path: 
     assert cli("oci", "tags", plain, f"docker://{host}/a/b").good().text == "1\n"
     cli("oci", "logout", host).good()
     cli("oci", "tags", plain, f"docker://{host}/a/b").failed(9, "no credentials were found in")
+
+
+def test_gc_removes_kept_blobs_that_no_image_needs(cli: Cli, empty: Path, served: Served) -> None:
+    on, kept = cli.on(empty), empty / "streams/refs/composefs-async/packed"
+    on("oci", "pull", "--tls-verify=false", "--keep-blobs", f"docker://{served.host}/a/b:1", "x").good()
+    number = len(list(kept.iterdir()))
+    assert number > 0
+    assert on("gc", "--json").good().json["blobs_released"] == 0
+    on("oci", "untag", "x").good()
+    assert f"note: would remove {number} blobs" in on("gc", "-n").good().err
+    assert len(list(kept.iterdir())) == number
+    assert f"note: removed {number} blobs" in on("gc").good().err
+    assert list((empty / "streams").glob("oci-*")) == []
+    assert on("gc").good().err == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from composefs_async import Repository, oci
-from composefs_async.errors import DigestMismatchError, OciError, RegistryError
+from composefs_async.errors import DigestMismatchError, OciError, RegistryError, RepositoryInUseError
 from composefs_async.oci import catalogue
-from composefs_async.oci.kept_blobs import prune
+from composefs_async.oci.kept_blobs import keep_blob, kept_blob, opened_blob, prune
 from composefs_async.oci.push import push
 from composefs_async.registry.access import Access
 from composefs_async.registry.client import RegistryClient
 from composefs_async.registry.upload import _CHUNK
+from composefs_async.repository import state_of
 from composefs_async.testing.registry import OCI_MANIFEST, FakeRegistry, Fault, digest_of
 
 from .conftest import QUICK, SmallImage, make_tar
@@ -62,6 +64,34 @@ async def test_blobs_that_no_image_needs_are_let_go(pulled: Repository) -> None:
     assert prune(pulled) == 2
     pulled.gc()
     assert list((Path(pulled.path) / "streams").glob("oci-*")) == []
+
+
+async def test_blobs_stay_while_something_may_need_them(pulled: Repository, image: SmallImage) -> None:
+    manifest = f"oci-manifest-{image.digest}"
+    pulled.name_stream(manifest, "mine")
+    catalogue.untag(pulled, "x")
+    assert prune(pulled) == 0  # another name leads to the image
+    pulled.unname_stream("mine")
+    assert prune(pulled, [manifest]) == 0
+    async with pulled.lease("an import that runs"):
+        assert prune(pulled) == 0
+    assert prune(pulled, dry_run=True) == 2
+    with Repository.open_path(pulled.path), pytest.raises(RepositoryInUseError):
+        prune(pulled, timeout=0)
+    assert prune(pulled) == 2
+
+
+async def test_a_blob_that_was_let_go_and_is_still_there_gets_its_name_again(pulled: Repository) -> None:
+    state, references = state_of(pulled), Path(pulled.path) / "streams/refs/composefs-async/packed"
+    names = sorted(os.listdir(references))
+    catalogue.untag(pulled, "x")
+    assert prune(pulled) == 2
+    for name in names:
+        found = kept_blob(state, name)
+        assert found is not None
+        with opened_blob(state, found) as fd:
+            keep_blob(state, name, fd, os.fstat(fd).st_size)
+    assert sorted(os.listdir(references)) == names
 
 
 async def test_layers_come_from_where_the_image_came_from(repo: Repository, image: SmallImage, access: Access) -> None:
