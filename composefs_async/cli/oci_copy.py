@@ -33,8 +33,6 @@ def export(
     try:
         check_destination(destination)
     except InvalidNameError as error:
-        if destination.startswith("docker:"):
-            raise click.UsageError("an image of the repository goes to a registry by 'oci push'") from None
         raise click.UsageError(f"{error.reason} ({', '.join(DESTINATIONS)})") from None
     if destination.partition(":")[2].startswith("-") and sys.stdout.isatty():
         raise click.UsageError("an archive is not for a terminal; redirect it")

@@ -63,6 +63,36 @@ def push(
     **options: Any,
 ) -> None:
     """Push the image NAME of the repository to docker://HOST/NAME[:TAG], bit for bit."""
+    _push(
+        settings,
+        name,
+        destination,
+        options,
+        progress=progress,
+        digestfile=digestfile,
+        json_output=json_output,
+        origin=origin,
+        repack=repack,
+        level=level,
+        force=force,
+        tags=tags,
+        dry_run=dry_run,
+    )
+
+
+def _push(
+    settings: Settings,
+    name: str,
+    destination: str,
+    options: dict[str, Any],
+    *,
+    progress: str,
+    digestfile: str | None,
+    json_output: bool,
+    dry_run: bool,
+    **how: Any,
+) -> None:
+    """Push and print what came of it; *how* is for `composefs_async.oci.push.push`."""
     from ..oci.push import push as push_image
 
     with settings.open() as repo, showing(progress) as show:
@@ -73,13 +103,9 @@ def push(
             destination,
             access=access_of(options, settings=settings),
             transfer=transfer_of(options),
-            origin=origin,
-            repack=repack,
-            level=level,
-            force=force,
-            tags=tags,
             dry_run=dry_run,
             progress=show,
+            **how,
         )
         result = run_within(settings, options["timeout"], work)
     _write_digest(digestfile, result.manifest_digest)
@@ -190,6 +216,7 @@ def copy(
       docker-archive:FILE[:NAME:TAG]    for docker load; several images may go there
       dir:PATH
       docker-daemon:NAME:TAG
+      docker://HOST/NAME[:TAG]          as 'oci push' does it, for an image of the repository
 
     Layers leave as they were shipped, if they were kept so, and else packed with zstd; the manifest is another one
     then.  Archives are the same to the byte whenever they are made.
@@ -207,6 +234,22 @@ def copy(
         raise click.UsageError("--name and --zerocopy need --from")
     if not sources:
         raise click.UsageError("Missing argument 'DESTINATION'")
+    if destination.startswith("docker:") and not _between_registries(sources, destination):
+        if platform is not None or referrers or layers not in ("auto", "original"):
+            raise click.UsageError("an image of the repository goes to a registry as it is; see 'oci push'")
+        target = _merged(options, "dest")
+        tag = _image_of_ours(sources)
+        _push(
+            settings,
+            tag,
+            destination,
+            target,
+            progress=progress,
+            digestfile=digestfile,
+            json_output=json_output,
+            dry_run=dry_run,
+        )
+        return
     if not _between_registries(sources, destination):
         from .oci_copy import export
 
@@ -275,6 +318,16 @@ async def _copy(
         return await copy_image(origin, None if dry_run else target, platform=platform, referrers=referrers)
 
 
+def _image_of_ours(sources: tuple[str, ...]) -> str:
+    """The one image of the repository that is to be pushed."""
+    from ..oci.sources.opening import is_reference
+    from .image_references import sniffed
+
+    if len(sources) > 1 or is_reference(sniffed(sources[0])):
+        raise click.UsageError("one image of the repository, of a registry or of oci:DIR goes to a registry at a time")
+    return sources[0]
+
+
 def _between_registries(sources: tuple[str, ...], destination: str) -> bool:
     return all(each.startswith(("docker:", "oci:")) for each in (*sources, destination))
 
@@ -293,7 +346,8 @@ def _merged(options: dict[str, Any], prefix: str) -> dict[str, Any]:
     """The options of one side, and those of both where it has none."""
     marker = f"{prefix}_"
     own = {name.removeprefix(marker): value for name, value in options.items() if name.startswith(marker)}
-    return {**options, **{name: value for name, value in own.items() if value not in (None, False)}}
+    given = {name: value for name, value in own.items() if value or (name == "tls_verify" and value is False)}
+    return {**options, **given}
 
 
 async def _source(

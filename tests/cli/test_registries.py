@@ -129,6 +129,8 @@ def test_what_commands_print(cli: Cli, empty: Path, served: Served, tmp_path: Pa
         assert cli("oci", *command, plain).good().out == served.registry.content[DIGEST]
         cli("oci", *command, plain, "-o", tmp_path / "out").good()
         assert (tmp_path / "out").read_bytes() == served.registry.content[DIGEST]
+    sides = ["--src-tls-verify=false", "--dest-tls-verify=false", source, f"docker://{served.host}/c/d:1"]
+    assert cli("oci", "copy", *sides, "--json", "--dry-run").good().json["digest"] == DIGEST
     copied = cli("oci", "copy", plain, source, f"docker://{served.host}/c/d:2", "--json").good().json
     assert (copied["digest"], set(copied["blobs"].values())) == (DIGEST, {"mounted"})
     pulled = cli.on(empty)("oci", "pull", plain, "--keep-blobs", source, "x", "--json").good().json
@@ -169,3 +171,18 @@ def test_gc_removes_kept_blobs_that_no_image_needs(cli: Cli, empty: Path, served
     assert f"note: removed {number} blobs" in on("gc").good().err
     assert list((empty / "streams").glob("oci-*")) == []
     assert on("gc").good().err == ""
+
+
+def test_copy_pushes_an_image_of_the_repository(cli: Cli, empty: Path, served: Served, tmp_path: Path) -> None:
+    on, target, plain = cli.on(empty), f"docker://{served.host}/e/f:3", "--dest-tls-verify=false"
+    on("oci", "pull", "--tls-verify=false", "--keep-blobs", f"docker://{served.host}/a/b:1", "x").good()
+    assert on("oci", "copy", plain, "x", target, "--json", "--dry-run").good().json["dryRun"] is True
+    assert "e/f" not in served.registry.repositories or not served.registry.repository("e/f").tags
+    digest_file = tmp_path / "digest"
+    copied = on("oci", "copy", plain, "x", target, "--json", "--digestfile", digest_file).good().json
+    assert (copied["manifest"], digest_file.read_text()) == (DIGEST, DIGEST)
+    assert served.registry.repository("e/f").tags == {"3": DIGEST}
+    on("oci", "copy", plain, "x", target, "--layers=gzip").failed(2, "see 'oci push'")
+    on("oci", "copy", plain, "x", target, "--referrers").failed(2, "see 'oci push'")
+    on("oci", "copy", plain, "x", "y", target).failed(2, "at a time")
+    on("oci", "copy", plain, "oci-archive:x.tar", target).failed(2, "at a time")
