@@ -20,6 +20,8 @@ from types import ModuleType
 import pytest
 from blockbuster import BlockBuster, BlockBusterFunction
 
+import composefs_async
+
 TOOLS = (
     "cfsctl",
     "cfsctl-2026-04",
@@ -202,6 +204,13 @@ def _lasting_threads(before: set[threading.Thread]) -> list[str]:
     for thread in lasting:
         thread.join(5)
     return [thread.name for thread in lasting if thread.is_alive()]
+
+
+@pytest.fixture
+def installed_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that begin anew import the package of this one, not a checkout that was never built, and the tests."""
+    installed, checkout = Path(composefs_async.__file__).parents[1], Path(__file__).parents[1]
+    monkeypatch.setattr(sys, "path", [str(installed), *sys.path, str(checkout)])
 
 
 @pytest.fixture(scope="session")

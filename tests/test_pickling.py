@@ -140,6 +140,7 @@ def _fail(name: str) -> None:
     raise make(getattr(errors, name))
 
 
+@pytest.mark.usefixtures("installed_first")
 def test_a_pool_of_processes_raises_what_its_worker_raised() -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         for name in errors.__all__:

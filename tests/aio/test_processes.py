@@ -225,6 +225,7 @@ def test_processes_of_multiprocessing_that_fork(tmp_path: Path) -> None:
         assert repo.read_object(stored.id) == b"without a name"
 
 
+@pytest.mark.usefixtures("installed_first")
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])  # their helpers stay
 def test_processes_that_begin_anew_cannot_be_given_a_handle(method: str, tmp_path: Path) -> None:
     with create(tmp_path / "repo") as repo:

@@ -27,7 +27,7 @@ from typing import Any
 
 import anyio
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.append(str(Path(__file__).parents[2]))
 from composefs_async._sys import files
 from composefs_async.digest import Algorithm
 from composefs_async.errors import ComposefsError, MountError

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import anyio
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.append(str(Path(__file__).parents[2]))
 from composefs_async.digest import Algorithm
 from composefs_async.oci import pull
 from composefs_async.oci.layout_writer import OciLayoutWriter

@@ -18,11 +18,10 @@ from typing import Any
 
 import pytest
 
-from composefs_async import _native
 from composefs_async.digest import Algorithm
 from composefs_async.fsverity import _python
 
-SOURCES = Path(_native.__file__).parent
+SOURCES = Path(__file__).parents[2] / "composefs_async" / "_native"  # an installed package has none
 STORED, PRESENT, REPLACED, FAILED = 0, 1, 2, 255
 ATTRIBUTE = "user.fake.verity"
 RUN = """

@@ -63,9 +63,9 @@ async def test_layers_are_not_believed_where_the_boot_id_is_hidden(path: Path, m
     digest = f"sha256:{64 * '0'}"
     async with Repository.open_path(path) as repo:
         state = repo._state
-        stream = repo.ensure_object(b"x" * 100).id
         monkeypatch.setattr(leases, "_BOOT_ID", "/nowhere/boot_id")
-        leases.begin(state, digest, "somewhere").finished(digest, stream)
+        lease = leases.begin(state, digest, "somewhere")
+        lease.finished(digest, repo.ensure_object(b"x" * 100).id)
         assert leases.begin(state, digest, "somewhere").lease.layers == {}
         assert (await repo.gc_async()).objects_leased == 1
 
