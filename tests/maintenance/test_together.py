@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import composefs_async
 from composefs_async.repository import Repository
 
-from ..maintenance.crashing import Contents, Images, make, problems
+from .crashing import Contents, Images, make, problems
 
 SECONDS = float(os.environ.get("COMPOSEFS_ASYNC_STRESS_SECONDS", "60"))
 
@@ -24,11 +25,12 @@ def test_nothing_is_lost_when_processes_work_together(tmp_path: Path, roles: tup
     if "cfsctl" in roles and not shutil.which("cfsctl"):
         pytest.skip("cfsctl is not on PATH")
     path, images = make(tmp_path / "repo"), Images(tmp_path / "images")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    installed, checkout = Path(composefs_async.__file__).parents[1], Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": f"{installed}:{checkout}"}
     common = [str(path), str(images.directory), str(SECONDS / 2 if len(roles) > 2 else SECONDS)]
     programs = [
         subprocess.Popen(
-            [sys.executable, "-m", "maintenance.working", role, *common, str(seed)],
+            [sys.executable, "-P", "-m", "tests.maintenance.working", role, *common, str(seed)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

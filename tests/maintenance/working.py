@@ -1,6 +1,6 @@
 """Programs that work on one repository at the same time.
 
-``python -m maintenance.working ROLE REPOSITORY IMAGES SECONDS SEED``.
+``python -m tests.maintenance.working ROLE REPOSITORY IMAGES SECONDS SEED``.
 
 *import* has tags of its own, which nobody else touches, and looks after each step whether all of them are whole; some
 of its pulls are killed.  *collect* collects garbage, checks, and drops leases.  *cfsctl* does the same with that
@@ -26,7 +26,7 @@ from composefs_async.naming import tag_reference
 from composefs_async.oci import catalogue
 from composefs_async.repository import Repository
 
-from ..maintenance.crashing import IMAGES, Images, interrupt, reach
+from .crashing import IMAGES, Images, interrupt, reach
 
 TAGS = 3
 
