@@ -146,8 +146,19 @@ class Exchange:
         return Budget(self.transfer.retries, self.transfer.retry_delay)
 
     async def pause(self, budget: Budget, failure: FailedAttemptError, what: str, host: str) -> None:
-        """Wait until the next attempt, and report why; raises the error if there is none."""
-        delay = budget.next_delay(failure)
+        """Wait until the next attempt, and report why.
+
+        Raises:
+            TransportError: there is none; it names *what* and the number of attempts.
+        """
+        try:
+            delay = budget.next_delay(failure)
+        except TransportError as error:
+            text = str(error) if what in str(error) else f"{what}: {error}"
+            if budget.failures:
+                text += f" ({budget.failures + 1} attempts in a row)"
+            error.args = (text,)
+            raise
         self.report(Retrying(what, host, budget.failures, self.transfer.retries, delay, failure.reason))
         _log.warning("%s: %s is tried again in %.1f s: %s", host, what, delay, failure.reason)
         await sleep(delay)

@@ -137,7 +137,11 @@ LASTING = {
     "no image": ([Fault("manifests", status=404, times=-1)], ImageNotFoundError, "has no such thing"),
     "no layer": ([Fault("GET .*/blobs/", skip=1, status=404, times=-1)], ImageNotFoundError, "blob sha256:"),
     "always overloaded": ([Fault("", status=503, times=-1)], RegistryError, "answered 503"),
-    "always cut": ([Fault("GET .*/blobs/", cut=100, times=-1)], TransportError, "the connection broke"),
+    "always cut": (
+        [Fault("GET .*/blobs/", cut=100, times=-1)],
+        TransportError,
+        r"blob sha256:.*the connection broke \(\d attempts in a row\)",
+    ),
     "always damaged": ([Fault("GET .*/blobs/", skip=1, flip=50, times=-1)], DigestMismatchError, "fetched twice"),
     "a lying digest": (
         [Fault("manifests", headers={"docker-content-digest": "sha256:" + 64 * "0"}, times=-1)],
