@@ -320,7 +320,7 @@ class RepairResult:
 
     before: FsckResult
     after: FsckResult
-    """A second check of everything; after a dry run the same as *before*."""
+    """A second check of everything; of a dry run, what one would find."""
     actions: tuple[RepairAction, ...]
     """In their order."""
     unrepaired: tuple[Unrepaired, ...]

@@ -275,7 +275,7 @@ def _may_hide_names(state: RepoState, reference: Reference, target: str) -> bool
         return False
     try:
         with files.naming(state.path):
-            return stat.S_ISDIR(os.stat(reference.path, dir_fd=state.fd).st_mode)
+            return stat.S_ISDIR(state.follow(reference.path).st_mode)
     except OSError as error:
         if errnos.is_unread(error):
             raise
@@ -295,8 +295,14 @@ def _object_of(state: RepoState, path: str, target: str, notes: list[Finding]) -
 
 
 def _leads_nowhere(state: RepoState, path: str) -> bool:
-    with files.naming(state.path):
-        return not errnos.exists(path, dir_fd=state.fd)
+    try:
+        with files.naming(state.path):
+            state.follow(path)
+    except OSError as error:
+        if errnos.is_unread(error):
+            raise
+        return True
+    return False
 
 
 def _reference(

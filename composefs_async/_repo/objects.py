@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 
 from .. import fsverity
 from .._sys import errnos, files, verity
-from .._sys.beneath import open_beneath, opened_beneath, opened_parent
+from .._sys.beneath import opened_beneath
 from ..digest import ObjectId
 from ..errors import (
     AlgorithmMismatchError,
@@ -64,7 +64,7 @@ def has_object(state: RepoState, object_id: ObjectId) -> bool:
     """Whether something stands at the object's path, other than a link; that it cannot be reached is an error."""
     with object_errors(state):
         try:
-            os.close(open_beneath(object_id.path, os.O_PATH, dir_fd=state.objects_fd))
+            os.close(state.open_object_file(object_id.path, os.O_PATH))
         except OSError as error:
             if error.errno != errno.ENOENT and not _is_link(state, object_id, error):
                 raise
@@ -80,7 +80,7 @@ def stands(state: RepoState, object_id: ObjectId) -> bool:
     """
     with object_errors(state):
         try:
-            os.close(open_beneath(object_id.path, os.O_PATH, dir_fd=state.objects_fd))
+            os.close(state.open_object_file(object_id.path, os.O_PATH))
         except OSError as error:
             if errnos.is_unread(error):
                 raise
@@ -92,11 +92,12 @@ def _is_link(state: RepoState, object_id: ObjectId, error: OSError) -> bool:
     """Whether an object could not be opened because it is itself a link, and not the directory that it is in."""
     if error.errno != errno.ELOOP:
         return False
+    path = f"objects/{object_id.path}"
     try:
-        with opened_parent(object_id.path, dir_fd=state.objects_fd):
-            return True
+        directory, found = state.lstat(os.path.dirname(path)), state.lstat(path)
     except OSError:
         return False
+    return not stat.S_ISLNK(directory.st_mode) and stat.S_ISLNK(found.st_mode)
 
 
 def ensure_object(state: RepoState, data: bytes | bytearray | memoryview, *, compare: bool = False) -> StoredObject:
@@ -267,7 +268,7 @@ def open_object(state: RepoState, object_id: ObjectId) -> int:
     object_id.require(state.algorithm)
     try:
         # What stands there may be anything, and opening a pipe would wait.
-        fd = open_beneath(object_id.path, os.O_RDONLY | os.O_NONBLOCK, dir_fd=state.objects_fd)
+        fd = state.open_object_file(object_id.path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         raise ObjectNotFoundError(object_id.hex()) from None
     except OSError as error:
@@ -293,7 +294,7 @@ def check_measure(state: RepoState, fd: int, object_id: ObjectId) -> None:
     try:
         found = verity.measure(fd, state.algorithm, what)
     except (VerityMissingError, VerityNotSupportedError):
-        if state.secure:
+        if state.is_guarded(object_id):
             raise VerityMissingError(what) from None
         return
     if found != object_id:
@@ -312,7 +313,7 @@ def read_object(state: RepoState, object_id: ObjectId, *, max_size: int | None =
         if max_size is not None and size > max_size:
             raise IntegrityError(f"object {object_id.hex()} has {size} bytes, more than the {max_size} allowed")
         content = file.read()
-    if not state.secure and (found := fsverity.digest(content, state.algorithm)) != object_id:
+    if not state.is_guarded(object_id) and (found := fsverity.digest(content, state.algorithm)) != object_id:
         raise DigestMismatchError(f"object {object_id.hex()}", object_id.hex(), found.hex())
     return content
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn, Protocol
 
 from .._sys import files
-from .._sys.beneath import open_trusted
+from .._sys.beneath import open_beneath, open_trusted, opened_beneath
 from ..digest import Algorithm, ObjectId
 from ..errors import ReadOnlyRepositoryError, RepositoryInUseError
 from .counting import StoreCounter
@@ -33,6 +33,9 @@ class OpenLease(Protocol):
 
 class RepoState:
     """Owns its descriptors until `close`.  Safe for use from several threads."""
+
+    in_one_place: bool = True
+    """All objects are below `objects_fd`, so that the native code may open them there itself."""
 
     def __init__(self, path: str, fd: int, metadata: Metadata, *, secure: bool) -> None:
         self.path = path
@@ -93,6 +96,37 @@ class RepoState:
             except FileNotFoundError:
                 files.make_directory("objects", DIRECTORY_MODE, dir_fd=self.fd)
                 return open_trusted("objects", flags=os.O_PATH, dir_fd=self.fd)
+
+    # -- what there is -------------------------------------------------------------------------
+
+    def open_object_file(self, path: str, flags: int) -> int:
+        """Open what stands at *path* below ``objects/``, through no link; the caller closes the descriptor.
+
+        Raises:
+            OSError: as `_sys.beneath.open_beneath`.
+        """
+        return open_beneath(path, flags, dir_fd=self.objects_fd)
+
+    def list_objects(self, directory: str) -> list[str]:
+        """The names in a directory below ``objects/``, or in that itself (``.``), sorted.
+
+        Raises:
+            OSError: there is no such directory, or it cannot be read.
+        """
+        with opened_beneath(directory, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.objects_fd) as fd:
+            return sorted(os.listdir(fd))
+
+    def lstat(self, path: str) -> os.stat_result:
+        """What stands at *path*, relative to the repository; of a link, the link."""
+        return os.stat(path, dir_fd=self.fd, follow_symlinks=False)
+
+    def follow(self, path: str) -> os.stat_result:
+        """What stands at *path*, relative to the repository; of a link, what that leads to."""
+        return os.stat(path, dir_fd=self.fd)
+
+    def is_guarded(self, object_id: ObjectId) -> bool:
+        """Whether the kernel must guard an object by fs-verity, as everywhere in a secure repository."""
+        return self.secure
 
     def require_writable(self) -> None:
         """Refuse before anything is read or written in vain.

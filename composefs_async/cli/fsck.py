@@ -50,7 +50,7 @@ def refuse_contradictions(metadata_only: bool, resume: bool) -> None:
 @click.command
 @click.argument("sources", nargs=-1, metavar="[FROM]...")
 @click.option("--repair", is_flag=True, help="Mend what can be, with content FROM elsewhere.")
-@click.option("-n", "--dry-run", is_flag=True, help="Only tell what --repair would do.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only print the plan of --repair.")
 @check_options
 def fsck(
     settings: Settings,

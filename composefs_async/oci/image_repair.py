@@ -85,22 +85,26 @@ async def repair(
     """
     state = state_of(repo)
     async with AsyncExitStack() as stack:
-        opened = [await stack.enter_async_context(_opened(state, source, limits or Limits())) for source in sources]
+        opened = [
+            await stack.enter_async_context(_opened(state, source, limits or Limits(), dry_run)) for source in sources
+        ]
         await stack.enter_async_context(using(state))
-        run = await checked_hop(Repair.begin, state, dry_run=dry_run, progress=in_loop(progress))
-        itself = ImagesOfRepository(RepositorySource(state, ITSELF, owned=False))
+        begun = checked_hop(Repair.begin, state, discard=Repair.close, dry_run=dry_run, progress=in_loop(progress))
+        run = await begun
+        stack.push_async_callback(hop, run.close)
+        itself = ImagesOfRepository(RepositorySource(run.state, ITSELF, owned=False))
         for objects, images in [(None, itself), *opened]:
             if objects is not None:
                 await checked_hop(run.take, objects)
             if images is not None:
                 await _Mending(run, images).run()
-            await hop(_rebuild_images, run, repo)
+            await hop(_rebuild_images, run)
         return await checked_hop(run.finish)
 
 
 @asynccontextmanager
 async def _opened(
-    state: RepoState, source: str | os.PathLike[str] | ObjectSource, limits: Limits
+    state: RepoState, source: str | os.PathLike[str] | ObjectSource, limits: Limits, outside: bool
 ) -> AsyncIterator[tuple[ObjectSource | None, ImagesSource | None]]:
     """A source of objects and one of images, as far as *source* is that."""
     if not isinstance(source, str | os.PathLike):
@@ -108,7 +112,7 @@ async def _opened(
         return
     source = os.fspath(source)
     if is_reference(source):
-        async with open_images(state, source, limits) as images:
+        async with open_images(state, source, limits, outside=outside) as images:
             yield None, images
         return
     objects = await opening_hop(lambda late: late.close(), open_source, source, state.algorithm)
@@ -128,8 +132,8 @@ class _Mending:
         self._run, self._source = run, source
         self._brought: dict[str, ObjectId] = {}
         """New streams of layers."""
-        self._tried: dict[str, bool] = {}
-        """Layers, and whether they could be had."""
+        self._tried: set[str] = set()
+        """Layers that have been asked for."""
 
     async def run(self) -> None:
         for manifest_digest in await hop(_hurt_manifests, self._run.damage):
@@ -143,7 +147,7 @@ class _Mending:
                 await hop(self._name_layer, name, self._brought[layer])
 
     async def _image(self, documents: ImageDocuments) -> None:
-        run, complete = self._run, True
+        run = self._run
         if await hop(_is_unclear, run, documents):
             what = f"image {documents.manifest_digest}"
             run.problems.append(f"{self._source.name}: {what}: something of it could not be read, and is left alone")
@@ -151,65 +155,29 @@ class _Mending:
         for layer in dict.fromkeys(documents.layers):
             stream_id = await hop(_stream_of, run, documents, layer)
             if stream_id is None or await hop(_layer_hurts, run, layer, stream_id):
-                complete &= await self._layer(layer)
-        if not run.dry_run:
-            await hop(_write_documents, run, documents, self._brought, self._source.name)
-        elif complete:
-            await hop(self._foresee_documents, documents)
+                await self._layer(layer)
+        await hop(_write_documents, run, documents, self._brought, self._source.name)
 
-    async def _layer(self, layer: str) -> bool:
-        """Bring the objects of a layer, or all of it if its stream is not what it should be; False if that failed."""
+    async def _layer(self, layer: str) -> None:
+        """Bring the objects of a layer, or all of it if its stream is not what it should be; once."""
         if layer in self._tried or self._source.name == ITSELF:  # which has no other than the one that is hurt
-            return self._tried.get(layer, False)
-        self._tried[layer] = False
+            return
+        self._tried.add(layer)
         try:
-            if self._run.dry_run:
-                self._tried[layer] = self._source.has_layer(layer)
-                if self._tried[layer]:
-                    await hop(self._foresee, layer)
-            else:
-                async with self._source.layer(layer) as found:
-                    if found is not None:
-                        self._tried[layer] = await hop(self._take_layer, layer, *found)
+            async with self._source.layer(layer) as found:
+                if found is not None:
+                    await hop(self._take_layer, layer, *found)
         except ComposefsError as error:
             # The source is damaged itself, or cannot be read: others may do better.
             self._run.problems.append(f"{self._source.name}: layer {layer}: {error}")
-        return self._tried[layer]
 
-    def _take_layer(self, layer: str, stream_id: ObjectId, objects: RepositorySource) -> bool:
+    def _take_layer(self, layer: str, stream_id: ObjectId, objects: RepositorySource) -> None:
         self._run.take(objects)
         present = publish.object_of(self._run.state, "streams", layer_stream(layer))
-        if present is not None and not _layer_hurts(self._run, layer, present):
-            return True
-        self._run.bring(stream_id, objects)
-        if self._run.damage.hurts(stream_id):
-            return False
-        self._brought[layer] = stream_id
-        return True
-
-    def _foresee(self, layer: str) -> None:
-        run, name = self._run, layer_stream(layer)
-        present = run.damage.roots.links["streams"].get(name)
-        node = run.damage.nodes.get(present) if present is not None else None
-        if node is None or (f"streams/{name}", present) in run.damage.flawed or present in run.damage.malformed:
-            run.note(f"streams/{name}", "rewritten", self._source.name)
-        lacking = node.lacking if node else set[ObjectId]()
-        for object_id in sorted(each for each in lacking if f"objects/{each.path}" not in run.covered):
-            run.note(
-                f"objects/{object_id.path}",
-                "replaced" if object_id in run.damage.corrupt else "restored",
-                self._source.name,
-            )
-
-    def _foresee_documents(self, documents: ImageDocuments) -> None:
-        run = self._run
-        names_of = [f"streams/{layer_stream(layer)}" for layer in documents.layers]
-        wanted = [config_stream(documents.config_digest), manifest_stream(documents.manifest_digest)]
-        links = run.damage.roots.links["streams"]
-        whole = all(name in links and run.damage.is_whole(links[name]) for name in wanted)
-        if not whole or not run.covered.isdisjoint(names_of):
-            for name in wanted:
-                run.note(f"streams/{name}", "rewritten", self._source.name)
+        if present is None or _layer_hurts(self._run, layer, present):
+            self._run.bring(stream_id, objects)
+            if not self._run.damage.hurts(stream_id):
+                self._brought[layer] = stream_id
 
     def _name_layer(self, name: str, stream_id: ObjectId) -> None:
         link = Link.to_object("streams", name, stream_id)
@@ -342,20 +310,19 @@ def _make_images(run: Repair, layers: Sequence[tuple[str, ObjectId]]) -> list[tu
 # -- EROFS images ------------------------------------------------------------------------------
 
 
-def _rebuild_images(run: Repair, repo: Repository) -> None:
+def _rebuild_images(run: Repair) -> None:
     """Build those that are missing or corrupt from their layers; one that comes out with another id is not taken."""
     with run.state.shared():
         for manifest_digest in _hurt_manifests(run.damage):
             with suppress(ComposefsError, OSError):  # its documents or layers are not whole either
-                image = open_image(repo, f"@{manifest_digest}")
+                image = open_image(Repository(run.state), f"@{manifest_digest}")
                 lacking = {key: found for key, found in image.images.items() if found in run.damage.unreadable}
                 if image.config and lacking and not any(run.damage.hurts(layer) for layer in image.layers.values()):
                     tree = _tree(run, [(each, image.layers[each]) for each in image.config.diff_ids])
                     for key, wanted in lacking.items():
                         contents = (build_image(tree, run.state.algorithm, each) for each in _VERSIONS.get(key, ()))
                         _put_image(run, wanted, contents)
-        if not run.dry_run:
-            run.mend_names()
+        run.mend_names()
 
 
 def _tree(run: Repair, layers: Sequence[tuple[str, ObjectId]]) -> Directory:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -79,10 +80,6 @@ class ImagesSource(Protocol):
         """The image with that manifest; None if it is not there or damaged."""
         ...
 
-    def has_layer(self, layer: str) -> bool:
-        """Whether it makes sense to ask for a layer."""
-        ...
-
     def layer(self, layer: str) -> AbstractAsyncContextManager[Layer | None]:
         """A layer whose content is what its digest says, for the time of the block; None if it is not there.
 
@@ -110,9 +107,6 @@ class ImagesOfRepository:
             return None
         return _documents(image.manifest, image.config, image.config_raw, image.layers)
 
-    def has_layer(self, layer: str) -> bool:
-        return self._objects.stream(layer_stream(layer)) is not None
-
     @asynccontextmanager
     async def layer(self, layer: str) -> AsyncIterator[Layer | None]:
         name = layer_stream(layer)
@@ -129,19 +123,24 @@ class ImagesOfRepository:
 
 
 @asynccontextmanager
-async def open_images(state: RepoState, reference: str, limits: Limits) -> AsyncIterator[ImagesSource]:
+async def open_images(
+    state: RepoState, reference: str, limits: Limits, *, outside: bool = False
+) -> AsyncIterator[ImagesSource]:
     """The images that *reference*, of any transport, leads to.  What can be read but once is read here, as a whole.
+
+    Args:
+        outside: keep what is imported in the directory for temporary files, and not in the repository.
 
     Raises:
         InvalidNameError, OciError, ImageNotFoundError, TransportError: there is no such source, or no such image in it.
     """
     async with open_source(reference, limits) as source:
         if isinstance(source, OnePassSource):
-            async with _scratch(state) as scratch:
+            async with _scratch(state, outside) as scratch:
                 await pull(scratch, source, tag="source", make_images=False, limits=limits)
                 yield ImagesOfRepository(RepositorySource(state_of(scratch), reference, owned=False))
         else:
-            images = ImagesOfSource(state, reference, source, limits)
+            images = ImagesOfSource(state, reference, source, limits, outside)
             await images.look()
             yield images
 
@@ -149,9 +148,9 @@ async def open_images(state: RepoState, reference: str, limits: Limits) -> Async
 class ImagesOfSource:
     """The images of an `ImageSource`, such as an image directory."""
 
-    def __init__(self, state: RepoState, name: str, source: ImageSource, limits: Limits) -> None:
+    def __init__(self, state: RepoState, name: str, source: ImageSource, limits: Limits, outside: bool) -> None:
         self.name: str = name
-        self._state, self._source, self._limits = state, source, limits
+        self._state, self._source, self._limits, self._outside = state, source, limits, outside
         self._layers: dict[str, tuple[ImageLayer, bool]] = {}
 
     async def look(self) -> None:
@@ -182,16 +181,13 @@ class ImagesOfSource:
         self._take_layers(image)
         return _documents(image.manifest, image.config, image.config_raw, [layer.name for layer in image.layers])
 
-    def has_layer(self, layer: str) -> bool:
-        return layer in self._layers
-
     @asynccontextmanager
     async def layer(self, layer: str) -> AsyncIterator[Layer | None]:
         if layer not in self._layers:
             yield None
             return
         found, is_tar = self._layers[layer]
-        async with _scratch(self._state) as scratch:
+        async with _scratch(self._state, self._outside) as scratch:
             try:
                 stream_id = await self._import(scratch, found, is_tar)
             except OSError as error:
@@ -216,9 +212,9 @@ def _check(directory: Path) -> None:
 
 
 @asynccontextmanager
-async def _scratch(state: RepoState) -> AsyncIterator[Repository]:
-    """A repository like that of *state*, on the same file system, for the time of the block."""
-    repo = await opening_hop(_remove_scratch, _make_scratch, state)
+async def _scratch(state: RepoState, outside: bool) -> AsyncIterator[Repository]:
+    """A repository like that of *state* for the time of the block, on the same file system unless it is *outside*."""
+    repo = await opening_hop(_remove_scratch, _make_outside if outside else _make_scratch, state)
     try:
         yield repo
     finally:
@@ -232,6 +228,11 @@ def _make_scratch(state: RepoState) -> Repository:
         _remove_stale(old)
     path = top / f"{_SCRATCH}{secrets.token_hex(6)}"
     return Repository.init(path, algorithm=state.algorithm, erofs_version=None, insecure=not state.secure)
+
+
+def _make_outside(state: RepoState) -> Repository:
+    path = tempfile.mkdtemp(prefix="composefs-async-repair-")
+    return Repository.init(path, algorithm=state.algorithm, erofs_version=None, insecure=True)
 
 
 def _remove_scratch(repo: Repository) -> None:

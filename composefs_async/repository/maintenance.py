@@ -196,7 +196,8 @@ class UpkeepOperations(OpenRepository):
 
         Args:
             sources: repositories of the same algorithm, and directories of files, tried in this order.
-            dry_run: only tell what would be done; what a missing stream needs in turn is not foreseen.
+            dry_run: tell what a run would do, and change nothing; takes room in the directory for temporary files for
+                what would come back.
 
         Raises:
             AlgorithmMismatchError: a source is a repository of the other algorithm.

@@ -14,6 +14,7 @@ from composefs_async._maintenance.fsck import object_reader
 from composefs_async._maintenance.gc import shards
 from composefs_async._repo import batch
 from composefs_async._repo import objects as repo_objects
+from composefs_async._repo import state as repo_state
 from composefs_async._sys import beneath, errnos
 from composefs_async.cli.app import run
 from composefs_async.digest import ObjectId
@@ -183,8 +184,8 @@ def test_whether_something_is_there_is_not_guessed(
     victim: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """A question that cannot be answered is no "no": the object is not missing, and references do not dangle."""
-    question = failing(number, repo_objects.open_beneath, lambda path, flags: flags == os.O_PATH)
-    monkeypatch.setattr(repo_objects, "open_beneath", question)
+    question = failing(number, repo_state.open_beneath, lambda path, flags: flags == os.O_PATH)
+    monkeypatch.setattr(repo_state, "open_beneath", question)
     before = content(victim)
     assert (repair(victim, whole).actions, quarantine(victim)) == ((), [])
     with pytest.raises(OSError, match=os.strerror(number)) as caught, Repository.open_path(victim) as repo:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from ..._log import logger
 from ..._repo.metadata import Metadata
@@ -33,7 +33,7 @@ from .links import check_leftovers, check_references, linked, listing
 from .objects import check_shard, check_top
 from .streams import StreamCheck
 
-__all__ = ["fsck"]
+__all__ = ["fsck", "recheck"]
 
 _log = logger("fsck")
 
@@ -79,20 +79,50 @@ def fsck(
     return result
 
 
+def recheck(
+    state: RepoState, before: FsckResult, changed: Collection[str], *, check: Callable[[], object] | None = None
+) -> FsckResult:
+    """Check all names and what they lead to, as after a check that had the result *before*.  Blocks.
+
+    Args:
+        changed: paths of what has been put right or moved away since; what else there is besides names is as before.
+    """
+    run = Run(state, check=check)
+    with state.shared(), files.whole_paths(state.path):
+        for finding in before.findings:
+            path = finding.path
+            parents = {path, *(path[:at] for at, letter in enumerate(path) if letter == "/")}
+            if not path.startswith(("streams", "images")) and parents.isdisjoint(changed):
+                run.findings.append(finding)
+        streams, images = listing(run, "streams"), listing(run, "images")
+        _check_images(run, _check_all_streams(run, Scrub(state, resume=False), streams, images), images)
+    return _result(run.findings, before.has_metadata, before.objects_checked, len(streams), len(images))
+
+
 def _check(run: Run, scrub: Scrub) -> FsckResult:
     has_metadata = _check_metadata(run)
     streams, images = listing(run, "streams"), listing(run, "images")
+    checks = _check_all_streams(run, scrub, streams, images)
+    objects = 0 if run.metadata_only else _check_objects(run, scrub)
+    _check_images(run, checks, images)
+    check_leftovers(run)
+    return _result(run.findings, has_metadata, objects, len(streams), len(images))
+
+
+def _check_all_streams(run: Run, scrub: Scrub, streams: list[str], images: list[str]) -> StreamCheck:
     checks = StreamCheck(run, linked(run.state, "streams", streams), linked(run.state, "images", images))
     _check_streams(run, scrub, checks, streams)
-    objects = 0 if run.metadata_only else _check_objects(run, scrub)
+    return checks
+
+
+def _check_images(run: Run, checks: StreamCheck, images: list[str]) -> None:
+    """Those with a name, those that only streams refer to, and the references to all names."""
     for _ in run.each("images", lambda name: check_image(run, name), images, len(images)):
         pass
     for needed in checks.needed_images():
         check_needed_image(run, needed)
     check_references(run, "streams")
     check_references(run, "images")
-    check_leftovers(run)
-    return _result(run.findings, has_metadata, objects, len(streams), len(images))
 
 
 def _check_metadata(run: Run) -> bool:

@@ -67,7 +67,7 @@ def merge(
         used: one byte for each; 1 for those that are read.
         at, left: of the call before this one; *at* is 0 at the beginning of a piece.
     """
-    if object_reader.NATIVE:
+    if object_reader.NATIVE and state.in_one_place:
         number, secure = state.algorithm.number, state.secure
         code, at, left, size, value, failures = _core.merge_chunks(
             state.objects_fd, table, used, piece, at, left, buffer, number, secure

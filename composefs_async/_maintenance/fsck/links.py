@@ -69,7 +69,7 @@ def open_entry(run: Run, category: Category, name: str) -> tuple[int, str] | Non
             run.found("entry-not-symlink", path)
             return None
         target = os.readlink(path, dir_fd=state.fd)
-        os.stat(path, dir_fd=state.fd)
+        state.follow(path)
     except FileNotFoundError:
         run.found("broken-symlink", path)
         return None
@@ -94,7 +94,7 @@ def _open_target(state: RepoState, category: Category, target: str) -> int:
     """Open an object, or whatever else is in the repository: what is outside may be anybody's, or a device."""
     flags = os.O_RDONLY | os.O_NONBLOCK
     try:
-        return open_beneath(ObjectId.from_path(target).path, flags, dir_fd=state.objects_fd)
+        return state.open_object_file(ObjectId.from_path(target).path, flags)
     except FormatError:
         return open_beneath(os.path.normpath(f"{category}/{target}"), flags, dir_fd=state.fd)
 
@@ -131,7 +131,7 @@ def check_references(run: Run, category: Category) -> None:
 
 def _check_reference(run: Run, category: Category, path: str, target: str) -> None:
     try:
-        os.stat(path, dir_fd=run.state.fd)
+        run.state.follow(path)
     except FileNotFoundError:
         if os.access(path, os.F_OK, dir_fd=run.state.fd, follow_symlinks=False):  # not removed meanwhile
             run.found("broken-symlink", path)

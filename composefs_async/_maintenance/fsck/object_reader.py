@@ -16,14 +16,14 @@ from typing import NamedTuple
 from ... import _native, fsverity
 from ..._repo.state import RepoState
 from ..._sys import verity
-from ..._sys.beneath import opened_beneath
+from ..._sys.files import closing_descriptor
 from ...digest import ObjectId
 from ...errors import AlgorithmMismatchError, VerityMissingError, VerityNotSupportedError
 
 __all__ = ["BUFFER_SIZE", "NATIVE", "Failure", "Loaded", "load", "load_large", "load_one", "sizes"]
 
 BUFFER_SIZE = 1 << 20
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK
 
 NATIVE = _native.BACKEND == "native"
 if NATIVE:
@@ -56,12 +56,12 @@ class Loaded(NamedTuple):
 
 def sizes(state: RepoState, ids: bytes) -> array[int]:
     """The size of each object; negative if it is missing or no regular file.  About a microsecond each."""
-    if NATIVE:
+    if NATIVE and state.in_one_place:
         return array("q", _core.object_sizes(state.objects_fd, ids, state.algorithm.number))
     width, found = state.algorithm.digest_size, array("q")
     for at in range(0, len(ids), width):
         try:
-            status = os.stat(ObjectId(ids[at : at + width]).path, dir_fd=state.objects_fd, follow_symlinks=False)
+            status = state.lstat(f"objects/{ObjectId(ids[at : at + width]).path}")
         except OSError:
             found.append(-1)
         else:
@@ -74,7 +74,7 @@ def load(state: RepoState, ids: bytes, buffer: bytearray) -> Loaded:
 
     In a secure repository the kernel must guard each under its id, too.
     """
-    if NATIVE:
+    if NATIVE and state.in_one_place:
         taken, found, failures = _core.load_objects(state.objects_fd, ids, buffer, state.algorithm.number, state.secure)
         return Loaded(taken, array("q", found), [Failure(*each) for each in failures])
     width = state.algorithm.digest_size
@@ -101,7 +101,7 @@ def load_one(
     """
     step = "open"
     try:
-        with opened_beneath(object_id.path, _FLAGS, dir_fd=state.objects_fd) as fd:
+        with closing_descriptor(state.open_object_file(object_id.path, _FLAGS)) as fd:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode) or status.st_size > most:
                 failures.append(Failure(index, 0, "large" if stat.S_ISREG(status.st_mode) else "type"))
@@ -110,7 +110,7 @@ def load_one(
                 return None
             step = "read"
             size = _read_full(fd, room[: status.st_size])
-            if state.secure and (failure := _measure(state, fd, object_id, index)):
+            if state.is_guarded(object_id) and (failure := _measure(state, fd, object_id, index)):
                 failures.append(failure)
     except OSError as error:
         failures.append(Failure(index, error.errno or 0, step))
@@ -144,8 +144,8 @@ def load_large(state: RepoState, object_id: ObjectId, take: Callable[[memoryview
     hasher, step = fsverity.Hasher(state.algorithm), "open"
     room = memoryview(bytearray(BUFFER_SIZE))
     try:
-        with opened_beneath(object_id.path, _FLAGS, dir_fd=state.objects_fd) as fd:
-            if state.secure and (failure := _measure(state, fd, object_id, 0)):
+        with closing_descriptor(state.open_object_file(object_id.path, _FLAGS)) as fd:
+            if state.is_guarded(object_id) and (failure := _measure(state, fd, object_id, 0)):
                 return failure
             step = "read"
             while size := _read_full(fd, room):

@@ -11,7 +11,7 @@ import re
 import stat
 
 from ..._sys import files
-from ..._sys.beneath import opened_beneath, opened_trusted
+from ..._sys.beneath import opened_trusted
 from ...digest import ObjectId
 from ..gc.shards import NEVER, compare
 from .context import Run, file_type, os_text, raise_ours
@@ -62,7 +62,7 @@ def object_not_found(run: Run, kind: str, path: str, object_id: ObjectId, name: 
     """
     answer, detail = 0, _NO_FILE
     try:
-        with opened_beneath(object_id.path, _FLAGS, dir_fd=run.state.objects_fd) as fd:
+        with files.closing_descriptor(run.state.open_object_file(object_id.path, _FLAGS)) as fd:
             if stat.S_ISREG(os.fstat(fd).st_mode):
                 return  # it has come meanwhile
     except (FileNotFoundError, NotADirectoryError):

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from ..._repo.publish import target_of
 from ..._repo.streams import FileSource
-from ..._sys.beneath import open_beneath
 from ...digest import ObjectId, check_content_digest
 from ...errors import AlgorithmMismatchError, FormatError, SplitstreamError
 from ...findings import Finding
@@ -126,7 +125,7 @@ class StreamCheck:
         """Check a stream by what refers to it.  Safe for use from several threads."""
         name, wrong = _stream_name(needed.name).removeprefix("streams/"), list[Finding]()
         try:
-            source = FileSource(open_beneath(needed.object_id.path, _FLAGS, dir_fd=self._run.state.objects_fd))
+            source = FileSource(self._run.state.open_object_file(needed.object_id.path, _FLAGS))
         except FileNotFoundError:
             return  # a finding of what needs it
         except OSError as error:

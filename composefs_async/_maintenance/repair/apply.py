@@ -1,8 +1,8 @@
 """Repair: what is missing or corrupt comes back from elsewhere, what can be recomputed is, and the rest is told.
 
-Owns the order of steps and the account of them.  Does not own finding damage (`check`), where content comes from
-(`repairs.sources`), putting it in place (`repairs.replacing`), or what can be mended with OCI documents only
-(`composefs_async.oci.image_repair`, which drives the same `Repair`).
+Owns the order of steps and the account of them.  Does not own finding damage (`fsck.check`), where content comes from
+(`sources`), putting it in place (`quarantine`), what a dry run works on (`shadow`), or what can be mended with OCI
+documents only (`composefs_async.oci.image_repair`, which drives the same `Repair`).
 
 Each step leaves the repository no worse wherever it is stopped: objects are compared with their ids and flushed before
 they are in place, what they replace is kept in a quarantine, names appear only when what they lead to is there, and
@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from ... import fsverity
 from ..._repo import publish
@@ -27,11 +27,12 @@ from ...findings import Finding
 from ...progress import Message, ProgressCallback
 from ...results import FsckResult, RepairAction, RepairResult, Unrepaired
 from .. import reachability
-from ..fsck.check import fsck
+from ..fsck.check import fsck, recheck
 from . import lost_streams
 from .damaged_graph import MISSING, Damage, is_there
 from .looking import is_no_object
 from .quarantine import Quarantine, replace
+from .shadow import Shadow, ShadowQuarantine
 from .sources import DirectorySource, ObjectSource, QuarantineSource, RepositorySource, open_source
 from .stream_names import name_of
 
@@ -55,7 +56,8 @@ def repair(
 
     Args:
         sources: repositories of the same algorithm and directories of files, tried in this order.
-        dry_run: only tell what would be done; what a missing stream needs in turn is not foreseen.
+        dry_run: tell what a run would do, and change nothing: it is done on a `Shadow`, which takes room in the
+            directory for temporary files for what would come back.
         check: called now and then; what it raises ends the repair, and what has been done stays.
 
     Raises:
@@ -65,25 +67,36 @@ def repair(
     opened: list[ObjectSource] = []
     try:
         opened.extend(open_source(source, state.algorithm) for source in sources)
-        run = Repair.begin(state, dry_run=dry_run, progress=progress, check=check)
-        for each in opened:
-            run.take(each, check=check)
-        return run.finish(check=check)
+        with closing(Repair.begin(state, dry_run=dry_run, progress=progress, check=check)) as run:
+            for each in opened:
+                run.take(each, check=check)
+            return run.finish(check=check)
     finally:
         for each in opened:
             each.close()
 
 
 class Repair:
-    """One repair under way: `begin`, any number of `take`, `finish`.  All of it blocks."""
+    """One repair under way: `begin`, any number of `take`, `finish`, `close`.  All of it blocks.
 
-    def __init__(self, state: RepoState, before: FsckResult, *, dry_run: bool, progress: ProgressCallback) -> None:
-        self.state, self.before, self.dry_run = state, before, dry_run
+    A dry run does the same as a run, on a shadow of the repository.
+    """
+
+    def __init__(self, real: RepoState, before: FsckResult, *, dry_run: bool, progress: ProgressCallback) -> None:
+        self.before, self.dry_run = before, dry_run
+        self._real = real
+        shadow = Shadow(real) if dry_run else None
+        self.state: RepoState = shadow or real
+        """What is repaired."""
         self.report = progress
-        self.damage: Damage = Damage(state, before)
+        self._quarantine = ShadowQuarantine(shadow) if shadow else Quarantine(real)
+        try:
+            self.damage: Damage = Damage(self.state, before)
+        except BaseException:
+            self.close()
+            raise
         self.actions: list[RepairAction] = []
         self._hurt = [each.path for each in self.damage.hurt_references()]
-        self._quarantine = Quarantine(state)
         self.problems: list[str] = []
         """Why a source could not help."""
         self.covered: set[str] = set()
@@ -103,13 +116,22 @@ class Repair:
             state.require_writable()
         report = progress or _ignore
         run = cls(state, fsck(state, progress=report, check=check), dry_run=dry_run, progress=report)
-        with state.shared(), files.whole_paths(state.path):
-            # What is right and only not protected is replaced by a copy of itself.
-            run._clear_places()
-            run._take_objects(RepositorySource(state, ITSELF, owned=False), run.damage.corrupt, ITSELF)
-            run.mend_names()
-        run.take(QuarantineSource(state), check=check)
+        try:
+            with state.shared(), files.whole_paths(state.path):
+                # What is right and only not protected is replaced by a copy of itself.
+                run._clear_places()
+                run._take_objects(RepositorySource(run.state, ITSELF, owned=False), run.damage.corrupt, ITSELF)
+                run.mend_names()
+            run.take(QuarantineSource(state), check=check)
+        except BaseException:
+            run.close()
+            raise
         return run
+
+    def close(self) -> None:
+        """Remove the shadow of a dry run; the repository stays open."""
+        if self.state is not self._real:
+            self.state.close()
 
     # -- objects -------------------------------------------------------------------------------
 
@@ -134,13 +156,12 @@ class Repair:
         sizes = self.damage.sizes(wanted) if isinstance(source, DirectorySource) else dict.fromkeys(wanted)
         candidates = _checking(source.candidates(sizes), check)
         try:
-            for object_id in replace(self.state, candidates, None if self.dry_run else self._quarantine):
+            for object_id in replace(self.state, candidates, self._quarantine):
                 done.append(object_id)
                 action = "restored" if wanted[object_id] == MISSING else "replaced"
                 self.note(f"objects/{object_id.path}", action, name)
         finally:
-            if not self.dry_run:
-                self.damage.replaced(done)
+            self.damage.replaced(done)
         return bool(done)
 
     def put(self, contents: Iterable[bytes], source: str) -> None:
@@ -167,16 +188,9 @@ class Repair:
 
     def mend_names(self) -> None:
         """Make the names whose objects are known and there; durable."""
-        done = {each.path for each in self.actions if each.action != "quarantined"} if self.dry_run else set[str]()
-        while links := [link for link in self._wanted_links() if link.path not in done]:
-            done.update(link.path for link in links)
+        while links := self._wanted_links():
             for link in links:
                 self.note(link.path, "linked")
-            if self.dry_run:
-                for link in links:
-                    if "/refs/" not in link.path:
-                        self.damage.bring(ObjectId.from_path(link.target))
-                continue
             publish.publish(self.state, links)
             self.damage.read_names()
 
@@ -193,7 +207,7 @@ class Repair:
         if not (path in reachability.CATEGORIES or "/refs" in path):
             return False
         try:
-            return stat.S_ISLNK(os.stat(path, dir_fd=self.state.fd, follow_symlinks=False).st_mode)
+            return stat.S_ISLNK(self.state.lstat(path).st_mode)
         except FileNotFoundError:
             return False
 
@@ -210,8 +224,8 @@ class Repair:
         return publish.object_of(self.state, "images" if category == "images" else "streams", name) is None
 
     def _is_free(self, path: str) -> bool:
-        """Whether no link is there, or in a dry run would be."""
-        return publish.target_of(self.state, path) is None or (self.dry_run and path in self.covered)
+        """Whether no link is there."""
+        return publish.target_of(self.state, path) is None
 
     def _wanted_links(self) -> list[Link]:
         wanted = [*self._missing_links(), *self._wrong_references()]
@@ -280,31 +294,29 @@ class Repair:
         """Move corrupt objects that nothing needs, and files in the place of links, away; check everything again."""
         with self.state.shared(), files.whole_paths(self.state.path):
             self._clean()
-            if not self.dry_run:
-                self.state.syncs.sync()
-        if self.dry_run or not self.actions:
+            self.state.syncs.sync()
+        if not self.actions:
             after = self.before
-            left = [finding for finding in self.before.errors if not self._is_covered(finding)]
-            hurt = [each for each in self.damage.hurt_references() if not self._would_be_whole(each)]
+        elif self.dry_run:
+            after = recheck(self.state, self.before, self.covered, check=check)
         else:
             after = fsck(self.state, progress=self.report, check=check)
-            left = list(after.errors)
-            hurt = Damage(self.state, after).hurt_references()
+        hurt = Damage(self.state, after).hurt_references() if self.actions else self.damage.hurt_references()
         still_hurt = {each.path for each in hurt}
         return RepairResult(
             self.before,
             after,
             tuple(self.actions),
-            tuple(Unrepaired(each.path, each.text, each.remedy, each.unread) for each in left),
+            tuple(Unrepaired(each.path, each.text, each.remedy, each.unread) for each in after.errors),
             tuple(self._hurt),
             tuple(path for path in self._hurt if path not in still_hurt),
             tuple(self.problems),
-            self._quarantine.path,
+            "" if self.dry_run else self._quarantine.path,
             self.dry_run,
         )
 
     def _clean(self) -> None:
-        needed = self.damage.wanted if self.dry_run else self.damage.needed
+        needed = self.damage.needed
         lost = [each for each in self.damage.roots.references if each.object_id is None]
         names_of = {f"{each.category}/{each.name}" for each in lost}
         hidden = {path for path, _ in self.damage.roots.hidden} - self.covered
@@ -331,43 +343,9 @@ class Repair:
         return finding.kind == "image-name-mismatch" and finding.path not in means
 
     def _put_aside(self, path: str) -> None:
-        if not self.dry_run:
-            with suppress(FileNotFoundError):
-                self._quarantine.take(path)
+        with suppress(FileNotFoundError):
+            self._quarantine.take(path)
         self.note(path, "quarantined")
-
-    # -- what a dry run would have done --------------------------------------------------------
-
-    def _is_covered(self, finding: Finding) -> bool:
-        """Whether what was found would be mended."""
-        paths = {finding.path, finding.expected}
-        if finding.object_id:
-            with suppress(FormatError):
-                paths = {finding.expected, f"objects/{ObjectId.from_hex(finding.object_id).path}"}
-        category, _, name = finding.path.partition("/")
-        if category in reachability.CATEGORIES and not finding.object_id:
-            references = self.damage.roots.references
-            paths |= {f"{each.category}/{each.name}" for each in references if each.path == finding.path}
-            led_to = self.damage.roots.links["images" if category == "images" else "streams"].get(name)
-            if led_to is not None:
-                paths.add(f"objects/{led_to.path}")
-        return not self.covered.isdisjoint(paths)
-
-    def _would_be_whole(self, reference: reachability.Reference) -> bool:
-        name = f"{reference.category}/{reference.name}"
-        if reference.object_id is None:
-            return name in self.covered
-        edges = [(name, reference.object_id)]
-        for reached in self.damage.reach(reference.object_id):
-            node = self.damage.nodes.get(reached)
-            lacking = node.lacking if node else {reached}
-            if not self.covered.issuperset(f"objects/{each.path}" for each in lacking):
-                return False
-            edges += [(name_of(key, target) or "", target) for key, target in node.named] if node else []
-        return all(path in self.covered for path, target in edges if self._is_bad(path, target))
-
-    def _is_bad(self, path: str, object_id: ObjectId) -> bool:
-        return (path, object_id) in self.damage.flawed or object_id in self.damage.malformed
 
 
 class _Contents:

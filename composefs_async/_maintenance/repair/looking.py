@@ -19,7 +19,7 @@ from ...errors import AlgorithmMismatchError, FormatError, VerityMissingError, V
 
 __all__ = ["Seen", "is_no_object", "look"]
 
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK
 _READ_SIZE = 1 << 20
 _BAD_DESCRIPTOR = (errno.EINVAL, errno.EBADMSG)
 """What opening a file answers where what fs-verity keeps of it is damaged."""
@@ -38,8 +38,11 @@ class Seen(enum.Enum):
 def look(state: RepoState, object_id: ObjectId) -> Seen:
     """Read an object whole.  Blocks."""
     try:
-        with files.opened(object_id.path, _FLAGS, dir_fd=state.objects_fd) as fd:
+        fd = state.open_object_file(object_id.path, _FLAGS)
+        try:
             return _look_into(state, fd, object_id)
+        finally:
+            os.close(fd)
     except OSError as error:
         if errnos.is_absent(error):
             return Seen.ABSENT
@@ -61,9 +64,11 @@ def _look_into(state: RepoState, fd: int, object_id: ObjectId) -> Seen:
     if hasher.id() != object_id:
         return Seen.WRONG
     try:
-        return Seen.WRONG if state.secure and verity.measure(fd, state.algorithm, "") != object_id else Seen.RIGHT
+        if state.is_guarded(object_id) and verity.measure(fd, state.algorithm, "") != object_id:
+            return Seen.WRONG
     except (VerityMissingError, VerityNotSupportedError, AlgorithmMismatchError):
         return Seen.WRONG
+    return Seen.RIGHT
 
 
 def is_no_object(state: RepoState, path: str) -> bool:
@@ -74,7 +79,7 @@ def is_no_object(state: RepoState, path: str) -> bool:
     """
     with files.naming(state.path):
         try:
-            mode = os.stat(path, dir_fd=state.fd, follow_symlinks=False).st_mode
+            mode = state.lstat(path).st_mode
         except FileNotFoundError:
             return False
     if path.count("/") == 1:

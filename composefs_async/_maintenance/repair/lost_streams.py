@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from ..._repo import streams
 from ..._repo.state import RepoState
-from ..._sys.beneath import IN_THE_WAY, opened_beneath
+from ..._sys.beneath import IN_THE_WAY
 from ...digest import ObjectId
 from ...errors import ComposefsError
 from ...splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
@@ -82,8 +82,7 @@ def _unnamed_streams(state: RepoState, damage: Damage) -> Iterator[ObjectId]:
 
 def _listing(state: RepoState, directory: str) -> list[str]:
     try:
-        with opened_beneath(directory, os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.objects_fd) as fd:
-            return sorted(os.listdir(fd))
+        return state.list_objects(directory)
     except OSError as error:
         if error.errno not in (*IN_THE_WAY, errno.ENOENT):
             raise
@@ -91,8 +90,7 @@ def _listing(state: RepoState, directory: str) -> list[str]:
 
 
 def _begins_like_one(state: RepoState, object_id: ObjectId) -> bool:
-    flags = os.O_RDONLY | os.O_NONBLOCK
-    with suppress(OSError), opened_beneath(object_id.path, flags, dir_fd=state.objects_fd) as fd:
-        start = os.pread(fd, HEADER_SIZE, 0)
+    with suppress(OSError), open(state.open_object_file(object_id.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        start = file.read(HEADER_SIZE)
         return start.startswith(MAGIC) or start[18 : 18 + len(MAGIC)] == MAGIC
     return False

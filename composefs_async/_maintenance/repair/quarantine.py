@@ -106,9 +106,7 @@ class Quarantine:
 # -- replacing ---------------------------------------------------------------------------------
 
 
-def replace(
-    state: RepoState, candidates: Iterable[tuple[ObjectId, int]], quarantine: Quarantine | None
-) -> Iterator[ObjectId]:
+def replace(state: RepoState, candidates: Iterable[tuple[ObjectId, int]], quarantine: Quarantine) -> Iterator[ObjectId]:
     """Put each file that is what its id says into the place of that object; yields the ids, as batches are done.
 
     A file that is something else is passed over.  Each object is flushed before it is in place, so that a crash leaves
@@ -116,7 +114,7 @@ def replace(
 
     Args:
         candidates: ids, and descriptors of files that may have their content; the descriptors are closed.
-        quarantine: for what is replaced; None replaces nothing and only tells what would be.
+        quarantine: for what is replaced.
     """
     pending: list[tuple[ObjectId, int]] = []
     size = 0
@@ -134,15 +132,10 @@ def replace(
             os.close(fd)
 
 
-def _replace_batch(
-    state: RepoState, pending: list[tuple[ObjectId, int]], quarantine: Quarantine | None
-) -> list[ObjectId]:
+def _replace_batch(state: RepoState, pending: list[tuple[ObjectId, int]], quarantine: Quarantine) -> list[ObjectId]:
     """Empties *pending*."""
     copies: list[tuple[ObjectId, files.Tmpfile]] = []
     try:
-        if quarantine is None:
-            digests = digest_descriptors([fd for _, fd in pending], state.algorithm)
-            return [wanted for (wanted, _), found in zip(pending, digests, strict=True) if found == wanted]
         for object_id, fd in pending:
             copies.append((object_id, objects.create_object_tmpfile(state)))
             try:

@@ -21,6 +21,7 @@ from .quarantine import digest_descriptors, quarantines
 __all__ = ["DirectorySource", "ObjectSource", "QuarantineSource", "RepositorySource", "open_source"]
 
 _BATCH = 128  # files that are open at a time
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK  # opening a pipe would wait
 
 
 class ObjectSource(Protocol):
@@ -72,7 +73,7 @@ class RepositorySource:
     def candidates(self, wanted: Mapping[ObjectId, int | None]) -> Iterator[tuple[ObjectId, int]]:
         for object_id in sorted(wanted):
             try:
-                fd = _open_regular(object_id.path, self.state.objects_fd)
+                fd = _regular(self.state.open_object_file(object_id.path, _FLAGS), object_id.path)
             except OSError:  # not there, or it cannot be read; somebody else may have it
                 continue
             yield object_id, fd
@@ -98,7 +99,8 @@ class QuarantineSource:
         for kept in quarantines(self._state) if wanted else []:
             for object_id in sorted(wanted):
                 try:
-                    fd = _open_regular(f"{kept}/objects/{object_id.path}", self._state.fd)
+                    path = f"{kept}/objects/{object_id.path}"
+                    fd = _regular(open_beneath(path, _FLAGS, dir_fd=self._state.fd), path)
                 except OSError:  # as in any source
                     continue
                 yield object_id, fd
@@ -121,7 +123,7 @@ class DirectorySource:
         found = {object_id: path for path, object_id in self._digests(sizes) if object_id in wanted}
         for object_id, path in found.items():
             try:
-                fd = _open_regular(path)
+                fd = _open(path)
             except OSError:  # gone, or somebody else's now
                 continue
             yield object_id, fd
@@ -143,7 +145,7 @@ class DirectorySource:
         try:
             for path in batch:
                 with suppress(OSError):
-                    opened[path] = _open_regular(path)
+                    opened[path] = _open(path)
             digests = digest_descriptors([*opened.values()], self._algorithm)
         finally:
             batch.clear()
@@ -157,13 +159,13 @@ class DirectorySource:
         pass
 
 
-def _open_regular(path: str, dir_fd: int | None = None) -> int:
-    """Open a file for reading; never waits, as opening a pipe would."""
-    flags = os.O_RDONLY | os.O_NONBLOCK
-    if dir_fd is None:
-        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
-    else:
-        fd = open_beneath(path, flags, dir_fd=dir_fd)
+def _open(path: str) -> int:
+    """Open a regular file for reading."""
+    return _regular(os.open(path, _FLAGS | os.O_NOFOLLOW | os.O_CLOEXEC), path)
+
+
+def _regular(fd: int, path: str) -> int:
+    """*fd*, which is closed if it is of anything but a regular file."""
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(f"{path} is not a regular file")
