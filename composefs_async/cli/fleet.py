@@ -63,7 +63,12 @@ def _engine(text: str) -> Iterator[Engine]:
 @click.option("--engine", default="threads", show_default=True, help="threads[:N], or dask:tcp://HOST:PORT.")
 @click.option("--shard", type=ShardType(), help="I/N: one part of N of the list, counted from 0.")
 @click.option(
-    "--hash", "algorithm", type=click.Choice([each.value for each in Algorithm]), default="sha512", show_default=True
+    "--hash",
+    "algorithm",
+    type=click.Choice([each.value for each in Algorithm]),
+    default="sha512",
+    show_default=True,
+    help="Of the objects in the store.",
 )
 @click.option("--in-flight", type=click.IntRange(min=1), default=200, show_default=True, help="Images at once.")
 @click.option("--platform", type=PlatformType(), help="OS/ARCH[/VARIANT] to take.")
@@ -123,7 +128,7 @@ def convert(
 
 @click.command
 @click.argument("references", type=click.File())
-@click.option("--store", "url", type=StoreUrl(), required=True)
+@click.option("--store", "url", type=StoreUrl(), required=True, help="The store.")
 @endpoint_option
 @as_json
 @click.pass_obj

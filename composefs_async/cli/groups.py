@@ -12,6 +12,8 @@ from typing import Any
 import click
 from click.exceptions import NoSuchCommand
 
+from .command_help import complete
+
 __all__ = ["PROGRAM", "LazyGroup"]
 
 PROGRAM = "composefs-async"
@@ -41,6 +43,7 @@ class LazyGroup(click.Group):
         module, _ = self._commands_in[cmd_name]
         attribute = _ATTRIBUTES.get(cmd_name, cmd_name.replace("-", "_"))
         command: click.Command = getattr(importlib.import_module(f".{module}", __package__), attribute)
+        complete(command, f"{group_of(ctx)} {cmd_name}".strip(), PROGRAM)
         return command
 
     def paths(self, ctx: click.Context, above: str = "") -> Iterator[str]:

@@ -125,11 +125,6 @@ def build(
 
     Layers go on each other in this order: those of --from, tars, directories.  The same input makes the same image,
     whenever and wherever: no time of day goes into it, and of files only what belongs to them.
-
-    \b
-    Example:
-      composefs-async oci build app:1 --directory ./rootfs --entrypoint '["/bin/app"]'
-      composefs-async oci copy app:1 oci-archive:app.tar
     """
 
     async def work(repo: Repository, show: ProgressCallback) -> PullResult:
@@ -173,12 +168,7 @@ def config(
     json_output: bool,
     **options: Any,
 ) -> None:
-    """Make an image of the layers of IMAGE with other settings, and tag it as TAG.
-
-    \b
-    Example:
-      composefs-async oci config app:1 app:1-debug --env DEBUG=1 --label stage=test
-    """
+    """Make an image of the layers of IMAGE with other settings, and tag it as TAG."""
     from ..oci.building.builder import edit_config
 
     with settings.open() as repo, showing(progress) as show:

@@ -171,11 +171,6 @@ def pull(
       PATH[:NAME], or - for standard input     any of the first four, by what is in it
 
     Archives may be packed with gzip or zstd, and FILE may be a pipe: nothing is written to a temporary file.
-
-    \b
-    Examples:
-      docker save app:1 | composefs-async oci pull - app:1
-      composefs-async oci pull oci:./image:latest app:latest
     """
     from .. import oci
 

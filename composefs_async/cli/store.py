@@ -73,7 +73,12 @@ def using(
 @click.command
 @click.argument("url", type=StoreUrl())
 @click.option(
-    "--hash", "algorithm", type=click.Choice([each.value for each in Algorithm]), default="sha512", show_default=True
+    "--hash",
+    "algorithm",
+    type=click.Choice([each.value for each in Algorithm]),
+    default="sha512",
+    show_default=True,
+    help="Of the objects in the store.",
 )
 @click.option(
     "--grace",

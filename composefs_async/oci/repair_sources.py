@@ -222,7 +222,8 @@ async def _scratch(state: RepoState, outside: bool) -> AsyncIterator[Repository]
 
 
 def _make_scratch(state: RepoState) -> Repository:
-    files.make_directory(state_dir.DIRECTORY, DIRECTORY_MODE, dir_fd=state.fd)
+    with files.naming(state.path):
+        files.make_directory(state_dir.DIRECTORY, DIRECTORY_MODE, dir_fd=state.fd)
     top = Path(state.path, state_dir.DIRECTORY)
     for old in top.glob(f"{_SCRATCH}*"):
         _remove_stale(old)
