@@ -28,10 +28,34 @@ class Wheel(bdist_wheel):
             self.distribution.ext_modules = []
             self.root_is_pure = True
             self.plat_name_supplied = False
+        made = Path(self.get_finalized_command("build").build_temp) / "share"
+        self.distribution.data_files = _shared(made, self.distribution.get_version())
         super().run()
 
     def get_tag(self) -> tuple[str, str, str]:
         return ("py3", "none", "any") if self.root_is_pure else super().get_tag()
+
+
+def _shared(made: Path, version: str) -> list[tuple[str, list[str]]]:
+    """Manual pages and what shells complete, made from the commands themselves: places, and files below *made*."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    try:
+        from composefs_async.cli.app import app
+        from composefs_async.cli.manual import pages
+        from composefs_async.cli.topics import script
+    finally:
+        del sys.path[0]
+    contents = {f"share/man/man1/{name}": text for name, text in pages(app, version).items()}
+    contents["share/bash-completion/completions/composefs-async"] = script("bash")
+    contents["share/zsh/site-functions/_composefs-async"] = script("zsh")
+    contents["share/fish/vendor_completions.d/composefs-async.fish"] = script("fish")
+    found: dict[str, list[str]] = {}
+    for place, text in contents.items():
+        path = made / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        found.setdefault(str(Path(place).parent), []).append(str(path))
+    return list(found.items())
 
 
 setup(

@@ -42,6 +42,8 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     sections={
         "Repositories": {
             "init": ("repository", "Create a repository."),
+            "help": ("topics", "Show a page of the documentation."),
+            "completion": ("topics", "Print what a shell needs to complete commands, options and tags."),
             "doctor": ("doctor", "What this directory, file system and kernel can do."),
             "demo": ("demo", "Import an image made of this machine's files, and verify it."),
             "upgrade": ("upgrade", "Give a repository from before meta.json existed one that fits."),
@@ -116,6 +118,8 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     show_default=True,
     help="Which event loop; auto is uvloop where it is installed.",
 )
+@click.option("-q", "--quiet", is_flag=True, help="Print results and errors, but no progress, notes and accounts.")
+@click.option("-v", "--verbose", count=True, help="Tell on standard error what is done; -vv tells more.")
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
 )
@@ -133,6 +137,8 @@ def app(
     erofs_version: int | None,
     no_repo: bool,
     no_upgrade: bool,
+    quiet: bool,
+    verbose: int,
 ) -> None:
     """composefs repositories: content-addressed files, OCI layers, EROFS images.
 
@@ -148,7 +154,28 @@ def app(
     place = "user" if user else "system" if system else None
     named = os.environ.get(REPO_VARIABLE) if repo is None and place is None and not no_repo else None
     wanted = Algorithm(algorithm) if algorithm else None
-    ctx.obj = Settings(repo, place, wanted, insecure, require_verity, loop, erofs_version, no_repo, named or None)
+    ctx.obj = Settings(
+        repo, place, wanted, insecure, require_verity, loop, erofs_version, no_repo, named or None, quiet
+    )
+    if verbose:
+        ctx.call_on_close(_log(verbose))
+
+
+def _log(verbose: int) -> Callable[[], None]:
+    """Let the log of the package come on standard error until the returned function is called."""
+    import logging
+
+    log, handler = logging.getLogger("composefs_async"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG if verbose > 1 else logging.INFO)
+
+    def end() -> None:
+        log.removeHandler(handler)
+        log.setLevel(before)
+
+    return end
 
 
 @click.command(

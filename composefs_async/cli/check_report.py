@@ -14,8 +14,9 @@ import click
 
 from ..errors import ComposefsError
 from ..findings import KINDS
+from .account import note
 from .exit_codes import COULD_NOT_CHECK, describe
-from .output import printable, say
+from .output import printable
 
 if TYPE_CHECKING:
     from ..findings import Finding
@@ -55,7 +56,7 @@ def checking(*, resumable: bool = False) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if resumable:
-            _hint("'--continue' goes on where this check has ended")
+            note("'--continue' goes on where this check has ended")
         raise
     except (ComposefsError, OSError) as error:
         raise CouldNotCheck(describe(error)) from error
@@ -94,15 +95,11 @@ def print_hints(result: FsckResult, findings: Iterable[Finding] = ()) -> None:
         findings: further ones, which a repair does not know.
     """
     if result.errors:
-        _hint("'composefs-async fsck --repair [FROM]...' mends what can be, with content FROM elsewhere")
+        note("'composefs-async fsck --repair [FROM]...' mends what can be, with content FROM elsewhere")
     notices = [finding for finding in result.findings if finding.is_notice]
     for kind, remedy in dict.fromkeys((finding.kind, finding.remedy) for finding in (*findings, *notices)):
         if KINDS[kind].remedy or not result.errors:
-            _hint(f"{kind}: {remedy}")
-
-
-def _hint(text: str) -> None:
-    say(f"note: {text}")
+            note(f"{kind}: {remedy}")
 
 
 def result_to_json(result: FsckResult) -> dict[str, Any]:

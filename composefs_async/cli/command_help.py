@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import click
 
+from .tag_names import ImageName
+
 __all__ = ["COMMANDS", "CommandHelp", "complete"]
 
 _IMAGE = "A tag, @DIGEST of a manifest, or the first six or more digits of one."
@@ -33,6 +35,10 @@ class CommandHelp(NamedTuple):
 COMMANDS: Mapping[str, CommandHelp] = {
     "init": CommandHelp(
         {"PATH": "The directory to make it in."}, ("init /srv/composefs", "--user init", "init --insecure ./repo")
+    ),
+    "help": CommandHelp({"TOPIC": "A page, as they are listed without it."}, ("help", "help getting-started")),
+    "completion": CommandHelp(
+        {"SHELL": "Which shell."}, ("completion bash > ~/.local/share/bash-completion/completions/composefs-async",)
     ),
     "doctor": CommandHelp(
         {"PATH": "The directory to look at."}, ("doctor", "doctor /srv", "doctor --storage /var/lib/containers/storage")
@@ -250,7 +256,9 @@ def complete(command: click.Command, path: str, program: str) -> None:
     arguments, examples = COMMANDS[path]
     for parameter in command.params:
         if isinstance(parameter, click.Argument):
-            parameter.help = arguments.get(argument_name(parameter))
+            parameter.help = arguments.get(argument_name(parameter), "")
+            if parameter.help.startswith((_IMAGE, _TREE)) and isinstance(parameter.type, click.types.StringParamType):
+                parameter.type = ImageName()
     lines = [each if f"{program} " in each else f"{program} {each}" for each in examples]
     command.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 

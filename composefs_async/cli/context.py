@@ -45,6 +45,8 @@ class Settings:
     """No repository may be opened; only commands that can do without one work."""
     named: str | None = None
     """By the environment, where no option says which repository."""
+    quiet: bool = False
+    """No progress, no notes, no account of what was done."""
 
     @property
     def chosen(self) -> bool:

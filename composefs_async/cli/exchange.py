@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .account import tell
 from .context import Settings, as_json, print_json
 from .output import printable
 from .progress import progress_option, showing, size_text
@@ -84,12 +85,12 @@ def publish(
     if json_output:
         print_json({key: getattr(result, key) for key in result.__dataclass_fields__})
         return
-    click.echo(f"name      {printable(result.name)}")
-    click.echo(f"manifest  {result.manifest_digest}")
+    tell(f"name      {printable(result.name)}")
+    tell(f"manifest  {result.manifest_digest}")
     if result.image_id:
-        click.echo(f"image     {result.image_id}")
-    click.echo(f"objects   {result.objects_sent} sent, {result.objects_shared} shared")
-    click.echo(f"moved     {size_text(result.bytes_sent)} in {result.requests} requests")
+        tell(f"image     {result.image_id}")
+    tell(f"objects   {result.objects_sent} sent, {result.objects_shared} shared")
+    tell(f"moved     {size_text(result.bytes_sent)} in {result.requests} requests")
 
 
 @click.command
@@ -148,15 +149,15 @@ def fetch(
         values = {key: getattr(result, key) for key in result.__dataclass_fields__}
         print_json({**values, "image_id": result.image_id.hex() if result.image_id else None})
         return
-    click.echo(f"root      {printable(result.root)}")
-    click.echo(f"manifest  {result.manifest_digest}")
+    tell(f"root      {printable(result.root)}")
+    tell(f"manifest  {result.manifest_digest}")
     if result.image_id:
-        click.echo(f"image     {result.image_id}")
-    click.echo(f"tagged    {printable(result.tag)}")
-    click.echo(f"objects   {result.objects_fetched} fetched, {result.objects_present} present")
-    click.echo(f"moved     {size_text(result.bytes_received)} in {result.requests} requests")
+        tell(f"image     {result.image_id}")
+    tell(f"tagged    {printable(result.tag)}")
+    tell(f"objects   {result.objects_fetched} fetched, {result.objects_present} present")
+    tell(f"moved     {size_text(result.bytes_received)} in {result.requests} requests")
     for source, reason in result.failed_sources.items():
-        click.echo(printable(f"healed    from another source: {source}: {reason}"))
+        tell(printable(f"healed    from another source: {source}: {reason}"))
 
 
 async def _fetch(
@@ -213,9 +214,9 @@ def _print_copy(result: CopyResult, json_output: bool) -> None:
     if json_output:
         print_json({key: getattr(result, key) for key in result.__dataclass_fields__})
         return
-    click.echo(f"root      {printable(result.root)}")
-    click.echo(f"tagged    {printable(result.tag)}")
-    click.echo(f"objects   {result.objects_copied} copied, {result.objects_present} present")
+    tell(f"root      {printable(result.root)}")
+    tell(f"tagged    {printable(result.tag)}")
+    tell(f"objects   {result.objects_copied} copied, {result.objects_present} present")
 
 
 @click.command

@@ -18,7 +18,7 @@ __all__ = ["PROGRAM", "LazyGroup"]
 
 PROGRAM = "composefs-async"
 
-_ATTRIBUTES = {"list": "list_"}
+_ATTRIBUTES = {"help": "help_", "list": "list_"}
 """Commands that Python has another use for the name of."""
 
 

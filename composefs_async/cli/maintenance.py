@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .account import note, tell
 from .context import Settings, as_json, print_json
 from .output import printable, say
 from .progress import progress_option, showing
@@ -66,14 +67,14 @@ def gc(
         print_json({"dry_run": dry_run, **_as_json(result), "blobs_released": blobs})
         return
     if dry_run:
-        click.echo("Dry run (no files deleted):")
-    click.echo(f"Objects: {result.objects_removed} removed ({result.objects_bytes} bytes)")
+        tell("Dry run (no files deleted):")
+    tell(f"Objects: {result.objects_removed} removed ({result.objects_bytes} bytes)")
     if result.images_pruned or result.streams_pruned:
-        click.echo(f"Pruned symlinks: {result.images_pruned} images, {result.streams_pruned} streams")
+        tell(f"Pruned symlinks: {result.images_pruned} images, {result.streams_pruned} streams")
     if blobs and dry_run:
-        _note(f"would remove {blobs} blobs that 'oci pull --keep-blobs' kept, too; they are not counted above")
+        note(f"would remove {blobs} blobs that 'oci pull --keep-blobs' kept, too; they are not counted above")
     elif blobs:
-        _note(f"removed {blobs} blobs that 'oci pull --keep-blobs' kept and no image needs")
+        note(f"removed {blobs} blobs that 'oci pull --keep-blobs' kept and no image needs")
     _print_notes(result, dry_run)
 
 
@@ -84,21 +85,17 @@ def _as_json(result: GcResult) -> dict[str, Any]:
 def _print_notes(result: GcResult, dry_run: bool) -> None:
     """On standard error, what cfsctl does not know of."""
     for path in result.leftovers:
-        _note(f"{'would remove' if dry_run else 'removed'} {path}, left by an interrupted operation")
+        note(f"{'would remove' if dry_run else 'removed'} {path}, left by an interrupted operation")
     for name in result.unknown_roots:
-        _note(f"--root {name}: no stream or image has this name, so nothing was kept for it")
+        note(f"--root {name}: no stream or image has this name, so nothing was kept for it")
     for image in result.mounted:
-        _note(f"image {image} is mounted, and stays although no reference leads to it")
+        note(f"image {image} is mounted, and stays although no reference leads to it")
     if result.objects_leased:
-        _note(f"objects of interrupted imports that stay: {result.objects_leased}; see 'composefs-async leases'")
+        note(f"objects of interrupted imports that stay: {result.objects_leased}; see 'composefs-async leases'")
     if result.objects_missing:
-        _note(f"objects that something with a name needs and that are missing: {result.objects_missing}; see fsck")
-    for note in result.notes:
-        _note(note.text.removeprefix("fsck: "))
-
-
-def _note(text: str) -> None:
-    say(f"note: {printable(text)}")
+        note(f"objects that something with a name needs and that are missing: {result.objects_missing}; see fsck")
+    for each in result.notes:
+        note(each.text.removeprefix("fsck: "))
 
 
 @click.group(invoke_without_command=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .account import tell
 from .context import Settings, as_json, print_json
 from .output import print_bytes, printable, say
 from .tables import table
@@ -96,7 +97,7 @@ def tag(settings: Settings, image: str, name: str) -> None:
     with settings.open() as repo:
         manifest_digest = catalogue.resolve(repo, image)
         catalogue.tag(repo, manifest_digest, name)
-    click.echo(f"Tagged {manifest_digest} as {printable(name)}")
+    tell(f"Tagged {manifest_digest} as {printable(name)}")
 
 
 @click.command
@@ -108,4 +109,4 @@ def untag(settings: Settings, name: str) -> None:
 
     with settings.open() as repo:
         catalogue.untag(repo, name)
-    click.echo(f"Removed tag {printable(name)}")
+    tell(f"Removed tag {printable(name)}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .account import tell
 from .context import ObjectIdType, Settings, as_json, print_json
 from .image_references import STANDARD_INPUT, ImageReference
 from .output import printable
@@ -215,18 +216,18 @@ def pull(
         )
         return
     made = "  (made here: the source has none)" if result.manifest_made else ""
-    click.echo(f"manifest {result.manifest_digest}{made}")
-    click.echo(f"config   {result.config_digest}")
-    click.echo(f"verity   {manifest_id.hex()}")
-    click.echo(f"tagged   {printable(result.tag)}")
-    click.echo(f"objects  {stats_text(result.stats)}")
+    tell(f"manifest {result.manifest_digest}{made}")
+    tell(f"config   {result.config_digest}")
+    tell(f"verity   {manifest_id.hex()}")
+    tell(f"tagged   {printable(result.tag)}")
+    tell(f"objects  {stats_text(result.stats)}")
     if result.source:
         resumed = f", {size_text(result.bytes_resumed)} resumed" if result.bytes_resumed else ""
-        click.echo(f"source   {printable(result.source)}; {size_text(result.bytes_fetched)} fetched{resumed}")
+        tell(f"source   {printable(result.source)}; {size_text(result.bytes_fetched)} fetched{resumed}")
     for seal in seals:
-        click.echo(f"seal     {printable(seal)} holds")
+        tell(f"seal     {printable(seal)} holds")
     if boot is not None:
-        click.echo(f"Boot image: {boot.hex()}{choices}")
+        tell(f"Boot image: {boot.hex()}{choices}")
 
 
 def _tagged(repo: Repository, tag: str) -> str | None:

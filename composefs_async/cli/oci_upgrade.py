@@ -6,6 +6,7 @@ from collections import Counter
 
 import click
 
+from .account import tell
 from .context import Settings, as_json, print_json
 from .output import printable, say
 
@@ -42,7 +43,7 @@ def upgrade(settings: Settings, json_output: bool) -> int:
         print_json({"images": listed, **{outcome.value: counts[outcome] for outcome in UpgradeOutcome}})
     else:
         for image in found:
-            click.echo(f"{image.outcome.value:9} {printable(image.name)}")
+            tell(f"{image.outcome.value:9} {printable(image.name)}")
             if image.error:
                 say(f"composefs-async: {printable(f'{image.name}: {image.error}')}")
     return _SOME_FAILED if counts[UpgradeOutcome.FAILED] else 0

@@ -42,6 +42,7 @@ from ..progress import (
     TransferStarted,
     to_json,
 )
+from .account import is_quiet
 from .output import printable, say
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def showing(kind: str, *, counts: bool = False) -> Iterator[ProgressCallback]:
     Args:
         counts: bars are of things, not of bytes.
     """
-    if sys.stderr is None:  # as it is when the program was started with it closed
+    if sys.stderr is None or (kind == "auto" and is_quiet()):  # None: the program was started with it closed
         kind = "none"
     elif kind == "auto":
         kind = "bars" if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else "plain"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from ..errors import ImageNotFoundError, StreamNotFoundError
+from .account import tell
 from .context import Settings, as_json, print_json
 from .output import printable
 
@@ -108,7 +109,7 @@ def add(settings: Settings, reference: str, target: str, category: str | None, r
     kind, name = _parse(reference, category)
     with settings.open() as repo, _no_replacing():
         repo.add_reference(kind, name, target, replace=replace)
-    click.echo(f"Added {_named(kind, name)}")
+    tell(f"Added {_named(kind, name)}")
 
 
 @click.command
@@ -126,7 +127,7 @@ def rename(settings: Settings, reference: str, new: str, category: str | None, r
             raise click.UsageError("a reference cannot change between streams and images")
     with settings.open() as repo, _no_replacing():
         repo.rename_reference(kind, name, new, replace=replace)
-    click.echo(f"Renamed {_named(kind, name)} to {_named(kind, new)}")
+    tell(f"Renamed {_named(kind, name)} to {_named(kind, new)}")
 
 
 @click.command
@@ -140,7 +141,7 @@ def remove(settings: Settings, references: tuple[str, ...], category: str | None
         for kind, name in parsed:
             if not repo.remove_reference(kind, name):
                 raise (StreamNotFoundError if kind == "streams" else ImageNotFoundError)(f"refs/{name}")
-            click.echo(f"Removed {_named(kind, name)}")
+            tell(f"Removed {_named(kind, name)}")
 
 
 @click.command
@@ -156,4 +157,4 @@ def prune(settings: Settings, dangling: bool, dry_run: bool, json_output: bool) 
         print_json({"dry_run": dry_run, "pruned": [_document(each) for each in found]})
         return
     for each in found:
-        click.echo(f"{'Would remove' if dry_run else 'Removed'} {_named(each.category, each.name)}")
+        tell(f"{'Would remove' if dry_run else 'Removed'} {_named(each.category, each.name)}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .account import tell
 from .context import Settings, as_json, print_json
 from .oci_pull import PlatformType
 from .output import printable
@@ -129,10 +130,10 @@ def _print_push(result: PushResult, dry_run: bool) -> None:
         click.echo(table([("LAYER", "SIZE", "HOW"), *rows]))
         click.echo("Dry run (nothing was sent)")
         return
-    click.echo(f"manifest {result.manifest_digest}")
+    tell(f"manifest {result.manifest_digest}")
     if result.original_digest != result.manifest_digest:
-        click.echo(f"instead of {result.original_digest}")
-    click.echo(f"pushed   {printable(result.reference)}")
+        tell(f"instead of {result.original_digest}")
+    tell(f"pushed   {printable(result.reference)}")
 
 
 def _write_digest(path: str | None, digest: str) -> None:
@@ -339,7 +340,7 @@ def _print_export(results: list[CopyResult], json_output: bool, destination: str
     to_terminal = destination.partition(":")[2].partition(":")[0] != "-"
     for result in results:
         changed = "" if result.manifest_digest == result.original_digest else f"  (was {result.original_digest})"
-        click.echo(f"{result.manifest_digest}{changed}", err=not to_terminal)
+        tell(f"{result.manifest_digest}{changed}", err=not to_terminal)
 
 
 def _merged(options: dict[str, Any], prefix: str) -> dict[str, Any]:

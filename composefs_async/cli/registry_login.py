@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from .account import tell
 from .context import Settings
 from .output import printable
 from .registry_options import RegistryCommand, access_of, access_options, run_within, transfer_of, transfer_options
@@ -30,7 +31,7 @@ def login(settings: Settings, /, *, host: str, **options: Any) -> None:
             raise click.UsageError("there is no --username, and no terminal to ask on")
         options["username"] = click.prompt("Username", err=True)
     path, host = run_within(settings, options["timeout"], partial(_login, settings, host, options))
-    click.echo(f"Login Succeeded! {printable(host)} is in {printable(path)}")
+    tell(f"Login Succeeded! {printable(host)} is in {printable(path)}")
 
 
 async def _login(settings: Settings, host: str, options: dict[str, Any]) -> tuple[str, str]:
@@ -66,4 +67,4 @@ def logout(settings: Settings, /, *, host: str, authfile: str | None) -> None:
     host = host.removeprefix("docker://").rstrip("/")
     access = Access(authfile=Path(authfile) if authfile else None)
     removed = settings.run(partial(forget_credentials, access, Surroundings.of(access), hub_key(host)))
-    click.echo(f"Removed login credentials for {printable(host)}" if removed else f"Not logged in to {printable(host)}")
+    tell(f"Removed login credentials for {printable(host)}" if removed else f"Not logged in to {printable(host)}")

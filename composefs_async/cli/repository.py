@@ -13,6 +13,7 @@ import click
 
 from ..digest import Algorithm
 from ..errors import RepositoryNotFoundError, VerityNotSupportedError
+from .account import tell
 from .context import Settings, as_json, print_json
 from .output import print_bytes, printable
 
@@ -116,16 +117,16 @@ def init(
             more = {"forgotten": asdict(forgotten)} if forgotten else {}
             print_json({**facts, **({"upgraded": True} if upgraded else {}), **more})
         elif created:
-            click.echo(f"Initialized composefs repository at {place}")
-            click.echo(f"  algorithm: {repo.algorithm.text}")
-            click.echo(f"  verity:    {'required' if repo.secure else 'not required (insecure)'}")
+            tell(f"Initialized composefs repository at {place}")
+            tell(f"  algorithm: {repo.algorithm.text}")
+            tell(f"  verity:    {'required' if repo.secure else 'not required (insecure)'}")
             if forgotten is not None:
-                click.echo(f"  forgotten: {_forgotten_text(forgotten)}; their objects stay until gc")
+                tell(f"  forgotten: {_forgotten_text(forgotten)}; their objects stay until gc")
         elif upgraded:
-            click.echo(f"Upgraded legacy repository at {place}")
+            tell(f"Upgraded legacy repository at {place}")
         else:
             kept = " (existing configuration preserved)" if ensure else ""
-            click.echo(f"Repository already initialized at {place}{kept}")
+            tell(f"Repository already initialized at {place}{kept}")
 
 
 def _make(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import click
-
+from .account import tell
 from .context import Settings, print_json
 from .output import printable
 from .progress import showing, size_text
@@ -47,12 +46,12 @@ def copy_from(
             }
         )
         return
-    click.echo(f"manifest {found.manifest_digest}")
-    click.echo(f"config   {found.config_digest}")
-    click.echo(f"verity   {found.manifest_id.hex()}")
+    tell(f"manifest {found.manifest_digest}")
+    tell(f"config   {found.config_digest}")
+    tell(f"verity   {found.manifest_id.hex()}")
     if found.tag is not None:
-        click.echo(f"tagged   {printable(found.tag)}")
-    click.echo(
+        tell(f"tagged   {printable(found.tag)}")
+    tell(
         f"objects  {found.copied} copied + {found.shared} shared + {found.present} already present; "
         f"{size_text(found.size)}"
     )

@@ -17,7 +17,6 @@ import click
 from ..digest import Algorithm
 from ..erofs.reader.tree import IMAGE_LIMIT, image_info, image_to_tree
 from ..errors import ErofsError, ImageNotFoundError, inputs_named
-from ..repository import Repository, state_of
 from ..tree import Directory, ExternalFile
 from ..tree.transform import XattrFilter, transform_for_oci
 from ..tree.walk import walk
@@ -25,6 +24,7 @@ from .context import Settings
 
 if TYPE_CHECKING:
     from ..boot.labels import ReadFile
+    from ..repository import Repository
 
 __all__ = ["Source", "algorithm_of", "boot_source", "read_image", "repository_image", "take", "take_both"]
 
@@ -175,6 +175,7 @@ def _layers(settings: Settings, name: str, xattrs: XattrFilter) -> Directory:
 
 def _read(settings: Settings, path: bytes, inode: ExternalFile) -> bytes:
     from ..boot.reading import object_reader
+    from ..repository import state_of
 
     with settings.open() as repo:
         return object_reader(state_of(repo))(path, inode)

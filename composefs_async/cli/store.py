@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..digest import Algorithm
+from .account import tell
 from .context import Settings, as_json, print_json
 from .output import printable
 from .progress import progress_option, showing, size_text
@@ -114,7 +115,7 @@ def init(
         found = {"id": description.id, "algorithm": description.algorithm.text, "grace": description.grace}
         print_json({**found, "cas": description.cas, "created": created})
     else:
-        click.echo(f"{'created' if created else 'present'}  {printable(description.id)}")
+        tell(f"{'created' if created else 'present'}  {printable(description.id)}")
 
 
 @click.command
@@ -230,7 +231,7 @@ def index(settings: Settings, /, url: str, endpoint: str | None) -> None:
     """Write index.json, by which tools that read OCI image directories find the names."""
     from ..exchange.maintenance import write_index
 
-    click.echo(f"{using(settings, url, endpoint, write_index)} names")
+    tell(f"{using(settings, url, endpoint, write_index)} names")
 
 
 @click.command
@@ -297,7 +298,7 @@ def mirror(
     if json_output:
         print_json({key: getattr(result, key) for key in ("names", "blobs", "bytes", "removed")})
     else:
-        click.echo(f"{result.names} names, {result.blobs} blobs, {size_text(result.bytes)}; {result.removed} removed")
+        tell(f"{result.names} names, {result.blobs} blobs, {size_text(result.bytes)}; {result.removed} removed")
 
 
 @click.command

@@ -24,6 +24,8 @@ from composefs_async.cli import exit_codes
 from composefs_async.cli.app import app, oci
 from composefs_async.repository import Repository
 
+from .conftest import VECTORS
+
 COMMANDS = [
     [],
     *([name] for name in app.list_commands(click.Context(app))),
@@ -439,3 +441,26 @@ def test_shell_completion_knows_the_commands(program: Callable[..., Any]) -> Non
         "COMP_CWORD": "2",
     }
     assert program(env=environment).good().text == "plain,images\nplain,inspect\nplain,import-layer\n"
+
+
+# -- how much is said --------------------------------------------------------------------------
+
+
+def test_quiet_leaves_results_and_errors(empty: Path, cli: Any) -> None:
+    quiet = cli.on(empty)
+    layout = VECTORS / "layouts" / "basic"
+    made = quiet("--quiet", "oci", "pull", f"oci:{layout}", "basic").good()
+    assert (made.out, made.err) == (b"", "")
+    assert "basic" in quiet("-q", "oci", "images").good().text
+    collected = quiet("-q", "gc").good()
+    assert (collected.out, collected.err) == (b"", "")
+    quiet("-q", "oci", "inspect", "nothing").failed(3, "nothing")
+
+
+def test_verbose_tells_what_is_done_and_only_then(empty: Path, cli: Any) -> None:
+    layout = VECTORS / "layouts" / "basic"
+    on = cli.on(empty)
+    assert "composefs_async" not in on("oci", "pull", f"oci:{layout}", "first").good().err
+    told = on("-v", "oci", "pull", f"oci:{layout}", "second").good().err
+    assert f"INFO composefs_async.repository: {empty}: published " in told
+    assert "INFO" not in on("oci", "pull", f"oci:{layout}", "third").good().err

@@ -50,7 +50,7 @@ def test_arguments_and_examples_are_in_the_help(path: str) -> None:
     text = command.get_help(context)
     assert ("Positional arguments:" in text) == bool(arguments)
     for line in COMMANDS[path].examples:
-        assert f"  {line}\n" in f"{text}\n" if PROGRAM in line else f"  {PROGRAM} {line}\n" in f"{text}\n"
+        assert f"  {line}\n" in f"{text}\n" if f"{PROGRAM} " in line else f"  {PROGRAM} {line}\n" in f"{text}\n"
     assert [
         each.opts for each in command.params if isinstance(each, click.Option) and not (each.help or each.hidden)
     ] == []
@@ -61,7 +61,7 @@ def test_arguments_and_examples_are_in_the_help(path: str) -> None:
 
 def calls(line: str) -> Iterator[list[str]]:
     """The arguments of each call of the program in a line of shell."""
-    for part in (line if PROGRAM in line else f"{PROGRAM} {line}").split(" | "):
+    for part in (line if f"{PROGRAM} " in line else f"{PROGRAM} {line}").split(" | "):
         words = shlex.split(re.sub(r" [<>] \S+", "", part))
         if words[0] == PROGRAM:
             yield words[1:]
