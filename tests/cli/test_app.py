@@ -50,8 +50,11 @@ def test_help_is_printed(command: list[str], option: str, cli: Any) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS[1:], ids=" ".join)
 def test_every_command_says_what_it_does(command: list[str], cli: Any) -> None:
-    group = oci if len(command) == 2 else app
-    made = group.get_command(click.Context(group), command[-1])
+    context = click.Context(app, info_name="composefs-async")
+    if len(command) == 2:
+        context = click.Context(oci, info_name="oci", parent=context)
+    assert isinstance(context.command, click.Group)
+    made = context.command.get_command(context, command[-1])
     assert made is not None
     assert made.name == command[-1]
     assert (made.help or "")[:1].isupper()
