@@ -206,6 +206,13 @@ def _lasting_threads(before: set[threading.Thread]) -> list[str]:
     return [thread.name for thread in lasting if thread.is_alive()]
 
 
+def preloading(*libraries: Path) -> dict[str, str]:
+    """The environment of a process with these libraries, behind what sanitizers need if there are any."""
+    kept = {name: os.environ[name] for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "LD_PRELOAD") if name in os.environ}
+    names = ":".join(filter(None, [kept.get("LD_PRELOAD"), *map(str, libraries)]))
+    return kept | ({"LD_PRELOAD": names} if names else {})
+
+
 @pytest.fixture
 def installed_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that begin anew import the package of this one, not a checkout that was never built, and the tests."""

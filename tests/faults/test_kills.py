@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from ..conftest import preloading
+
 HERE = Path(__file__).parent
 
 
 def killed(library: Path, root: Path, count: int, seed: int) -> dict[str, int]:
     command = [sys.executable, str(HERE / "kills.py"), str(root), str(count), str(seed)]
-    environment = {**os.environ, "LD_PRELOAD": str(library), "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ, **preloading(library), "PYTHONSAFEPATH": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     account = json.loads(done.stdout)

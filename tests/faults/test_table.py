@@ -19,6 +19,8 @@ import pytest
 
 from composefs_async import _native
 
+from ..conftest import preloading
+
 HERE = Path(__file__).parent
 ROWS = [(loop, native) for loop in ("asyncio", "uvloop", "trio") for native in ("require", "off")]
 """The whole table is dealt out to these."""
@@ -32,7 +34,7 @@ def run(library: Path, root: Path, loop: str, native: str, stride: int, seed: in
     if native == "require" and _native.BACKEND != "native":
         pytest.skip("the native code is not used")
     command = [sys.executable, str(HERE / "driver.py"), str(root), loop, str(stride), str(seed)]
-    environment = {**os.environ, "LD_PRELOAD": str(library), "COMPOSEFS_ASYNC_NATIVE": native, "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ, **preloading(library), "COMPOSEFS_ASYNC_NATIVE": native, "PYTHONSAFEPATH": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     *wrong, account = [json.loads(line) for line in done.stdout.splitlines()] or [{"died": done.stderr[-3000:]}]
     assert (done.returncode, wrong) == (0, []), done.stderr[-3000:]

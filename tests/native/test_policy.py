@@ -9,15 +9,17 @@ import pytest
 
 from composefs_async import _native
 
+from ..conftest import preloading
+
 REPORT = "import composefs_async._native as n, composefs_async.fsverity as f; print(n.BACKEND, f.digest.__module__)"
 # As if it had not been built.
 WITHOUT = "import sys; sys.modules['composefs_async._native._core'] = None; "
 
 
 def python(code: str, policy: str | None, **environment: str) -> subprocess.CompletedProcess[str]:
-    variables = {} if policy is None else {"COMPOSEFS_ASYNC_NATIVE": policy}
+    variables = preloading() | ({} if policy is None else {"COMPOSEFS_ASYNC_NATIVE": policy}) | environment
     return subprocess.run(
-        [sys.executable, "-P", "-c", code], env=variables | environment, capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-c", code], env=variables, capture_output=True, text=True, check=False
     )
 
 

@@ -21,6 +21,8 @@ import pytest
 from composefs_async.digest import Algorithm
 from composefs_async.fsverity import _python
 
+from ..conftest import preloading
+
 SOURCES = Path(__file__).parents[2] / "composefs_async" / "_native"  # an installed package has none
 STORED, PRESENT, REPLACED, FAILED = 0, 1, 2, 255
 ATTRIBUTE = "user.fake.verity"
@@ -66,7 +68,7 @@ def store(core: ModuleType, fake: Path, objects: Path) -> Store:
     """Stores each batch in one process under the fake; the results without the ids."""
 
     def run(*batches: tuple[list[str], int, bool], **settings: str) -> list[Any]:
-        environment = {"LD_PRELOAD": str(fake), **settings}
+        environment = preloading(fake) | settings
         done = subprocess.run(
             [sys.executable, "-P", "-c", RUN, json.dumps([str(objects), *batches])],
             env=environment, capture_output=True, text=True, check=False,

@@ -26,6 +26,8 @@ from composefs_async.repository import Repository, state_of
 from composefs_async.tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from composefs_async.tree.walk import find, walk
 
+from ..conftest import preloading
+
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
@@ -419,7 +421,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
         (source / "file").write_bytes(content(int(source.name)))
     done = subprocess.run(
         [sys.executable, "-P", "-c", CHANGE, way, tmp_path / "repo" if store else "", *sources],
-        env={"LD_PRELOAD": str(changing)}, capture_output=True, text=True, check=False,
+        env=preloading(changing), capture_output=True, text=True, check=False,
     )  # fmt: skip
     said = [f"{source}/file changed while it was read; scan again when nothing writes there" for source in sources]
     assert (done.returncode, done.stderr, done.stdout.splitlines()) == (0, "", said * 3)
