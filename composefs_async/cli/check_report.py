@@ -15,7 +15,7 @@ import click
 from ..errors import ComposefsError
 from ..findings import KINDS
 from .account import note
-from .exit_codes import COULD_NOT_CHECK, describe
+from .exit_codes import COULD_NOT_CHECK, PERMISSION, describe, exit_code
 from .output import printable
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ class CouldNotCheck(click.ClickException):
     exit_code = COULD_NOT_CHECK
 
 
+class _NotAllowed(CouldNotCheck):
+    exit_code = PERMISSION
+
+
 @contextmanager
 def checking(*, resumable: bool = False) -> Iterator[None]:
     """Whatever is raised in the block kept a check from finding out.
@@ -59,16 +63,22 @@ def checking(*, resumable: bool = False) -> Iterator[None]:
             note("'--continue' goes on where this check has ended")
         raise
     except (ComposefsError, OSError) as error:
-        raise CouldNotCheck(describe(error)) from error
+        failure = _NotAllowed if exit_code(error) == PERMISSION else CouldNotCheck
+        raise failure(describe(error)) from error
 
 
-def print_report(result: FsckResult) -> None:
-    """In the lines of composefs-rs; what it does not know of is told after the errors."""
+def print_report(result: FsckResult, *, metadata_only: bool = False) -> None:
+    """In the lines of composefs-rs; what it does not know of is told after the errors.
+
+    Args:
+        metadata_only: no object but streams and images has been read.
+    """
     wrong = any(each.path == "meta.json" for each in result.errors)
     click.echo(f"meta.json: {'error' if wrong else 'ok' if result.has_metadata else 'absent'}")
     for what in ("objects", "streams", "images"):
         total, corrupt = getattr(result, f"{what}_checked"), getattr(result, f"{what}_corrupted")
-        click.echo(f"{what}: {total - corrupt}/{total} ok")
+        unread = metadata_only and what == "objects"
+        click.echo(f"{what}: not read" if unread else f"{what}: {total - corrupt}/{total} ok")
     if result.broken_links:
         click.echo(f"broken symlinks: {result.broken_links}")
     if result.missing_objects:

@@ -20,7 +20,17 @@ from ..errors import (
     TransportError,
 )
 
-__all__ = ["BROKEN_PIPE", "COULD_NOT_CHECK", "INTERRUPTED", "TABLE", "USAGE", "describe", "exit_code", "single"]
+__all__ = [
+    "BROKEN_PIPE",
+    "COULD_NOT_CHECK",
+    "INTERRUPTED",
+    "PERMISSION",
+    "TABLE",
+    "USAGE",
+    "describe",
+    "exit_code",
+    "single",
+]
 
 USAGE = 2
 COULD_NOT_CHECK = 2
@@ -31,6 +41,8 @@ BROKEN_PIPE = 141
 """128 and the number of SIGPIPE: what a shell reports for ``cat FILE | head -1``; nothing is printed."""
 
 _READ_ONLY = 7
+PERMISSION = 11
+"""Also of ``fsck``: a script can tell a missing permission from damage and from a full disk."""
 # The first class that fits counts, so the more special ones come first.
 _BY_ERROR: list[tuple[type[BaseException] | tuple[type[BaseException], ...], int, str]] = [
     (
@@ -55,8 +67,9 @@ _BY_ERROR: list[tuple[type[BaseException] | tuple[type[BaseException], ...], int
 TABLE: list[tuple[int, str]] = sorted(
     [
         (0, "success"),
-        (1, "any other error, such as a full disk or a missing permission; of fsck: something is damaged"),
+        (1, "any other error, such as a full disk; of fsck: something is damaged"),
         *((code, meaning) for _, code, meaning in _BY_ERROR),
+        (PERMISSION, "a permission is missing"),
         (INTERRUPTED, "interrupted"),
         (BROKEN_PIPE, "the reader of the output has gone"),
     ]
@@ -72,6 +85,8 @@ def exit_code(error: BaseException) -> int:
         return BROKEN_PIPE
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
+    if isinstance(error, PermissionError):
+        return PERMISSION
     return _READ_ONLY if isinstance(error, OSError) and error.errno == errno.EROFS else 1
 
 

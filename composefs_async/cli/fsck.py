@@ -68,8 +68,8 @@ def fsck(
 
     All objects are compared with their names, streams are unpacked and compared with theirs where these are digests,
     images are parsed, names and references followed.  The exit code is 0 if nothing is damaged, 1 if something is, and
-    2 if that could not be found out (something could not be read, say), also with --json.  A check that was interrupted
-    can be continued.
+    2 if that could not be found out (something could not be read, say), also with --json; 11 if a
+    permission is missing.  A check that was interrupted can be continued.
 
     With --repair, names, protection and images that can be made again are, and what is missing or corrupt is taken
     FROM other repositories, directories of files, and image directories (oci:DIR[:TAG]), in this order.  Everything is
@@ -90,6 +90,6 @@ def fsck(
     if json_output:
         print_json(result_to_json(result))
     else:
-        print_report(result)
+        print_report(result, metadata_only=metadata_only)
         print_hints(result)
     return exit_code_of(result)

@@ -68,7 +68,8 @@ def gc(
         return
     if dry_run:
         tell("Dry run (no files deleted):")
-    tell(f"Objects: {result.objects_removed} removed ({result.objects_bytes} bytes)")
+    removed = "would be removed" if dry_run else "removed"
+    tell(f"Objects: {result.objects_removed} {removed} ({result.objects_bytes} bytes)")
     if result.images_pruned or result.streams_pruned:
         tell(f"Pruned symlinks: {result.images_pruned} images, {result.streams_pruned} streams")
     if blobs and dry_run:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["fsck"]
 
 
+class _NoSuchTag(click.ClickException):
+    exit_code = 3
+
+
 @click.command
 @click.argument("name", required=False)
 @check_options
@@ -33,17 +37,19 @@ def fsck(
     """Check the repository and the images in it, or the one with the tag NAME.
 
     Besides what 'fsck' does, manifests and configs are compared with their digests, layers with their diff_ids, and
-    what they need must have its name.  The exit codes are those of 'fsck'.
+    what they need must have its name.  The exit codes are those of 'fsck', and 3 if there is no such tag.
     """
     from ..oci import image_fsck
 
     refuse_contradictions(metadata_only, resume)
     with checking(resumable=not metadata_only), settings.open() as repo, showing(progress) as show:
+        if name is not None and name not in image_fsck.checked_tags(repo):
+            raise _NoSuchTag(f"tag not found: {name}")
         result = image_fsck.fsck(repo, name, metadata_only=metadata_only, resume=resume, limit=limit, progress=show)
     if json_output:
         print_json(_to_json(result))
     else:
-        print_report(result.repo)
+        print_report(result.repo, metadata_only=metadata_only)
         _print_images(result)
         print_hints(result.repo, result.findings)
     unread = any(each.unread for each in result.findings)

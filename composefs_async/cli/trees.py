@@ -31,14 +31,25 @@ _DEFAULT_VERSION: Final = 1
 _FORMS: Final = ("composefs.digest", "composefs", "both")
 
 
+class _Xattrs(click.Choice[str]):
+    """The value of a filter; ``all`` is what composefs-rs calls ``none``, after what is filtered."""
+
+    def __init__(self) -> None:
+        super().__init__([*(kind.value for kind in XattrFilter), "all"])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        found = super().convert(value, param, ctx)
+        return XattrFilter.NONE.value if found == "all" else found
+
+
 def xattrs_option(function: Any) -> Any:
     """The option ``--xattrs`` of a command."""
     return click.option(
         "--xattrs",
-        type=click.Choice([kind.value for kind in XattrFilter]),
+        type=_Xattrs(),
         default=XattrFilter.ALLOWLIST_ONLY.value,
         show_default=True,
-        help="Which attributes stay: security.capability only, user.* too, or all (none filtered).",
+        help="Which attributes stay: security.capability only, user.* too, or all (cfsctl: none).",
     )(function)
 
 

@@ -37,7 +37,7 @@ from ..splitstream import OCI_CONFIG, OCI_MANIFEST, SplitstreamReader
 from .documents import ImageConfig, Manifest, content_hasher, parse_config, parse_manifest
 from .jsondoc import DOCUMENT_LIMIT
 
-__all__ = ["OciFsckResult", "fsck", "fsck_async"]
+__all__ = ["OciFsckResult", "checked_tags", "fsck", "fsck_async"]
 
 _SEAL = "containers.composefs.fsverity"
 """The label of January 2026 that has the id of the image's EROFS image."""
@@ -91,7 +91,7 @@ async def fsck_async(
 
 
 def _check_images(repo: Repository, name: str | None, found: FsckResult) -> OciFsckResult:
-    tags = _tags(repo)
+    tags = checked_tags(repo)
     if name is not None:
         if name not in tags:
             path = f"streams/refs/{TAGS}"
@@ -107,7 +107,7 @@ def _check_images(repo: Repository, name: str | None, found: FsckResult) -> OciF
     return OciFsckResult(found, len(checks), sum(bool(each.findings) for each in checks), findings)
 
 
-def _tags(repo: Repository) -> dict[str, tuple[str, str]]:
+def checked_tags(repo: Repository) -> dict[str, tuple[str, str]]:
     """Path and manifest digest by tag; what leads to anything but a manifest is no tag."""
     found = {}
     for reference, stream in repo.named_streams(TAGS):

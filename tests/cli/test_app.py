@@ -254,7 +254,7 @@ ERRORS: list[tuple[BaseException, int, str]] = [
     (errors.MountError(errno.EPERM, "/x", "said"), 10, "mounting /x: Operation not permitted (said)"),
     (OSError(errno.ENOSPC, "No space left on device", "/r/objects"), 1, "/r/objects: No space left on device"),
     (OSError(errno.ENOSPC, "No space left on device"), 1, "oci images: No space left on device"),
-    (PermissionError(errno.EACCES, "Permission denied", b"/\xff"), 1, "/\N{REPLACEMENT CHARACTER}: Permission denied"),
+    (PermissionError(errno.EACCES, "Permission denied", b"/\xff"), 11, "/\N{REPLACEMENT CHARACTER}: Permission denied"),
     (OSError("just words"), 1, "OSError: just words"),
     (KeyError("x"), 1, "KeyError: 'x'"),
     (RuntimeError(), 1, "RuntimeError"),

@@ -32,7 +32,7 @@ def place(tmp_path: Path) -> Path:
 def test_gc_prints_what_cfsctl_prints(cli: Cli, place: Path) -> None:
     on = cli.on(place)
     dry = on("gc", "-n").good()
-    assert (dry.text, dry.err) == ("Dry run (no files deleted):\nObjects: 1 removed (11 bytes)\n", "")
+    assert (dry.text, dry.err) == ("Dry run (no files deleted):\nObjects: 1 would be removed (11 bytes)\n", "")
     with Repository.open_path(place) as repo:
         image = repo.write_image(b"no image")
         repo.ensure_object(b"12")
@@ -90,7 +90,7 @@ def test_gc_in_json(cli: Cli, place: Path) -> None:
 
 
 def test_progress_of_gc_is_shown_on_standard_error(cli: Cli, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    on, result = cli.on(place), "Dry run (no files deleted):\nObjects: 1 removed (11 bytes)\n"
+    on, result = cli.on(place), "Dry run (no files deleted):\nObjects: 1 would be removed (11 bytes)\n"
     lines = on("gc", "-n", "--progress", "json").good()
     events = [json.loads(line) for line in lines.err.splitlines()]
     assert events[0] == {"event": "collect-progress", "stage": "follow", "done": 0, "total": 0}

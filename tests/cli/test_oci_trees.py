@@ -127,3 +127,8 @@ def test_a_mounted_image_has_the_files_of_its_layers(
         assert found == flattened([oci("layer", layer) for layer in layers])
         assert len(paths) == len(oci("dump", name).splitlines()) - 1
         assert len(found) > 1
+
+
+def test_all_attributes_can_be_asked_for_by_that_word(cli: Any, pulled: Path) -> None:
+    on = cli.on(pulled)
+    assert on("oci", "dump", "basic", "--xattrs", "all").good().out == on("oci", "dump", "basic", "--xattrs=none").out

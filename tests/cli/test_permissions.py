@@ -81,8 +81,10 @@ def test_repository_that_must_not_be_seen_is_named(public: Path, repo: Path, nob
     hidden = Path(shutil.copytree(repo, public / "repo", symlinks=True))
     hidden.chmod(0o700)
     for command in (["--repo", hidden, "oci", "images"], ["doctor", hidden]):
-        assert str(hidden) in nobody(*command).failed(1, "Permission denied").err
-    nobody("--repo", public / "new", "init", "--insecure").failed(1, "Permission denied", str(public))
+        assert str(hidden) in nobody(*command).failed(11, "Permission denied").err
+    nobody("--repo", public / "new", "init", "--insecure").failed(11, "Permission denied", str(public))
+    for command in ("fsck", "gc"):
+        nobody("--repo", hidden, command).failed(11, "Permission denied")
 
 
 @only_root
