@@ -184,12 +184,18 @@ class ReadOnlyRepositoryError(RepositoryError):
 
 
 class RepositoryInUseError(RepositoryError):
-    """Another handle holds a lock that excludes the operation."""
+    """Another handle holds a lock that excludes the operation.
 
-    def __init__(self, path: str, operation: str) -> None:
+    Args:
+        holders: other processes that hold it, as far as the kernel shows them, each as ``NAME (PID)``.
+    """
+
+    def __init__(self, path: str, operation: str, holders: tuple[str, ...] = ()) -> None:
         self.path = path
         self.operation = operation
-        super().__init__(f"{path} is in use: {operation} needs it alone; try again when the others have finished")
+        self.holders = holders
+        used = f"in use by {', '.join(holders)}" if holders else "in use"
+        super().__init__(f"{path} is {used}: {operation} needs it alone; try again when the others have finished")
 
 
 class RepositoryClosedError(RepositoryError, ValueError):

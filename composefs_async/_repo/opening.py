@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from .._sys import files
+from .._sys.lock_holders import lock_holders
 from ..digest import Algorithm
 from ..errors import MetadataError, RepositoryInUseError, RepositoryNotFoundError
 from . import detect, meta_file
@@ -74,7 +75,7 @@ def locked_directory(
         raise RepositoryNotFoundError(path, (error.strerror or "").lower()) from None
     try:
         if not files.lock(fd, exclusive=exclusive, timeout=timeout, check=check):
-            raise RepositoryInUseError(path, operation)
+            raise RepositoryInUseError(path, operation, lock_holders(fd))
         with files.naming(path):
             yield fd
     except BaseException:

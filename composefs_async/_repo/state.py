@@ -12,6 +12,7 @@ from typing import NoReturn, Protocol
 
 from .._sys import files
 from .._sys.beneath import open_beneath, open_trusted, opened_beneath
+from .._sys.lock_holders import lock_holders
 from ..digest import Algorithm, ObjectId
 from ..errors import ReadOnlyRepositoryError, RepositoryInUseError
 from .counting import StoreCounter
@@ -226,7 +227,7 @@ class RepoState:
             while self._exclusive is not None or self._shared or self._waiting:
                 left = end - time.monotonic()
                 if left <= 0:
-                    raise RepositoryInUseError(self.path, operation)
+                    raise RepositoryInUseError(self.path, operation, lock_holders(self.fd))
                 self._users.wait(min(left, files.LOCK_POLL if check else threading.TIMEOUT_MAX))
                 if check is not None:
                     check()
@@ -236,7 +237,7 @@ class RepoState:
         """Exchange the shared lock; False, without any lock, as soon as this handle is needed by others."""
         while not files.lock(self.fd, exclusive=True, timeout=0):
             if time.monotonic() >= end:
-                raise RepositoryInUseError(self.path, operation)
+                raise RepositoryInUseError(self.path, operation, lock_holders(self.fd))
             if check is not None:
                 check()
             if self._waiting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["gc", "leases", "transaction"]
 
 
+_TIMEOUT = 600.0
+"""Seconds that a collection waits for others where nobody sees it: in cron, each night one more would wait."""
+
+
 @click.command
 @click.option(
     "-r",
@@ -30,7 +35,12 @@ __all__ = ["gc", "leases", "transaction"]
 )
 @click.option("--ignore-mounts", is_flag=True, help="Do not keep images because they are mounted.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only tell what would be removed.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to wait for others.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="How long to wait for others.  [default: 600 without a terminal, for ever on one]",
+)
 @click.option("--no-wait", is_flag=True, help="Fail at once if somebody else uses the repository.")
 @progress_option
 @as_json
@@ -60,6 +70,8 @@ def gc(
     from ..oci.kept_blobs import prune
 
     wait = 0 if no_wait else timeout
+    if wait is None and not (sys.stdin is not None and sys.stdin.isatty()):
+        wait = _TIMEOUT
     with settings.open() as repo, showing(progress, counts=True) as show:
         blobs = prune(repo, roots, dry_run=dry_run, timeout=wait)
         result = repo.gc(roots, dry_run=dry_run, ignore_mounts=ignore_mounts, timeout=wait, progress=show)

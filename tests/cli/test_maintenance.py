@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from composefs_async._maintenance import leases
-from composefs_async.cli import progress
+from composefs_async.cli import maintenance, progress
 from composefs_async.repository import Repository, state_of
 
 from .conftest import Cli
@@ -112,6 +112,12 @@ def test_gc_does_not_wait_longer_than_told(cli: Cli, place: Path, option: list[s
     cli.on(place)("gc", *option).good()
 
 
+def test_gc_that_nobody_sees_does_not_wait_for_ever(cli: Cli, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintenance, "_TIMEOUT", 0.02)
+    with Repository.open_path(place):
+        assert "in use" in cli.on(place)("gc").failed(8).err
+
+
 def test_waiting_and_not_waiting_exclude_each_other(cli: Cli, place: Path) -> None:
     assert "exclude" in cli.on(place)("gc", "--no-wait", "--timeout", "1").failed(2).err
 
@@ -129,7 +135,7 @@ def test_a_transaction_without_a_command_lasts_until_it_is_ended(cli: Cli, place
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         while "FLOCK" not in locks(process.pid):
             assert process.poll() is None
-        cli.on(place)("gc", "--no-wait").failed(8, "in use")
+        cli.on(place)("gc", "--no-wait").failed(8, "in use by ", f" ({process.pid})")
         process.terminate()
     cli.on(place)("gc", "--no-wait").good()
 

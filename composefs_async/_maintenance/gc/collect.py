@@ -22,6 +22,7 @@ from ..._repo.publish import Category
 from ..._repo.state import RepoState
 from ..._repo.threads import Threads
 from ..._sys import files
+from ..._sys.lock_holders import lock_holders
 from ...digest import ObjectId
 from ...errors import ReachUnknownError, ReadOnlyRepositoryError
 from ...progress import CollectProgress, Message, ProgressCallback, ProgressEvent
@@ -252,7 +253,9 @@ class _Collection:
             self._check()
             if not self._has_waited and time.monotonic() - since > _PATIENCE:
                 self._has_waited = True
-                self._progress(Message("waiting for others who use the repository"))
+                holders = lock_holders(self._state.fd)
+                names = f": {', '.join(holders)}" if holders else ""
+                self._progress(Message(f"waiting for others who use the repository{names}"))
 
         return check
 
