@@ -14,7 +14,7 @@ from composefs_async.boot import images as boot_images
 from composefs_async.boot import prepare as boot_prepare
 from composefs_async.boot import sealing as boot_sealing
 from composefs_async.boot import trees as boot_trees
-from composefs_async.oci import catalogue, erofs_images, image_fsck, image_upgrade, reading, stored_layers
+from composefs_async.oci import catalogue, erofs_images, image_fsck, image_upgrade, layer_sizes, reading, stored_layers
 from composefs_async.repository import Repository
 
 PACKAGE = Path(composefs_async.__file__).parent
@@ -115,6 +115,7 @@ TWINS = [
         image_fsck,
         image_upgrade,
         erofs_images,
+        layer_sizes,
         reading,
         stored_layers,
     )

@@ -184,7 +184,8 @@ def _log(verbose: int) -> Callable[[], None]:
         "Images": {
             "pull": ("oci_pull", "Import an image."),
             "images": ("oci_images", "List the images."),
-            "inspect": ("oci_images", "Print manifest and config of an image."),
+            "inspect": ("oci_images", "Print what an image is."),
+            "layers": ("oci_images", "List the layers of an image, and what each adds."),
             "tag": ("oci_images", "Name an image."),
             "untag": ("oci_images", "Remove the name of an image."),
             "build": ("oci_build", "Make an image of directories and tars."),

@@ -66,8 +66,9 @@ COMMANDS: Mapping[str, CommandHelp] = {
             "docker save app:1 | composefs-async oci pull - app:1",
         ),
     ),
-    "oci images": CommandHelp({}, ("oci images", "oci images --json")),
+    "oci images": CommandHelp({}, ("oci images --long", "oci images --json")),
     "oci inspect": CommandHelp({"NAME": _IMAGE}, ("oci inspect app:latest", "oci inspect app:latest --config")),
+    "oci layers": CommandHelp({"NAME": _IMAGE}, ("oci layers app:latest",)),
     "oci tag": CommandHelp({"IMAGE": _IMAGE, "NAME": "The new tag."}, ("oci tag app:latest app:1.2",)),
     "oci untag": CommandHelp({"NAME": "A tag."}, ("oci untag app:1.1",)),
     "oci build": CommandHelp(
@@ -232,7 +233,7 @@ COMMANDS: Mapping[str, CommandHelp] = {
         {"FROM": "With --repair, where content may come from: repositories, directories, images and stores."},
         ("fsck", "fsck --repair --dry-run oci:./image", "fsck --repair docker://registry.example/app:1"),
     ),
-    "du": CommandHelp({}, ("du", "du --json")),
+    "du": CommandHelp({}, ("du", "du --chart", "du --json")),
     "leases drop": CommandHelp(
         {"DIGEST_OR_NAME": "As 'leases' lists them."}, (f"leases drop sha256:{'0123456789abcdef' * 4}",)
     ),

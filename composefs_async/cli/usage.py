@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +31,11 @@ _TOTALS = (
 @click.command
 @as_json
 @click.option("--sort", type=click.Choice(_SORTS), default="frees", show_default=True, help="Largest first.")
+@click.option("--chart", is_flag=True, help="Draw a bar of what each name keeps: alone, and with others.")
 @click.option("--bytes", "in_bytes", is_flag=True, help="Print sizes in bytes.")
 @click.option("--disk", is_flag=True, help="What files take on the disk instead of how long they are.")
 @click.pass_obj
-def du(settings: Settings, json_output: bool, sort: str, in_bytes: bool, disk: bool) -> None:
+def du(settings: Settings, json_output: bool, sort: str, in_bytes: bool, disk: bool, *, chart: bool) -> None:
     """Print what each tag and image keeps alone (exclusive) or with others, and what removing it would free.
 
     With two tags of one image nothing is freed by removing one of them.  Then come all objects, those that gc would
@@ -50,11 +53,30 @@ def du(settings: Settings, json_output: bool, sort: str, in_bytes: bool, disk: b
         print_json({"names": [_to_json(each) for each in names], **totals})
         return
     text = str if in_bytes else size_text
+    if chart:
+        _draw([(printable(_name(each)), size(each.exclusive), size(each.shared)) for each in names], text)
+        return
     rows = [_row(each, [text(size(space)) for space in (each.exclusive, each.shared, each.frees)]) for each in names]
     _print(("NAME", "KIND", "EXCLUSIVE", "SHARED", "FREES", "OBJECTS"), rows)
     if rows:
         click.echo()
     _print(("TOTAL", "", "SIZE", "OBJECTS"), [_total(usage, key, name, text, size) for key, name in _TOTALS])
+
+
+def _draw(names: list[tuple[str, int, int]], text: Callable[[int], str]) -> None:
+    """A line for each name, as wide as the terminal: a bar for what is its own, a lighter one for what is shared."""
+    from rich.cells import cell_len
+
+    columns = shutil.get_terminal_size((80, 24)).columns
+    most = max((own + shared for _, own, shared in names), default=0) or 1
+    sizes = [text(own + shared) for _, own, shared in names]
+    left, right = max((cell_len(name) for name, _, _ in names), default=0), max(map(len, sizes), default=0)
+    room = max(10, columns - left - right - 4)
+    for (name, own, shared), size in zip(names, sizes, strict=True):
+        solid, whole = round(room * own / most), round(room * (own + shared) / most)
+        bar = "█" * solid + "░" * (whole - solid)
+        click.echo(f"{name}{' ' * (left - cell_len(name))}  {size:>{right}}  {bar}")
+    click.echo(f"{'█ alone, ░ with others':>{left + right + 25}}")
 
 
 def _sort_key(each: NameUsage, sort: str, disk: bool) -> tuple[int, str, str]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .importing.layers import LayerResult, import_layer
     from .importing.pull import PullResult, pull
     from .importing.unpack import ByteSource, Readable, Receivable
+    from .layer_sizes import LayerUsage, layer_usage, layer_usage_async
     from .limits import Limits
     from .platforms import Platform
     from .progress_stream import ProgressStream
@@ -51,6 +52,7 @@ __all__ = [
     "ImageLayer",
     "ImageSource",
     "LayerResult",
+    "LayerUsage",
     "Limits",
     "LocalBlob",
     "Manifest",
@@ -74,6 +76,8 @@ __all__ = [
     "image_tree",
     "image_tree_async",
     "import_layer",
+    "layer_usage",
+    "layer_usage_async",
     "open_source",
     "pull",
     "read_file",
@@ -119,6 +123,9 @@ _HOMES = {
     "import_layer": ".importing.layers",
     "open_source": ".sources.opening",
     "pull": ".importing.pull",
+    "LayerUsage": ".layer_sizes",
+    "layer_usage": ".layer_sizes",
+    "layer_usage_async": ".layer_sizes",
     "read_file": ".reading",
     "read_file_async": ".reading",
     "repair": ".image_repair",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -231,3 +232,36 @@ def test_links_are_followed_inside_the_tree_only() -> None:
     for path in (b"/loop", b"/d/f/x", b"/nope"):
         with pytest.raises(NotFoundError):
             find_following(tree, path)
+
+
+def test_dates_and_sizes_are_there_on_request(cli: Any, repo: Path) -> None:
+    on = cli.on(repo)
+    text = on("oci", "images", "--long").good().text
+    assert "CREATED" in text
+    assert "2023-11-14" in text
+    by_name = {each["name"]: each for each in on("oci", "images", "--long", "--json").good().json["images"]}
+    manifest = on("oci", "inspect", "basic", "--manifest").good().json
+    assert by_name["basic"]["size"] == sum(each["size"] for each in manifest["layers"])
+    assert all("size" not in each for each in on("oci", "images", "--json").good().json["images"])
+
+
+def test_the_summary_names_what_people_look_for(cli: Any, repo: Path) -> None:
+    on = cli.on(repo)
+    whole = on("oci", "inspect", "basic").good().json
+    text = on("oci", "inspect", "basic", "--summary").good().text
+    manifest = json.loads(whole["manifest"])
+    for word in (manifest["config"]["digest"], "linux/amd64", "2023-11-14", "composefs.image"):
+        assert word in text
+    for diff_id in json.loads(whole["config"])["rootfs"]["diff_ids"]:
+        assert diff_id in text
+
+
+def test_layers_are_listed_with_what_they_add(cli: Any, repo: Path) -> None:
+    on = cli.on(repo)
+    found = on("oci", "layers", "basic", "--json").good().json["layers"]
+    diff_ids = on("oci", "inspect", "basic", "--config").good().json["rootfs"]["diff_ids"]
+    assert [each["name"] for each in found] == diff_ids
+    assert [sorted(each) for each in found] == [["created_by", "exclusive", "name", "packed_size", "shared"]] * 2
+    text = on("oci", "layers", "basic").good().text
+    assert all(each in text for each in diff_ids)
+    on("oci", "layers", "nothing").failed(3, "nothing")

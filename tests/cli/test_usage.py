@@ -83,3 +83,12 @@ def test_every_order_has_all_names(cli: Any, repo: Path, sort: str) -> None:
     if sort in ("frees", "exclusive", "shared"):
         sizes = [each[sort]["size"] for each in names]
         assert sizes == sorted(sizes, reverse=True)
+
+
+def test_the_chart_is_as_wide_as_the_terminal(cli: Any, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    *bars, key = cli.on(repo)("du", "--chart").good().text.splitlines()
+    names = [each["name"] for each in cli.on(repo)("du", "--json").good().json["names"]]
+    assert [line.split()[0] for line in bars] == names
+    assert 56 <= max(map(len, bars)) <= 60
+    assert key.strip() == "█ alone, ░ with others"

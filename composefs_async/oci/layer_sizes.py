@@ -1,0 +1,106 @@
+"""What each layer of an image adds to a repository, and which command made it.
+
+Owns counting by layer.  Does not own what images and tags cost together (`composefs_async.Usage`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .._aio.hops import hop
+from .._aio.operations import async_operation, operation
+from .._maintenance import reachability
+from .._maintenance.fsck.object_reader import sizes
+from .._repo.state import RepoState
+from ..digest import ObjectId
+from ..naming import layer_stream
+from ..repository import Repository, state_of
+from ..results import Space
+from .catalogue import OciImage, open_image
+
+__all__ = ["LayerUsage", "layer_usage", "layer_usage_async"]
+
+_LAYER = layer_stream("sha256:" + 64 * "0").removesuffix("sha256:" + 64 * "0")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerUsage:
+    """One layer of an image."""
+
+    name: str
+    """The diff_id; for an artifact the layer's own digest."""
+    packed_size: int
+    """As it was shipped, in bytes."""
+    exclusive: Space
+    """Objects that no other layer of the repository lists.  `Space.disk` is not measured, and 0."""
+    shared: Space
+    """Objects that other layers list, too."""
+    created_by: str
+    """The command that made it, by the config's history; empty if that does not say."""
+
+
+@operation
+def layer_usage(repo: Repository, name: str) -> list[LayerUsage]:
+    """Count the objects of each layer of the image *name*, lowest first.  Reads the streams of all layers.
+
+    Raises:
+        ImageNotFoundError, StreamNotFoundError, ObjectNotFoundError, IntegrityError, OciError
+    """
+    image, state = open_image(repo, name), state_of(repo)
+    with state.shared():
+        listed = Counter[bytes]()
+        for stream_id in {*_layers(state), *image.layers.values()}:
+            listed.update(_objects(state, stream_id))
+        commands = _commands(image)
+        return [
+            LayerUsage(layer, descriptor.size, *_spaces(state, stream_id, listed), command)
+            for (layer, stream_id), descriptor, command in zip(
+                image.layers.items(), image.manifest.layers, commands, strict=False
+            )
+        ]
+
+
+@async_operation
+async def layer_usage_async(repo: Repository, name: str) -> list[LayerUsage]:
+    """Count in a worker thread, as `layer_usage` does."""
+    return await hop(layer_usage, repo, name)
+
+
+def _layers(state: RepoState) -> Iterator[ObjectId]:
+    """The streams of all layers that have a name."""
+    for name, stream_id in reachability.roots(state).links["streams"].items():
+        if name.startswith(_LAYER):
+            yield stream_id
+
+
+def _objects(state: RepoState, stream_id: ObjectId) -> set[bytes]:
+    ids, width = reachability.read_node(state, stream_id).objects, state.algorithm.digest_size
+    return {ids[at : at + width] for at in range(0, len(ids), width)}
+
+
+def _spaces(state: RepoState, stream_id: ObjectId, listed: Counter[bytes]) -> tuple[Space, Space]:
+    counts = {False: [0, 0], True: [0, 0]}
+    found = sorted(_objects(state, stream_id))
+    for object_id, size in zip(found, sizes(state, b"".join(found)), strict=True):
+        counts[listed[object_id] > 1][0] += 1
+        counts[listed[object_id] > 1][1] += max(size, 0)
+    exclusive, shared = counts[False], counts[True]
+    return Space(exclusive[0], exclusive[1], 0), Space(shared[0], shared[1], 0)
+
+
+def _commands(image: OciImage) -> list[str]:
+    """Of each layer; the history lists steps without a layer, too, and may be missing or wrong."""
+    nothing = [""] * len(image.layers)
+    if image.config is None:
+        return nothing
+    history: Any = json.loads(image.config_raw).get("history")
+    if not isinstance(history, list):
+        return nothing
+    steps = [each for each in history if isinstance(each, dict) and each.get("empty_layer") is not True]
+    if len(steps) != len(image.layers):
+        return nothing
+    return [made if isinstance(made := each.get("created_by"), str) else "" for each in steps]
