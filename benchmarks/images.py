@@ -47,7 +47,7 @@ from composefs_async.tree.dumpfile import parse_dump
 from composefs_async.tree.dumpwriter import write_dump
 from composefs_async.tree.walk import walk
 
-OURS = [sys.executable, "-m", "composefs_async", "mkcomposefs"]
+OURS = [sys.executable, "-P", "-m", "composefs_async", "mkcomposefs"]
 CHUNKS = 512
 """Given to the reader at a time."""
 

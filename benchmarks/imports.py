@@ -24,9 +24,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from inputs import DEFAULT_CACHE, Input, make_input
+from provenance import print_provenance, provenance
 
 MEMORY = Path("/dev/shm")
-OURS = [sys.executable, "-m", "composefs_async"]
+NAMES = ["A", "B", "A-zstd", "T"]
+OURS = [sys.executable, "-P", "-m", "composefs_async"]
 
 
 @dataclass(frozen=True)
@@ -166,14 +168,18 @@ def show(given: Input, runs: dict[str, list[Run]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=["A", "B", "A-zstd", "T"], metavar="NAME")
+    parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME", help=f"inputs: {', '.join(NAMES)} (all)")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="where the inputs are kept (%(default)s)")
     parser.add_argument("--dir", type=Path, default=MEMORY, help="where to import to (%(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="of the inputs' sizes")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="how often; the best counts (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     options = parser.parse_args()
-    results = {}
+    if unknown := {*options.names} - {*NAMES}:
+        parser.error(f"no such input: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    origin = provenance("cfsctl", "umoci")
+    print_provenance(origin)
+    results: dict[str, object] = {"provenance": origin}
     for name in options.names:
         given = make_input(name, options.cache, options.scale)
         runs = measure(given, options.dir, options.rounds)

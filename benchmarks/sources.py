@@ -24,7 +24,7 @@ from pathlib import Path
 
 from inputs import DEFAULT_CACHE, make_input
 
-OURS = f"{sys.executable} -m composefs_async"
+OURS = f"{sys.executable} -P -m composefs_async"
 
 
 @dataclass(frozen=True)

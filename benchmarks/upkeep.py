@@ -27,7 +27,7 @@ from composefs_async._native import BACKEND
 from composefs_async.splitstream import OCI_LAYER
 
 OBJECTS_PER_STREAM = 400
-OURS = [sys.executable, "-m", "composefs_async"]
+OURS = [sys.executable, "-P", "-m", "composefs_async"]
 
 
 @dataclass(frozen=True)
