@@ -17,7 +17,7 @@ from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from .context import ObjectIdType, Settings, as_json, print_json
 from .output import print_bytes, printable
 from .progress import size_text
-from .sources import boot_source, repository_image, take, take_both
+from .sources import boot_source, take, take_both
 from .tables import table
 
 if TYPE_CHECKING:
@@ -101,11 +101,9 @@ def image_objects(settings: Settings, name: str) -> None:
 @click.pass_obj
 def dump_files(settings: Settings, image: str, paths: tuple[str, ...], backing_path_only: bool) -> None:
     """Print the lines of a dump file for each of PATHS in IMAGE, and for everything below those."""
-    from ..erofs.reader.tree import image_to_tree
     from ..tree.walk import count_links
 
-    with settings.open() as repo:
-        root = image_to_tree(repository_image(repo, image), repo.algorithm)
+    root = take(settings, image).tree
     if backing_path_only:
         print_bytes(_backing(root, path) for path in paths)
         return

@@ -169,6 +169,7 @@ def pull(
       containers-storage:NAME                  of podman, buildah or skopeo; [DRIVER@ROOT]NAME elsewhere
       docker-overlay2:NAME                     of Docker, from its files; [ROOT]NAME elsewhere
       docker://HOST/NAME[:TAG][@DIGEST]        of a registry
+      tarball:FILE[:FILE...]                   plain tars, each a layer, lowest first
       PATH[:NAME], or - for standard input     any of the first four, by what is in it
 
     Archives may be packed with gzip or zstd, and FILE may be a pipe: nothing is written to a temporary file.

@@ -1,7 +1,8 @@
 """Where commands take images and trees from: repositories, files, directories.
 
-A source is the name of an image in the repository (an id, or a reference with or without ``refs/``), ``tag:NAME`` for
-the tree that the layers of an OCI image make, or a path with a slash in it: of an image, a dump file or a directory.
+A source is the name of an image in the repository (an id, or a reference with or without ``refs/``; if there is none, a
+tag), ``tag:NAME`` for the tree that the layers of an OCI image make, or a path with a slash in it: of an image, a dump
+file or a directory.
 """
 
 from __future__ import annotations
@@ -112,13 +113,26 @@ def take(settings: Settings, source: str, algorithm: Algorithm | None = None, *,
     with settings.open() as repo:
         if source.startswith(_OF_TAGS):
             from ..oci import catalogue
-            from ..oci.erofs_images import image_tree
 
             name = source.partition(":")[2]
-            tree, theirs = image_tree(repo, catalogue.open_image(repo, name)), partial(_as_composefs_rs, settings, name)
-            return Source(tree, repo.metadata.formats.default, repo.algorithm, as_composefs_rs=theirs)
-        image = repository_image(repo, source)
+            catalogue.open_image(repo, name)  # whose error says more
+            return _of_layers(settings, repo, name)
+        try:
+            image = repository_image(repo, source)
+        except ImageNotFoundError:
+            if images_layers(repo, source) is None:
+                raise
+            return _of_layers(settings, repo, source)
         return Source(image_to_tree(image, repo.algorithm), image_info(image).version, repo.algorithm, image)
+
+
+def _of_layers(settings: Settings, repo: Repository, name: str) -> Source:
+    """The tree of an OCI image that is there."""
+    from ..oci import catalogue
+    from ..oci.erofs_images import image_tree
+
+    tree, theirs = image_tree(repo, catalogue.open_image(repo, name)), partial(_as_composefs_rs, settings, name)
+    return Source(tree, repo.metadata.formats.default, repo.algorithm, as_composefs_rs=theirs)
 
 
 def boot_source(

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -400,3 +401,12 @@ def test_owners_are_mapped(call: Run, tmp_path: Path, user_namespace: str) -> No
         call("umount", "place")
     code, _, error = call("mount", "name", "place", "--idmap", "repo/meta.json")
     assert (code, "the descriptor is of no user namespace" in error) == (10, True)
+
+
+def test_a_tag_is_taken_where_no_image_has_the_name(cli: Any, pulled: Path) -> None:
+    on = cli.on(pulled)
+    assert on("ls", "basic").good().out == on("ls", "tag:basic").good().out
+    assert on("tree", "basic").good().out == on("tree", "tag:basic").good().out
+    assert on("diff", "basic", "tag:basic").good().out == b""
+    assert on("dump-files", "basic", "/").good().out == on("dump-files", "tag:basic", "/").good().out
+    on("ls", "nothing").failed(3, "image not found: nothing")

@@ -93,7 +93,10 @@ class _Finder:
                 reference, f"it has no manifest.json{', but an index.json: use oci-archive:' if is_oci else ''}"
             )
         if not is_oci and not is_docker:
-            raise OciError(reference, "it is no archive of images: it has neither index.json nor manifest.json")
+            raise OciError(
+                reference,
+                "it is no archive of images: it has neither index.json nor manifest.json; tarball: takes plain tars",
+            )
         if self.wanted.digest is not None:
             return self._by_digest(is_oci, is_docker)
         if transport == "oci-archive" or not is_docker:

@@ -25,6 +25,7 @@ _TRANSPORTS: dict[str, str] = {
     "docker-daemon": ".daemon",
     "containers-storage": ".storage.source",
     "docker-overlay2": ".storage.docker",
+    "tarball": ".tarball",
     "docker": ".registry",
 }
 
