@@ -135,3 +135,13 @@ def test_each_async_function_has_the_parameters_of_its_twin(owner: object, name:
 def test_every_module_says_what_it_owns() -> None:
     silent = [str(path) for path in modules() if not ast.get_docstring(ast.parse(path.read_text()))]
     assert silent == []
+
+
+LONGEST = 400
+LONGER = {"errors.py"}
+"""One page that has every exception, under the tree that shows them."""
+
+
+def test_no_module_is_longer_than_a_room() -> None:
+    lengths = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {name for name, length in lengths.items() if length > LONGEST} == LONGER

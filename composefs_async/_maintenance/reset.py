@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from .._repo import detect, meta_file, opening
 from .._repo.metadata import ErofsFormats, Metadata
 from .._repo.state import RepoState
-from .._sys import files
+from .._sys import files, locks
 from ..digest import Algorithm
 from ..naming import TAGS, decode_tag
 
@@ -98,7 +98,7 @@ def reset_metadata(
                 _remove(fd, tree)
                 files.syncfs(fd)
             meta_file.write(fd, name, wanted, secure=not insecure, replace=True)
-            files.lock(fd, exclusive=False)
+            locks.lock(fd, exclusive=False)
         return opening.load(fd, name)
 
 

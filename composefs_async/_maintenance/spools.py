@@ -12,7 +12,7 @@ import os
 import time
 
 from .._repo.state import RepoState
-from .._sys import files
+from .._sys import files, locks
 from . import state_dir
 
 __all__ = ["DIRECTORY", "expire"]
@@ -55,7 +55,7 @@ def _remove(fd: int, name: str) -> None:
     """Remove a spool, unless a pull has it open."""
     try:
         with files.opened(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=fd) as opened:
-            if files.lock(opened, exclusive=True, timeout=0):
+            if locks.lock(opened, exclusive=True, timeout=0):
                 _unlink(fd, f"{name}{_STATE}")
                 _unlink(fd, name)
     except OSError:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from .._sys import files
+from .._sys import locks
 from ..errors import RepositoryClosedError, WrongProcessError
 
 __all__ = ["Descriptor", "Lifetime"]
@@ -36,7 +36,7 @@ class Descriptor(int):
 
         Until that is over the number stands for something of which no system call makes sense.
         """
-        files.unlock(self)
+        locks.unlock(self)
         with suppress(OSError):  # too many descriptors
             nothing = os.eventfd(0, os.EFD_CLOEXEC)
             os.dup2(nothing, self, inheritable=False)

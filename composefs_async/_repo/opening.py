@@ -6,8 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 
-from .._sys import files
-from .._sys.lock_holders import lock_holders
+from .._sys import files, locks
 from ..digest import Algorithm
 from ..errors import MetadataError, RepositoryInUseError, RepositoryNotFoundError
 from . import detect, meta_file
@@ -74,8 +73,8 @@ def locked_directory(
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RepositoryNotFoundError(path, (error.strerror or "").lower()) from None
     try:
-        if not files.lock(fd, exclusive=exclusive, timeout=timeout, check=check):
-            raise RepositoryInUseError(path, operation, lock_holders(fd))
+        if not locks.lock(fd, exclusive=exclusive, timeout=timeout, check=check):
+            raise RepositoryInUseError(path, operation, locks.lock_holders(fd))
         with files.naming(path):
             yield fd
     except BaseException:

@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn, Protocol
 
-from .._sys import files
+from .._sys import files, locks
 from .._sys.beneath import open_beneath, open_trusted, opened_beneath
-from .._sys.lock_holders import lock_holders
 from ..digest import Algorithm, ObjectId
 from ..errors import ReadOnlyRepositoryError, RepositoryInUseError
 from .counting import StoreCounter
@@ -219,7 +218,7 @@ class RepoState:
     def _lock_shared(self) -> None:
         """Take the shared lock; if that fails, the next who uses the handle has to begin with it."""
         self._unlocked = True
-        files.lock(self.fd, exclusive=False)
+        locks.lock(self.fd, exclusive=False)
         self._unlocked = False
 
     def _exclude_users(self, operation: str, end: float, check: Callable[[], object] | None) -> None:
@@ -227,20 +226,20 @@ class RepoState:
             while self._exclusive is not None or self._shared or self._waiting:
                 left = end - time.monotonic()
                 if left <= 0:
-                    raise RepositoryInUseError(self.path, operation, lock_holders(self.fd))
-                self._users.wait(min(left, files.LOCK_POLL if check else threading.TIMEOUT_MAX))
+                    raise RepositoryInUseError(self.path, operation, locks.lock_holders(self.fd))
+                self._users.wait(min(left, locks.LOCK_POLL if check else threading.TIMEOUT_MAX))
                 if check is not None:
                     check()
             self._exclusive = threading.get_ident()
 
     def _lock_alone(self, operation: str, end: float, check: Callable[[], object] | None) -> bool:
         """Exchange the shared lock; False, without any lock, as soon as this handle is needed by others."""
-        while not files.lock(self.fd, exclusive=True, timeout=0):
+        while not locks.lock(self.fd, exclusive=True, timeout=0):
             if time.monotonic() >= end:
-                raise RepositoryInUseError(self.path, operation, lock_holders(self.fd))
+                raise RepositoryInUseError(self.path, operation, locks.lock_holders(self.fd))
             if check is not None:
                 check()
             if self._waiting:
                 return False
-            time.sleep(min(files.LOCK_POLL, max(0.0, end - time.monotonic())))
+            time.sleep(min(locks.LOCK_POLL, max(0.0, end - time.monotonic())))
         return True

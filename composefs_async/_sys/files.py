@@ -1,4 +1,4 @@
-"""Temporary files, links, symbolic links, flushes and locks, all relative to a directory descriptor."""
+"""Temporary files, links, symbolic links and flushes, all relative to a directory descriptor."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ import errno
 import fcntl
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterator
 from typing import ClassVar, ParamSpec, TypeVar
 
 from .beneath import opened_beneath, opened_parent
 
 __all__ = [
-    "LOCK_POLL",
     "SYMLINK_PREFIX",
     "TMPFILE_PREFIX",
     "Tmpfile",
     "clone_content",
     "copy_content",
     "fsync_directory",
-    "lock",
     "make_directory",
     "make_symlink",
     "naming",
@@ -34,7 +31,6 @@ __all__ = [
     "replace_symlink",
     "syncfs",
     "uninterrupted",
-    "unlock",
     "whole_paths",
     "widen_pipe",
     "write_all",
@@ -49,8 +45,6 @@ TMPFILE_PREFIX = ".tmp-object-"
 SYMLINK_PREFIX = ".symlink-"
 """What links are called, in the root of the repository, until they are renamed; composefs-rs uses the same name."""
 _ATTEMPTS = 16
-LOCK_POLL = 0.005
-"""Seconds between two tries to take a lock: whoever wants others to get in gives it up for longer."""
 _REFUSED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EISDIR, errno.EINVAL)
 """What kernels and file systems without O_TMPFILE answer (open(2))."""
 
@@ -388,38 +382,3 @@ def fsync_directory(path: str, *, dir_fd: int) -> None:
     """Make the names in a directory durable."""
     with opened_beneath(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=dir_fd) as fd:
         os.fsync(fd)
-
-
-# -- locks -------------------------------------------------------------------------------------
-
-
-def unlock(fd: int) -> None:
-    """Give up the flock(2) of the open file *fd*, also for processes that have inherited it.  Never waits."""
-    _libc.flock(fd, fcntl.LOCK_UN)
-
-
-def lock(fd: int, *, exclusive: bool, timeout: float | None = None, check: Callable[[], object] | None = None) -> bool:
-    """Take the flock(2) of the open file *fd*, or change the one it holds; False after *timeout* seconds.
-
-    Changing is not atomic in the kernel: a try that fails has lost the lock held before, and the caller
-    must take it again.
-
-    Args:
-        check: called now and then while waiting; what it raises ends the wait.
-    """
-    operation = (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB
-    end = None if timeout is None else time.monotonic() + timeout
-    while True:
-        try:
-            fcntl.flock(fd, operation)
-        except BlockingIOError:
-            if end is not None and time.monotonic() >= end:
-                return False
-            if check is not None:
-                check()
-            time.sleep(LOCK_POLL)
-        except OSError as error:
-            error.filename = path_of(fd)
-            raise
-        else:
-            return True

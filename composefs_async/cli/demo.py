@@ -22,7 +22,7 @@ from .progress import size_text
 
 if TYPE_CHECKING:
     from ..digest import ObjectId
-    from ..oci.importing.pull import PullResult
+    from ..oci.importing.pull_result import PullResult
     from ..repository import Repository
 
 __all__ = ["demo"]

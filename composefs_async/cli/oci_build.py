@@ -15,7 +15,7 @@ from .progress import progress_option, showing
 
 if TYPE_CHECKING:
     from ..oci.building import config as configs
-    from ..oci.importing.pull import PullResult
+    from ..oci.importing.pull_result import PullResult
     from ..progress import ProgressCallback
     from ..repository import Repository
 

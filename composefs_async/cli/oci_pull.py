@@ -24,7 +24,7 @@ from .registry_options import (
 
 if TYPE_CHECKING:
     from ..digest import ObjectId
-    from ..oci.importing.pull import PullResult
+    from ..oci.importing.pull_result import PullResult
     from ..oci.limits import Limits
     from ..repository import Repository
     from ..results import ImportStats

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from .image_repair import repair
     from .importing.add import add_image
     from .importing.layers import LayerResult, import_layer
-    from .importing.pull import PullResult, pull
+    from .importing.pull import pull
+    from .importing.pull_result import PullResult
     from .importing.unpack import ByteSource, Readable, Receivable
     from .layer_sizes import LayerUsage, layer_usage, layer_usage_async
     from .limits import Limits
@@ -105,7 +106,7 @@ _HOMES = {
     "OciImage": ".catalogue",
     "Platform": ".platforms",
     "ProgressStream": ".progress_stream",
-    "PullResult": ".importing.pull",
+    "PullResult": ".importing.pull_result",
     "Readable": ".importing.unpack",
     "Receivable": ".importing.unpack",
     "ResolvedImage": ".sources.base",

@@ -33,6 +33,7 @@ from ..digest import ObjectId
 from ..errors import ComposefsError, OciError
 from ..tree.inodes import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from ..tree.transform import XattrFilter, settle_links, transform_for_oci
+from .entry_paths import EMPTY_NAMES, names_of, shown
 from .tar.members import EntryType, TarEntry
 from .tar.sparse import SparseContent
 
@@ -42,8 +43,7 @@ _DOT: Final = ord(".")
 _WHITEOUT: Final = b".wh."
 _RESERVED: Final = b".wh..wh."
 _OPAQUE: Final = b".wh..wh..opq"
-_EMPTY_NAMES: Final = frozenset((b"", b"."))
-_NO_NAMES: Final = _EMPTY_NAMES | {b".."}
+_NO_NAMES: Final = EMPTY_NAMES | {b".."}
 _PATH_MAX: Final = 4096  # linux/limits.h; no program could have made a longer path in one piece
 _MAX_UNLISTED: Final = 1 << 18
 """Directories that are made because something is in them.  An entry of a few kilobytes can ask for 2,000."""
@@ -52,7 +52,6 @@ _MAX_LINKS: Final = 40
 _MAX_STEPS: Final = 1 << 22
 """Names in the targets of all symbolic links that one layer makes us follow; each link can have 2,000."""
 _OWN_WHITEOUT: Final = "composefs-rs 0.9.0 lets the whiteout {} hide what its own layer has brought"
-_SHOWN: Final = 200
 """Bytes of a path that an error shows."""
 
 _DIRECTORY_MODE: Final = stat.S_IFDIR | 0o755
@@ -225,7 +224,7 @@ class TreeBuilder:
 
     def _plain_path(self, entry: TarEntry) -> tuple[bytes, bytes]:
         """Parent and name of an entry whose path does not end in a name; no name if nothing is left to do."""
-        names = _names(entry.path)
+        names = names_of(entry.path)
         if names:
             return b"/".join(names[:-1]), names[-1]
         if entry.type is not _DIRECTORY:
@@ -264,7 +263,7 @@ class TreeBuilder:
         if len(path) > _PATH_MAX:
             self._refuse(path, f"the path has {len(path)} bytes, more than {_PATH_MAX}")
         trail = [self._root]
-        left, links = _names(prefix)[::-1], 0
+        left, links = names_of(prefix)[::-1], 0
         while left:
             name = left.pop()
             if name in _NO_NAMES:  # of a symbolic link
@@ -282,7 +281,7 @@ class TreeBuilder:
                 if way is not _Way.ENTRY:
                     return None
                 if child is not None and name in self._own.get(holder, ()):
-                    self._refuse(path, f"{_shown(name)} in it is no directory")
+                    self._refuse(path, f"{shown(name)} in it is no directory")
                 child = holder.children[name] = self._unlisted_directory(path)
             if way is _Way.ENTRY:
                 self._own.setdefault(holder, set()).add(name)
@@ -327,7 +326,7 @@ class TreeBuilder:
 
     def _target(self, entry: TarEntry) -> Inode:
         """What a hard link leads to, in this layer or one below."""
-        names = _names(entry.link)
+        names = names_of(entry.link)
         name = names.pop() if names else b""
         prefix = b"/".join(names)
         place = self._places.get(prefix) or self._walk(prefix, entry.path, _Way.TARGET)
@@ -335,9 +334,9 @@ class TreeBuilder:
         if place is not None:
             found = (self._shadow(place[0]).children if name[:8] == _RESERVED else place[1]).get(name)
         if found is None:
-            self._refuse(entry.path, f"it is a hard link to {_shown(entry.link)}, which does not exist")
+            self._refuse(entry.path, f"it is a hard link to {shown(entry.link)}, which does not exist")
         if isinstance(found, Directory):
-            self._refuse(entry.path, f"it is a hard link to {_shown(entry.link)}, which is a directory")
+            self._refuse(entry.path, f"it is a hard link to {shown(entry.link)}, which is a directory")
         return found
 
     def _hide(self, prefix: bytes, marker: bytes, path: bytes) -> None:
@@ -349,7 +348,7 @@ class TreeBuilder:
         directory, children, own = place
         if marker == _OPAQUE:
             if not own.isdisjoint(children):
-                self.note_difference(_OWN_WHITEOUT.format(_shown(path)))
+                self.note_difference(_OWN_WHITEOUT.format(shown(path)))
             self._clear(directory)
             return
         name = marker[len(_WHITEOUT) :]
@@ -359,7 +358,7 @@ class TreeBuilder:
             if isinstance(found, Directory):
                 self._forget_places()
         elif found is not None:
-            self.note_difference(_OWN_WHITEOUT.format(_shown(path)))
+            self.note_difference(_OWN_WHITEOUT.format(shown(path)))
             if isinstance(found, Directory):
                 self._clear(found)
 
@@ -377,33 +376,14 @@ class TreeBuilder:
         self._forget_places()
 
     def _refuse(self, path: bytes, reason: str) -> NoReturn:
-        raise OciError(f"{self._layer}, entry {_shown(path)}", reason)
+        raise OciError(f"{self._layer}, entry {shown(path)}", reason)
 
 
 def _plain_directory() -> Directory:
     return Directory(_DIRECTORY_MODE, 2, 0, 0, 0)
 
 
-def _names(path: bytes) -> list[bytes]:
-    """The names in *path*, each ``..`` taking away the one before it, if there is one."""
-    names = [name for name in path.split(b"/") if name not in _EMPTY_NAMES]
-    if b".." not in names:
-        return names
-    left: list[bytes] = []
-    for name in names:
-        if name != b"..":
-            left.append(name)
-        elif left:
-            left.pop()
-    return left
-
-
 def _restat(directory: Directory, entry: TarEntry) -> None:
     directory.mode = _DIRECTORY_BITS | entry.mode
     directory.uid, directory.gid = entry.uid, entry.gid
     directory.mtime_ns, directory.xattrs = entry.mtime_ns, entry.xattrs
-
-
-def _shown(path: bytes) -> str:
-    text = path[:_SHOWN].decode("utf-8", "backslashreplace")
-    return repr(text) + ("…" if len(path) > _SHOWN else "")

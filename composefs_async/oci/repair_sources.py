@@ -24,7 +24,7 @@ from .._maintenance import state_dir
 from .._maintenance.repair.sources import RepositorySource
 from .._maintenance.repair.stream_names import content_is
 from .._repo.state import DIRECTORY_MODE, RepoState
-from .._sys import files
+from .._sys import files, locks
 from ..digest import ObjectId
 from ..errors import ComposefsError, OciError, TransportError
 from ..naming import layer_stream
@@ -252,5 +252,5 @@ def _remove_tree(path: str | Path) -> None:
 def _remove_stale(path: Path) -> None:
     """Remove what a repair left that did not end; one that runs holds its lock."""
     with suppress(OSError), files.opened(os.fspath(path), os.O_RDONLY | os.O_DIRECTORY) as fd:
-        if files.lock(fd, exclusive=True, timeout=0):
+        if locks.lock(fd, exclusive=True, timeout=0):
             _remove_tree(path)

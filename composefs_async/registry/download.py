@@ -7,13 +7,9 @@ for all, within a bound; when one has failed for good, the next place that may h
 
 from __future__ import annotations
 
-import calendar
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import TypeAlias
-from urllib.parse import parse_qs, urlsplit
 
 from anyio import Event, create_task_group, current_time
 from anyio.abc import TaskGroup
@@ -22,6 +18,7 @@ from .._aio.groups import single_error
 from .._aio.to_thread import in_thread
 from ..errors import ComposefsError, RegistryError, TransportError
 from .connections import Response
+from .download_parts import Fetched, Observer, Pace, Part, Redirect, lifetime
 from .exchange import EXPIRED, Request, repository_path
 from .ranges import Answer, RangeSet, Verdict, judge, range_header
 from .reference import check_digest
@@ -41,41 +38,6 @@ _FORGOTTEN = 8 << 20
 """Bytes that are given back at once of what is in memory."""
 _RENEWALS = 3
 """How often a blob may be asked of the registry again because a URL that it redirected to is no longer good."""
-_REDIRECT_SECONDS = 300.0
-_SLOW_SECONDS, _SLOW_BYTES = 60.0, 60 << 10
-_OTHERS_BYTES = 100 << 10
-"""A second that come elsewhere meanwhile: then it is this connection that is slow."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """How far a download has come."""
-
-    received: int
-    """Bytes from the network, also those that were thrown away."""
-    resumed: int
-    total: int
-    connections: int
-
-
-Observer: TypeAlias = Callable[[Fetched], object]
-
-
-@dataclass(slots=True, eq=False)
-class _Part:
-    """What one task is to bring; `start` moves."""
-
-    start: int
-    end: int
-
-
-@dataclass(slots=True)
-class _Redirect:
-    """Where a registry has sent us; secret."""
-
-    place: Place
-    url: str = field(repr=False)
-    until: float
 
 
 class Download:
@@ -105,13 +67,13 @@ class Download:
         self._transfer = session.transfer
         self._look_ahead = min(self._transfer.look_ahead, _IN_MEMORY if spool.forgets else self._transfer.look_ahead)
         self._forgotten = 0
-        self._parts: list[_Part] = []
+        self._parts: list[Part] = []
         self._reader = 0
         self._changed = Event()
         self._error: BaseException | None = None
         self._at = 0  # of the places
         self._failures: list[str] = []
-        self._redirect: _Redirect | None = None
+        self._redirect: Redirect | None = None
         self._renewals = 0
         self._wrong_sizes = 0
         self._skipped = 0
@@ -215,7 +177,7 @@ class Download:
         finally:
             self._workers -= 1
 
-    async def _next(self) -> _Part | None:
+    async def _next(self) -> Part | None:
         """The part to bring next; None if there is nothing more to do for this task."""
         while self._error is None:
             parallel = self._is_parallel
@@ -230,14 +192,14 @@ class Download:
             await self._changed.wait()
         return None
 
-    def _first_missing(self, parallel: bool) -> _Part | None:
+    def _first_missing(self, parallel: bool) -> Part | None:
         taken = RangeSet(self.spool.present.as_list())
         for part in self._parts:
             taken.add(part.start, part.end)
         for start, end in taken.gaps(0, self.size)[:1]:
             chunk = self._transfer.chunk_size
             until = min(end, (start // chunk + 1) * chunk) if parallel else end
-            return _Part(start, until)
+            return Part(start, until)
         return None
 
     def _priority(self) -> tuple[int, int]:
@@ -247,7 +209,7 @@ class Download:
 
     # -- one part ------------------------------------------------------------------------------
 
-    async def _bring(self, part: _Part) -> None:
+    async def _bring(self, part: Part) -> None:
         budget, before = self._session.exchange.budget(), part.start
         while part.start < part.end:
             if not self._is_parallel and self._parts[0] is not part:
@@ -279,7 +241,7 @@ class Download:
         self._at += 1
         self._redirect, self._renewals, self._wrong_sizes = None, 0, 0
 
-    async def _attempt(self, place: Place, what: str, part: _Part) -> None:
+    async def _attempt(self, place: Place, what: str, part: Part) -> None:
         endpoint = place.endpoint
         whole = part.start == 0 and part.end == self.size
         asked = not whole and endpoint.ranges is not False
@@ -309,10 +271,10 @@ class Download:
                 asked,
             )
             if elsewhere and redirect is None and verdict.answer in (Answer.PART, Answer.WHOLE):
-                self._redirect = _Redirect(place, response.url, current_time() + _lifetime(response.url))
+                self._redirect = Redirect(place, response.url, current_time() + lifetime(response.url))
             await self._use(request, place, part, response, verdict)
 
-    def _usable_redirect(self, place: Place) -> _Redirect | None:
+    def _usable_redirect(self, place: Place) -> Redirect | None:
         redirect = self._redirect
         if redirect is None or redirect.place is not place or redirect.until <= current_time():
             return None
@@ -325,7 +287,7 @@ class Download:
             message = "the place that the registry redirects to refuses, again and again"
             raise RegistryError(what, response.status, "", host=response.host, message=message)
 
-    async def _use(self, request: Request, place: Place, part: _Part, response: Response, verdict: Verdict) -> None:
+    async def _use(self, request: Request, place: Place, part: Part, response: Response, verdict: Verdict) -> None:
         endpoint = place.endpoint
         match verdict.answer:
             case Answer.PART:
@@ -346,7 +308,7 @@ class Download:
             case Answer.REFUSED:
                 raise await self._session.exchange.refusal(request, response)
 
-    async def _take_whole(self, request: Request, place: Place, part: _Part, response: Response) -> None:
+    async def _take_whole(self, request: Request, place: Place, part: Part, response: Response) -> None:
         if "Range" in request.headers:
             place.endpoint.ranges = False
             if self._parts[0] is not part:
@@ -361,11 +323,11 @@ class Download:
         self._session.exchange.succeeded(request, response)
         await self._take(request.what, response, part, self.size, skip=skip)
 
-    async def _take(self, what: str, response: Response, part: _Part, end: int, skip: int = 0) -> None:
+    async def _take(self, what: str, response: Response, part: Part, end: int, skip: int = 0) -> None:
         """Write what comes, up to *end*; what has come stays, whatever happens."""
         pieces: list[bytes] = []
         waiting = 0
-        pace = _Pace(self._session)
+        pace = Pace(self._session)
         self.hosts.add(response.host)
         try:
             while piece := await response.next_chunk():
@@ -388,7 +350,7 @@ class Download:
         if part.start < end:
             raise FailedAttemptError(TransportError(f"{response.host}: the connection broke"), "the connection broke")
 
-    async def _write(self, part: _Part, pieces: list[bytes]) -> None:
+    async def _write(self, part: Part, pieces: list[bytes]) -> None:
         offset, size = part.start, sum(map(len, pieces))
         await in_thread(lambda: self.spool.write(offset, pieces))
         self.spool.present.add(offset, offset + size)
@@ -418,47 +380,3 @@ class Download:
     def report(self) -> None:
         """Tell how far it has come."""
         self._observe(Fetched(self.received, self.spool.resumed, self.size, len(self._parts)))
-
-
-class _Pace:
-    """Finds a connection that is too slow to be worth keeping; such a one is broken once."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._start, self._bytes, self._others = time.monotonic(), 0, session.received
-
-    def check(self, size: int, connections: int) -> None:
-        self._bytes += size
-        seconds = time.monotonic() - self._start
-        if seconds < _SLOW_SECONDS:
-            return
-        slow = self._bytes < _SLOW_BYTES * seconds / _SLOW_SECONDS
-        elsewhere = self._session.received - self._others - self._bytes
-        alone = connections <= 1 and seconds >= 2 * _SLOW_SECONDS
-        if slow and not alone and elsewhere < _OTHERS_BYTES * seconds:
-            return
-        self._start, self._bytes, self._others = time.monotonic(), 0, self._session.received
-        if slow:
-            raise FailedAttemptError(TransportError("the connection is too slow"), "the connection is too slow")
-
-
-def _lifetime(url: str) -> float:
-    """Seconds that a URL may be used, by what signed ones say about themselves."""
-    query = parse_qs(urlsplit(url).query)
-    expiry: float | None = None
-    try:
-        if "X-Amz-Expires" in query and "X-Amz-Date" in query:
-            parsed = time.strptime(query["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ")
-            expiry = _epoch(parsed) + float(query["X-Amz-Expires"][0])
-        elif "Expires" in query:
-            expiry = float(query["Expires"][0])
-        elif "se" in query:
-            expiry = _epoch(time.strptime(query["se"][0], "%Y-%m-%dT%H:%M:%SZ"))
-    except ValueError:
-        expiry = None
-    left = _REDIRECT_SECONDS if expiry is None else expiry - time.time() - 30
-    return min(_REDIRECT_SECONDS, left)
-
-
-def _epoch(parsed: time.struct_time) -> float:
-    return float(calendar.timegm(parsed))

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .._sys import files
+from .._sys import files, locks
 from .ranges import RangeSet
 
 __all__ = ["LIFETIME", "Spool"]
@@ -77,7 +77,7 @@ class Spool:
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                if not files.lock(fd, exclusive=True, timeout=0):
+                if not locks.lock(fd, exclusive=True, timeout=0):
                     os.close(fd)
                     return None
                 try:

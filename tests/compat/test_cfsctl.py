@@ -18,7 +18,8 @@ import pytest
 from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.naming import IMAGE_REFS
 from composefs_async.oci.importing.layers import import_layer
-from composefs_async.oci.importing.pull import PullResult, pull
+from composefs_async.oci.importing.pull import pull
+from composefs_async.oci.importing.pull_result import PullResult
 from composefs_async.oci.layout_writer import OciLayoutWriter
 from composefs_async.oci.platforms import Platform
 from composefs_async.oci.tar.writer import WrittenLayer

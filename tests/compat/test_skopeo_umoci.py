@@ -14,7 +14,8 @@ import anyio
 import pytest
 
 from composefs_async.digest import Algorithm
-from composefs_async.oci.importing.pull import PullResult, pull
+from composefs_async.oci.importing.pull import pull
+from composefs_async.oci.importing.pull_result import PullResult
 from composefs_async.oci.layout_writer import OciLayoutWriter
 from composefs_async.oci.tar.writer import WrittenLayer
 from composefs_async.repository import Repository

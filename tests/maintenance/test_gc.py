@@ -14,7 +14,7 @@ import pytest
 
 from composefs_async._maintenance import reachability
 from composefs_async._maintenance.gc import collect, shards
-from composefs_async._sys import files
+from composefs_async._sys import files, locks
 from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.errors import ReachUnknownError, ReadOnlyRepositoryError
 from composefs_async.repository import Repository, state_of
@@ -396,7 +396,7 @@ class Visitor:
         monkeypatch.setattr(collect.time, "sleep", self)
 
     def __call__(self, seconds: float) -> None:
-        assert seconds >= 2 * files.LOCK_POLL
+        assert seconds >= 2 * locks.LOCK_POLL
         with Repository.open_path(self._path, timeout=0) as repo:  # the lock is really given up
             self.visits += 1
             if self.visits == 1:

@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from composefs_async._maintenance.gc import collect
-from composefs_async._sys import files
+from composefs_async._sys import files, locks
 from composefs_async.errors import RepositoryInUseError
 from composefs_async.repository import Repository, state_of
 
@@ -44,7 +44,7 @@ def other_process(repo: Repository) -> Iterator[subprocess.Popen[bytes]]:
 
 def lock_is_shared(repo: Repository) -> bool:
     with files.opened(repo.path, 0) as fd:
-        return files.lock(fd, exclusive=False, timeout=0) and not files.lock(fd, exclusive=True, timeout=0)
+        return locks.lock(fd, exclusive=False, timeout=0) and not locks.lock(fd, exclusive=True, timeout=0)
 
 
 @pytest.mark.parametrize("timeout", [0, 0.05])
@@ -171,14 +171,14 @@ async def test_a_repository_that_was_opened_too_late_is_closed(
     if anyio_backend_name != "asyncio":
         pytest.skip("Task.cancel is asyncio's")
     begun, go = threading.Event(), threading.Event()
-    real = files.lock
+    real = locks.lock
 
     def late(*args: object, **options: object) -> bool:
         begun.set()
         assert go.wait(10)
         return real(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(files, "lock", late)
+    monkeypatch.setattr(locks, "lock", late)
     task = asyncio.ensure_future(Repository.open_path_async(repo.path))
     await anyio.to_thread.run_sync(begun.wait)
     task.cancel()

@@ -21,7 +21,7 @@ from composefs_async._maintenance.gc import shards
 from composefs_async.digest import ObjectId
 from composefs_async.errors import ReadOnlyRepositoryError
 from composefs_async.oci import Platform, pull
-from composefs_async.oci.importing.pull import PullResult
+from composefs_async.oci.importing.pull_result import PullResult
 from composefs_async.oci.layout_writer import OciLayoutWriter
 from composefs_async.repository import Repository, state_of
 from composefs_async.results import Lease

@@ -35,7 +35,8 @@ from composefs_async.oci.erofs_images import (
     publish_image,
 )
 from composefs_async.oci.filesystem import XattrFilter
-from composefs_async.oci.importing.pull import PullResult, pull
+from composefs_async.oci.importing.pull import pull
+from composefs_async.oci.importing.pull_result import PullResult
 from composefs_async.oci.layout_writer import OciLayoutWriter
 from composefs_async.oci.platforms import Platform
 from composefs_async.progress import ImageMade, ProgressEvent

@@ -21,8 +21,7 @@ from ..._log import logger
 from ..._repo.publish import Category
 from ..._repo.state import RepoState
 from ..._repo.threads import Threads
-from ..._sys import files
-from ..._sys.lock_holders import lock_holders
+from ..._sys import files, locks
 from ...digest import ObjectId
 from ...errors import ReachUnknownError, ReadOnlyRepositoryError
 from ...progress import CollectProgress, Message, ProgressCallback, ProgressEvent
@@ -40,7 +39,7 @@ _log = logger("gc")
 
 _SLICE = 0.08
 """Seconds of work under the exclusive lock, after which others get a chance."""
-_PAUSE = 2 * files.LOCK_POLL
+_PAUSE = 2 * locks.LOCK_POLL
 _PATIENCE = 1.0
 """Seconds to wait for others before it is told."""
 _FOLLOWED = 64
@@ -253,7 +252,7 @@ class _Collection:
             self._check()
             if not self._has_waited and time.monotonic() - since > _PATIENCE:
                 self._has_waited = True
-                holders = lock_holders(self._state.fd)
+                holders = locks.lock_holders(self._state.fd)
                 names = f": {', '.join(holders)}" if holders else ""
                 self._progress(Message(f"waiting for others who use the repository{names}"))
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..._sys import files
+from ..._sys import files, locks
 from ...errors import BlobMissingError, StoreError
 from .base import BlobInfo, Buffer, PreconditionError, Stored, Version
 
@@ -96,7 +96,7 @@ class DirectoryStore:
         directory = os.path.join(self.path, _LOCK)
         os.makedirs(directory, _DIRECTORY_MODE, exist_ok=True)
         with files.opened(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
-            if not files.lock(fd, exclusive=True, timeout=self._lock_timeout):
+            if not locks.lock(fd, exclusive=True, timeout=self._lock_timeout):
                 raise StoreError(self.url, f"another process has held its lock for {self._lock_timeout:g} seconds")
             yield
 

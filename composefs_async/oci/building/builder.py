@@ -21,7 +21,7 @@ from ...repository import Repository
 from ..catalogue import open_image
 from ..importing.add import add_image
 from ..importing.layers import LayerResult, import_layer
-from ..importing.pull import PullResult
+from ..importing.pull_result import PullResult
 from ..importing.unpack import ByteSource
 from ..platforms import Platform, host_platform
 from ..sources.base import BlockingBlob, LocalBlob

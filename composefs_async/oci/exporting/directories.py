@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..._sys import files
+from ..._sys import files, locks
 from ...errors import OciError
 from .archives import compact, index_entry
 from .images import OutImage
@@ -36,7 +36,7 @@ def write_layout(directory: Path, image: OutImage, tag: str | None) -> tuple[int
     """
     directory.mkdir(parents=True, exist_ok=True)
     with files.opened(str(directory), os.O_RDONLY | os.O_DIRECTORY) as fd:
-        files.lock(fd, exclusive=True)
+        locks.lock(fd, exclusive=True)
         if not (directory / "oci-layout").exists() and any(directory.iterdir()):
             raise OciError(str(directory), "it is neither empty nor an OCI image directory")
         written = present = 0

@@ -19,7 +19,8 @@ from ..limits import Limits
 from ..platforms import Platform
 from ..sources.base import Blob, ResolvedImage
 from .layers import find_layer
-from .pull import PullResult, pull
+from .pull import pull
+from .pull_result import PullResult
 
 __all__ = ["add_image"]
 

@@ -47,43 +47,18 @@ from ..sources.opening import open_source, transport_of
 from .incremental_tree import GrowingTree
 from .layers import ImportRun, LayerResult, find_layer, skipped, store_blob, store_layer
 from .one_pass import OnePassSource
+from .pull_result import PullResult
 from .unpack import Unpacker, byte_source
 
 if TYPE_CHECKING:
     from ...registry.access import Access, Transfer
 
-__all__ = ["PullResult", "pull", "pull_resolved"]
+__all__ = ["pull", "pull_resolved"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NAME = 200  # characters of a reference in the name of a lease
 _MAX_LAYERS = 8
 """Layers that are read at once; more cost memory, and a few fill all processors."""
-
-
-@dataclass(frozen=True, slots=True)
-class PullResult:
-    """An image that is in place, named and durable."""
-
-    manifest_digest: str
-    manifest_id: ObjectId
-    """Of the manifest's stream."""
-    config_digest: str
-    config_id: ObjectId
-    image_id: ObjectId | None
-    """Of the EROFS image in the repository's default layout; None for an artifact, or if none was made."""
-    tag: str
-    stats: ImportStats
-    """Of all layers together."""
-    layers: tuple[LayerResult, ...]
-    """In the order of the config."""
-    source: str = ""
-    """The host that the image came from, if it came from a registry."""
-    bytes_fetched: int = 0
-    """Of layers, over the network, also those that were thrown away."""
-    bytes_resumed: int = 0
-    """Of layers, that an earlier pull had fetched before it was stopped."""
-    manifest_made: bool = False
-    """The source has no manifest, and this one was made of what it has."""
 
 
 @async_operation

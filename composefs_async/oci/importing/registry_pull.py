@@ -22,7 +22,8 @@ from ..platforms import Platform
 from ..sources.base import ResolvedImage
 from ..sources.registry import open_registry
 from .layers import ImportRun
-from .pull import PullResult, pull_resolved
+from .pull import pull_resolved
+from .pull_result import PullResult
 
 __all__ = ["pull_from_registry", "spool_directory"]
 

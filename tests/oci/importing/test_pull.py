@@ -21,7 +21,8 @@ from composefs_async.naming import IMAGE_V1_REF, config_ref, layer_stream
 from composefs_async.oci.catalogue import open_image
 from composefs_async.oci.erofs_images import Documents, publish_image
 from composefs_async.oci.importing.layers import import_layer
-from composefs_async.oci.importing.pull import PullResult, pull
+from composefs_async.oci.importing.pull import pull
+from composefs_async.oci.importing.pull_result import PullResult
 from composefs_async.oci.layout_writer import OciLayoutWriter
 from composefs_async.oci.limits import Limits
 from composefs_async.oci.platforms import Platform
