@@ -106,14 +106,14 @@ def labels(settings: Settings, tree: str, restorecon: bool, json_output: bool) -
                         "label": _text(ours),
                         "restorecon": _text(theirs),
                         "specification": lines[0],
-                        "restoreconSpecification": lines[1],
+                        "restorecon_specification": lines[1],
                     }
                 )
     if json_output:
         print_json({"policy": policy is not None, "files": found})
     else:
         for each in found:
-            more = f"  (restorecon: {each['restorecon']}, {each['restoreconSpecification']})" if restorecon else ""
+            more = f"  (restorecon: {each['restorecon']}, {each['restorecon_specification']})" if restorecon else ""
             click.echo(printable(f"{each['label'] or '<<none>>'} {each['path']}{more}"))
     return 1 if restorecon and found else 0
 

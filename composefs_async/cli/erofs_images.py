@@ -276,8 +276,8 @@ def _change_json(change: Change) -> dict[str, Any]:
             | {"after": _json_value(field.name, field.after)}
             for field in change.fields
         ],
-        "sizeBefore": change.size_before,
-        "sizeAfter": change.size_after,
+        "size_before": change.size_before,
+        "size_after": change.size_after,
     }
 
 
@@ -384,7 +384,7 @@ def _explanation_json(found: Explanation) -> dict[str, Any]:
     causes = None if found.causes is None else [{"name": each.name, "summary": each.summary} for each in found.causes]
     return {
         "causes": causes,
-        "appliedToOther": found.applied_to_other,
+        "applied_to_other": found.applied_to_other,
         "first": _change_json(found.first) if found.first else None,
         "attempts": found.attempts,
         "untold": [{"name": each.name, "lost": each.lost} for each in found.untold],

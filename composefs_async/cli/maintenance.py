@@ -122,7 +122,7 @@ def leases(ctx: click.Context, json_output: bool) -> None:
     with settings.open() as repo:
         found = repo.leases()
     if json_output:
-        print_json([_lease_json(lease) for lease in found])
+        print_json({"leases": [_lease_json(lease) for lease in found]})
         return
     for lease in found:
         until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(lease.expires))

@@ -91,9 +91,9 @@ def _prepared(done: PreparedBoot) -> dict[str, Any]:
         "reference": f"images/{done.reference}",
         "files": [{"path": path, "size": size, "written": path in done.written} for path, size in done.files],
         "state": done.state,
-        "bootDigest": done.boot_digest,
+        "boot_digest": done.boot_digest,
         "warnings": list(done.warnings),
-        "dryRun": done.dry_run,
+        "dry_run": done.dry_run,
     }
 
 
@@ -115,7 +115,7 @@ def unprepare_boot(settings: Settings, name: str, bootdir: str, dry_run: bool, j
                 "image": done.image.hex(),
                 "removed": list(done.removed),
                 "reference": done.reference,
-                "dryRun": done.dry_run,
+                "dry_run": done.dry_run,
             }
         )
         return

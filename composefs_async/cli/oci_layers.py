@@ -151,7 +151,7 @@ def import_layer(
         result = settings.run(work)
     if json_output:
         stats = {key: getattr(result.stats, key) for key in result.stats.__dataclass_fields__}
-        print_json({"diffId": diff_id, "verity": result.stream_id.hex(), "present": result.present, "stats": stats})
+        print_json({"diff_id": diff_id, "verity": result.stream_id.hex(), "present": result.present, "stats": stats})
     else:
         click.echo(result.stream_id.text)
 

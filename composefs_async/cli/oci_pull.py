@@ -202,11 +202,11 @@ def pull(
                 "config": result.config_digest,
                 "verity": manifest_id.hex(),
                 "tagged": result.tag,
-                **({"manifestMade": True} if result.manifest_made else {}),
+                **({"manifest_made": True} if result.manifest_made else {}),
                 "image": result.image_id.hex() if result.image_id else None,
-                **({"bootImage": boot.hex()} if boot else {}),
+                **({"boot_image": boot.hex()} if boot else {}),
                 **({"seals": seals} if seals else {}),
-                "layers": [{"diffId": layer.diff_id, "verity": layer.stream_id.hex()} for layer in result.layers],
+                "layers": [{"diff_id": layer.diff_id, "verity": layer.stream_id.hex()} for layer in result.layers],
                 **(
                     {"source": result.source, "fetched": result.bytes_fetched, "resumed": result.bytes_resumed}
                     if result.source

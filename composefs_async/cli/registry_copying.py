@@ -116,7 +116,7 @@ def _push(
                 "reference": result.reference,
                 "manifest": result.manifest_digest,
                 "original": result.original_digest,
-                "dryRun": dry_run,
+                "dry_run": dry_run,
                 "layers": [{"digest": each.digest, "size": each.size, "how": each.how} for each in result.layers],
             }
         )
@@ -289,7 +289,7 @@ def copy(
                 "documents": result.documents,
                 "blobs": result.blobs,
                 "size": result.size,
-                "dryRun": dry_run,
+                "dry_run": dry_run,
             }
         )
         return

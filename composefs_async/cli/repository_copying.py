@@ -39,7 +39,7 @@ def copy_from(
                 "manifest": found.manifest_digest,
                 "config": found.config_digest,
                 "verity": found.manifest_id.hex(),
-                "configVerity": found.config_id.hex(),
+                "config_verity": found.config_id.hex(),
                 "tagged": found.tag,
                 "objects": {"copied": found.copied, "shared": found.shared, "present": found.present},
                 "size": found.size,

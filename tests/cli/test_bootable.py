@@ -108,7 +108,7 @@ def test_b1_has_the_digests_of_cfsctl(cli: Cli, tmp_path: Path, b1: str, algorit
     assert on("oci", "pull", "--bootable", b1, "demo").good().text.splitlines()[2] == printed[2]
     assert on("oci", "compute-id", "--bootable", "demo").good().text.strip() == expected
     assert on("oci", "inspect", "demo").good().json["composefs_boot_erofs"] == expected
-    assert on("oci", "pull", "--bootable", "--json", b1, "demo").good().json["bootImage"] == expected
+    assert on("oci", "pull", "--bootable", "--json", b1, "demo").good().json["boot_image"] == expected
     other = 3 - version
     computed = on("--erofs-version", other, "oci", "compute-id", "--bootable", "demo").good().text.strip()
     assert computed == B1_IDS[algorithm, other]
@@ -271,7 +271,7 @@ def test_preparing_a_boot_and_taking_it_back(cli: Cli, tmp_path: Path, b1: str) 
         "image": image,
         "removed": [],
         "reference": False,
-        "dryRun": False,
+        "dry_run": False,
     }
 
 

@@ -155,7 +155,7 @@ def test_leases_are_listed_and_dropped(cli: Cli, place: Path) -> None:
     listed = on("leases").good().text
     assert listed.startswith(f"{DIGEST}  until 2")
     assert listed.endswith("  1 layers  oci:here\\x1b\n")
-    assert on("leases", "--json").good().json == [
+    assert on("leases", "--json").good().json["leases"] == [
         {
             "manifest_digest": DIGEST,
             "reference": "oci:here\x1b",
@@ -166,4 +166,4 @@ def test_leases_are_listed_and_dropped(cli: Cli, place: Path) -> None:
     ]
     on("leases", "drop", DIGEST).good()
     on("leases", "drop", DIGEST).failed(3, DIGEST)
-    assert on("leases", "--json").good().json == []
+    assert on("leases", "--json").good().json == {"leases": []}

@@ -174,12 +174,12 @@ def test_layer_comes_in_through_a_pipe(loop: str, repo: Path, empty: Path, progr
 def test_layer_comes_in_from_a_file(empty: Path, program: Callable[..., Any]) -> None:
     with BASIC_PACKED.open("rb") as file:
         found = program("--repo", empty, "oci", "import-layer", "--json", BASIC_LAYER, stdin=file).good()
-    assert (found.json["diffId"], found.json["present"], found.json["stats"]["bytes_read"]) == (
+    assert (found.json["diff_id"], found.json["present"], found.json["stats"]["bytes_read"]) == (
         BASIC_LAYER,
         False,
         BASIC_PACKED.stat().st_size,
     )
-    assert set(found.json) == {"diffId", "verity", "present", "stats"}
+    assert set(found.json) == {"diff_id", "verity", "present", "stats"}
 
 
 def test_file_is_read_from_where_it_stands(tmp_path: Path, empty: Path, program: Callable[..., Any]) -> None:

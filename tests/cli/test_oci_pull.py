@@ -40,7 +40,7 @@ def test_pulling_again_says_that_all_is_there(pulled: Path, cli: Any) -> None:
     source = f"oci:{LAYOUTS}/basic:latest"
     found = cli.on(pulled)("oci", "pull", source, "basic", "--json", "--platform", "linux/amd64").good()
     assert found.json["stats"]["layers_present"] == 2
-    assert found.json["layers"][0]["diffId"] == BASIC
+    assert found.json["layers"][0]["diff_id"] == BASIC
     assert sorted(found.err.splitlines()) == [
         f"{source}: 2 layers, 88.14 KiB",
         "sha256:58cc8208b729: present",

@@ -34,7 +34,7 @@ def test_image_of_several_is_chosen_on_standard_input(golden: Path, empty: Path,
         done = program(
             "--repo", empty, "oci", "pull", "--json", "docker-archive:-:localhost/golden:v1", "app", stdin=file
         ).good()
-    assert (json.loads(done.out)["manifest"], json.loads(done.out)["manifestMade"]) == (MADE, True)
+    assert (json.loads(done.out)["manifest"], json.loads(done.out)["manifest_made"]) == (MADE, True)
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def test_gc_removes_kept_blobs_that_no_image_needs(cli: Cli, empty: Path, served
 def test_copy_pushes_an_image_of_the_repository(cli: Cli, empty: Path, served: Served, tmp_path: Path) -> None:
     on, target, plain = cli.on(empty), f"docker://{served.host}/e/f:3", "--dest-tls-verify=false"
     on("oci", "pull", "--tls-verify=false", "--keep-blobs", f"docker://{served.host}/a/b:1", "x").good()
-    assert on("oci", "copy", plain, "x", target, "--json", "--dry-run").good().json["dryRun"] is True
+    assert on("oci", "copy", plain, "x", target, "--json", "--dry-run").good().json["dry_run"] is True
     assert "e/f" not in served.registry.repositories or not served.registry.repository("e/f").tags
     digest_file = tmp_path / "digest"
     copied = on("oci", "copy", plain, "x", target, "--json", "--digestfile", digest_file).good().json
