@@ -201,12 +201,12 @@ async def opened_blob(repo: Repository) -> None:
 
 
 async def opened_scratch(repo: Repository) -> None:
-    async with repair_sources._scratch(state_of(repo)):
+    async with repair_sources._scratch(state_of(repo), outside=False):
         pass
 
 
 async def opened_source(repo: Repository) -> None:
-    async with image_repair._opened(state_of(repo), repo.path, Limits()):
+    async with image_repair._opened(state_of(repo), repo.path, Limits(), outside=False):
         pass
 
 
@@ -248,7 +248,7 @@ async def test_what_was_opened_for_a_task_that_was_cancelled_is_closed(
 
     monkeypatch.setattr(module, name, late)
     task = asyncio.ensure_future(work(repo))
-    await anyio.to_thread.run_sync(begun.wait)
+    assert await anyio.to_thread.run_sync(begun.wait, 30), task
     task.cancel()
     await anyio.lowlevel.checkpoint()
     go.set()
