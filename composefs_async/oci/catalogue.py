@@ -96,13 +96,13 @@ class ImageSummary:
     os: str = ""
     created: str | None = None
     layer_count: int = 0
-    size: int = 0
-    """Of the layers as they were shipped, in bytes."""
     referrer_count: int = 0
     error: str | None = None
     """Why the image cannot be opened; the fields above it are empty then."""
     without_manifest: bool = False
     """It is from January 2026: the digest is that of the manifest that `images.ensure_images` will make."""
+    size: int = 0
+    """Of the layers as they were shipped, in bytes."""
 
 
 # -- images ------------------------------------------------------------------------------------
@@ -143,9 +143,9 @@ def _summary(repo: Repository, name: str, known_as: str, digest: str, referrers:
         platform.os if platform else "",
         config.created if config else None,
         len(image.manifest.layers),
-        sum(each.size for each in image.manifest.layers),
         referrers,
         without_manifest=image.manifest_id is None,
+        size=sum(each.size for each in image.manifest.layers),
     )
 
 

@@ -28,6 +28,8 @@ for fd in (1, 2):
     os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
 for arguments in (["init", "--insecure"], ["oci", "pull", sys.argv[2], "x"], ["oci", "untag", "x"], ["oci", "images"]):
     assert run([*scratch, *arguments]) == 0
+for arguments in (["fsck"], ["gc"]):
+    assert run([*scratch, *arguments]) == 0
 assert run(["doctor"]) == 0
 for fd, former in enumerate(output, 1):
     os.dup2(former, fd)

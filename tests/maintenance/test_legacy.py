@@ -68,8 +68,10 @@ def test_they_are_listed_and_opened_by_their_reference(tmp_path: Path, tag: str,
         assert image.manifest_id is None
         assert (image.config_raw, image.images) == (old.image.config, {})
         assert image.layers == {name: repo.has_stream(layer_stream(name)) for name in old.image.tars}
+        size = sum(each.size for each in image.manifest.layers)
+        platform, created = ("amd64", "linux"), "1970-01-01T00:00:00Z"
         assert catalogue.images(repo) == [
-            ImageSummary(tag, image.manifest.digest, True, "amd64", "linux", "1970-01-01T00:00:00Z", 2, 0, None, True)
+            ImageSummary(tag, image.manifest.digest, True, *platform, created, 2, 0, None, True, size)
         ]
         with pytest.raises(StreamNotFoundError):
             open_image(repo, f"@{image.manifest.digest}")

@@ -64,8 +64,8 @@ def publish(repo: Repository, content_type: int, payload: bytes, name: str, refs
 # -- images ------------------------------------------------------------------------------------
 
 SUMMARIES = [
-    ImageSummary("artifact", ARTIFACT, layer_count=2),
-    ImageSummary("basic", BASIC, True, "amd64", "linux", "2023-11-14T22:13:20Z", 2),
+    ImageSummary("artifact", ARTIFACT, layer_count=2, size=10004),
+    ImageSummary("basic", BASIC, True, "amd64", "linux", "2023-11-14T22:13:20Z", 2, size=90259),
 ]
 
 
