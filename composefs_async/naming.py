@@ -21,6 +21,7 @@ __all__ = [
     "IMAGE_REFS",
     "IMAGE_V1_REF",
     "KEEP_USER_XATTRS",
+    "LAYER_STREAMS",
     "NAME_LIMIT",
     "REFERRERS",
     "TAGS",
@@ -38,6 +39,7 @@ __all__ = [
     "manifest_stream",
     "parse_layout_reference",
     "referrer_reference",
+    "referrers_first",
     "tag_reference",
 ]
 
@@ -47,12 +49,17 @@ NAME_LIMIT = 255
 TAGS = "oci"
 """The directory below ``streams/refs`` that holds one reference for each tag."""
 REFERRERS = "oci-referrers"
-"""The same for what refers to manifests: a directory for each subject, with a reference for each referrer."""
+"""Where references to what refers to manifests are: a directory for each subject, and in it one for each referrer."""
+
+LAYER_STREAMS = "oci-layer-"
+"""What the names of streams of layers begin with."""
+_CONFIG_STREAMS = "oci-config-"
+_MANIFEST_STREAMS = "oci-manifest-"
 
 IMAGE_REF = "composefs.image"
 """Named reference of a config stream to the image in format V2."""
 IMAGE_V1_REF = "composefs.image.v1"
-"""The same for the formats V0 and V1."""
+"""Named reference of a config stream to the image in format V0 or V1."""
 BOOT_IMAGE_REF = "composefs.image.boot"
 BOOT_IMAGE_V1_REF = "composefs.image.boot.v1"
 KEEP_USER_XATTRS = ".xattrs=keep-user-xattrs"
@@ -88,11 +95,17 @@ def blob_stream(digest: str) -> str:
     return _stream("blob", digest)
 
 
+def referrers_first(name: str) -> int:
+    """A key to sort streams by: manifests refer to configs and layers, configs to layers; others to any of them."""
+    return 1 if name.startswith(_CONFIG_STREAMS) else 2 if name.startswith(LAYER_STREAMS) else 0
+
+
 def digest_of_manifest_stream(name: str) -> str | None:
     """The digest in the name of a manifest's stream; None if *name* is anything else."""
-    prefix, digest = name[: len("oci-manifest-")], name[len("oci-manifest-") :]
+    if not name.startswith(_MANIFEST_STREAMS):
+        return None
     try:
-        return check_content_digest(digest) if prefix == "oci-manifest-" else None
+        return check_content_digest(name.removeprefix(_MANIFEST_STREAMS))
     except FormatError:
         return None
 

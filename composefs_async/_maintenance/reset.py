@@ -17,7 +17,7 @@ from .._repo.metadata import ErofsFormats, Metadata
 from .._repo.state import RepoState
 from .._sys import files, locks
 from ..digest import Algorithm
-from ..naming import TAGS, decode_tag
+from ..naming import TAGS, decode_tag, referrers_first
 
 __all__ = ["NamesToForget", "names_to_forget", "reset_metadata"]
 
@@ -111,7 +111,7 @@ def _remove(fd: int, top: str) -> None:
         return
     directories = [top] if _is_directory(fd, top) else []
     for directory in directories:  # which grows
-        for name in sorted(_listing(fd, directory), key=_referrers_first):
+        for name in sorted(_listing(fd, directory), key=lambda name: (referrers_first(name), name)):
             path = f"{directory}/{name}"
             if _is_directory(fd, path):
                 directories.append(path)
@@ -119,11 +119,6 @@ def _remove(fd: int, top: str) -> None:
                 os.unlink(path, dir_fd=fd)
     for directory in reversed(directories):
         os.rmdir(directory, dir_fd=fd)
-
-
-def _referrers_first(name: str) -> tuple[int, str]:
-    """Manifests refer to configs and layers, configs to layers: what is left is whole, whenever this stops."""
-    return (1 if name.startswith("oci-config-") else 2 if name.startswith("oci-layer-") else 0), name
 
 
 def _listing(fd: int, directory: str) -> list[str]:

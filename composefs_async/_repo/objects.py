@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager
 
 from .. import fsverity
 from .._sys import errnos, files, verity
-from .._sys.beneath import opened_beneath
 from ..digest import ObjectId
 from ..errors import (
     AlgorithmMismatchError,
@@ -333,12 +332,12 @@ def _digest_file(fd: int, state: RepoState) -> ObjectId:
 def is_intact(state: RepoState, object_id: ObjectId, size: int) -> bool:
     """Whether the object is in place: of the right size, and in a secure repository measured."""
     try:
-        with opened_beneath(object_id.path, os.O_PATH, dir_fd=state.objects_fd) as fd:
+        with state.opened_object_file(object_id.path, os.O_PATH) as fd:
             status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size != size:
             return False
         if state.secure:
-            with opened_beneath(object_id.path, os.O_RDONLY | os.O_NONBLOCK, dir_fd=state.objects_fd) as fd:
+            with state.opened_object_file(object_id.path, os.O_RDONLY | os.O_NONBLOCK) as fd:
                 check_measure(state, fd, object_id)
     except (IntegrityError, AlgorithmMismatchError):
         return False

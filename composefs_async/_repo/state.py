@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn, Protocol
 
 from .._sys import files, locks
-from .._sys.beneath import open_beneath, open_trusted, opened_beneath
+from .._sys.beneath import closing, open_beneath, open_trusted, opened_beneath
 from ..digest import Algorithm, ObjectId
 from ..errors import ReadOnlyRepositoryError, RepositoryInUseError
 from .counting import StoreCounter
@@ -106,6 +106,12 @@ class RepoState:
             OSError: as `_sys.beneath.open_beneath`.
         """
         return open_beneath(path, flags, dir_fd=self.objects_fd)
+
+    @contextlib.contextmanager
+    def opened_object_file(self, path: str, flags: int) -> Iterator[int]:
+        """`open_object_file` for the time of the block; an error in it that names no path is one of this file."""
+        with closing(self.open_object_file(path, flags), path) as fd:
+            yield fd
 
     def list_objects(self, directory: str) -> list[str]:
         """The names in a directory below ``objects/``, or in that itself (``.``), sorted.

@@ -77,12 +77,13 @@ def open_beneath(path: str, flags: int, mode: int = 0, *, dir_fd: int) -> int:
 @contextlib.contextmanager
 def opened_beneath(path: str, flags: int, *, dir_fd: int) -> Iterator[int]:
     """`open_beneath` for the time of the block; an error in it that names no path is one of this file."""
-    with _closing(open_beneath(path, flags, dir_fd=dir_fd), path) as fd:
+    with closing(open_beneath(path, flags, dir_fd=dir_fd), path) as fd:
         yield fd
 
 
 @contextlib.contextmanager
-def _closing(fd: int, path: str) -> Iterator[int]:
+def closing(fd: int, path: str) -> Iterator[int]:
+    """Close *fd* at the end of the block; an error in it that names no path is one of the file at *path*."""
     try:
         yield fd
     except OSError as error:
@@ -156,7 +157,7 @@ def trusted_owners(fd: int) -> set[int]:
 @contextlib.contextmanager
 def opened_trusted(path: str, *, dir_fd: int, flags: int = os.O_RDONLY) -> Iterator[int]:
     """`open_trusted` for the time of the block; an error in it that names no path is one of this directory."""
-    with _closing(open_trusted(path, dir_fd=dir_fd, flags=flags), path) as fd:
+    with closing(open_trusted(path, dir_fd=dir_fd, flags=flags), path) as fd:
         yield fd
 
 

@@ -81,15 +81,6 @@ def opened(path: str, flags: int, *, dir_fd: int | None = None) -> Iterator[int]
         os.close(fd)
 
 
-@contextlib.contextmanager
-def closing_descriptor(fd: int) -> Iterator[int]:
-    """Close *fd* at the end of the block."""
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
 def place(error: OSError, directory: str) -> None:
     """Let *error* name the path that it is about: *directory*, or what its own one means relative to that.
 

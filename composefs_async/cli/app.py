@@ -42,8 +42,6 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     sections={
         "Repositories": {
             "init": ("repository", "Create a repository."),
-            "help": ("topics", "Show a page of the documentation."),
-            "completion": ("topics", "Print what a shell needs to complete commands, options and tags."),
             "doctor": ("doctor", "What this directory, file system and kernel can do."),
             "demo": ("demo", "Import an image made of this machine's files, and verify it."),
             "upgrade": ("upgrade", "Give a repository from before meta.json existed one that fits."),
@@ -85,6 +83,10 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
             "du": ("usage", "What tags and images cost, and what removing them would free."),
             "leases": ("maintenance", "What keeps the content of interrupted imports."),
             "transaction": ("maintenance", "Keep gc away for a while."),
+        },
+        "Help": {
+            "help": ("topics", "Show a page of the documentation."),
+            "completion": ("topics", "Print what a shell needs to complete commands, options and tags."),
         },
         "C programs": {
             "mkcomposefs": ("c_programs", "Make an image file as the C program of this name does."),
@@ -151,12 +153,7 @@ def app(
         raise click.UsageError("--no-repo excludes --repo, --user and --system")
     if repo == "":
         raise click.UsageError("--repo is empty")
-    place = "user" if user else "system" if system else None
-    named = os.environ.get(REPO_VARIABLE) if repo is None and place is None and not no_repo else None
-    wanted = Algorithm(algorithm) if algorithm else None
-    ctx.obj = Settings(
-        repo, place, wanted, insecure, require_verity, loop, erofs_version, no_repo, named or None, quiet
-    )
+    ctx.obj = Settings.of_options(ctx.params)
     if verbose:
         ctx.call_on_close(_log(verbose))
 

@@ -47,7 +47,7 @@ COMMANDS: Mapping[str, CommandHelp] = {
     "upgrade": CommandHelp({}, ("upgrade --dry-run", "--repo /srv/composefs upgrade")),
     "refs list": CommandHelp({}, ("refs list", "refs list --json")),
     "refs add": CommandHelp(
-        {"REFERENCE": "Streams/NAME or images/NAME.", "TARGET": "What it should lead to."},
+        {"REFERENCE": "A reference: streams/NAME or images/NAME.", "TARGET": "What it should lead to."},
         ("refs add images/base/stable refs/base/1.2",),
     ),
     "refs rename": CommandHelp(
@@ -90,14 +90,14 @@ COMMANDS: Mapping[str, CommandHelp] = {
     "oci fsck": CommandHelp({"NAME": "Check this image alone."}, ("oci fsck", "oci fsck app:latest")),
     "oci upgrade": CommandHelp({}, ("oci upgrade",)),
     "oci layer": CommandHelp(
-        {"DIFF_ID": "Digest of the layer's tar, sha256:…."},
+        {"DIFF_ID": "Digest of the layer's tar, sha256:HEX."},
         (f"oci layer sha256:{'0123456789abcdef' * 4} > layer.tar",),
     ),
     "oci ls-layer": CommandHelp(
-        {"DIFF_ID": "Digest of the layer's tar, sha256:…."}, (f"oci ls-layer sha256:{'0123456789abcdef' * 4}",)
+        {"DIFF_ID": "Digest of the layer's tar, sha256:HEX."}, (f"oci ls-layer sha256:{'0123456789abcdef' * 4}",)
     ),
     "oci import-layer": CommandHelp(
-        {"DIFF_ID": "Digest of the unpacked tar, sha256:….", "NAME": "A reference that keeps the layer."},
+        {"DIFF_ID": "Digest of the unpacked tar, sha256:HEX.", "NAME": "A reference that keeps the layer."},
         (f"oci import-layer sha256:{'0123456789abcdef' * 4} < layer.tar.gz",),
     ),
     "oci seal": CommandHelp(

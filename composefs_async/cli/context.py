@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import shlex
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,6 +47,25 @@ class Settings:
     """By the environment, where no option says which repository."""
     quiet: bool = False
     """No progress, no notes, no account of what was done."""
+
+    @classmethod
+    def of_options(cls, options: Mapping[str, Any]) -> Settings:
+        """What the options of the program say, by their names in Python, and the environment where they say nothing."""
+        repo, no_repo, algorithm = options["repo"], options["no_repo"], options["algorithm"]
+        place = "user" if options["user"] else "system" if options["system"] else None
+        named = os.environ.get(REPO_VARIABLE) if repo is None and place is None and not no_repo else None
+        return cls(
+            repo,
+            place,
+            Algorithm(algorithm) if algorithm else None,
+            options["insecure"],
+            options["require_verity"],
+            options["loop"],
+            options["erofs_version"],
+            no_repo,
+            named or None,
+            options["quiet"],
+        )
 
     @property
     def chosen(self) -> bool:

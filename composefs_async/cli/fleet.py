@@ -14,7 +14,7 @@ from ..digest import Algorithm
 from .context import Settings, as_json, print_json
 from .oci_pull import PlatformType
 from .output import printable
-from .store import StoreUrl, endpoint_option
+from .store import StoreUrl, endpoint_option, hash_option
 
 if TYPE_CHECKING:
     from ..fleet import Converted, Engine
@@ -62,14 +62,7 @@ def _engine(text: str) -> Iterator[Engine]:
 @click.option("--store", "url", type=StoreUrl(), required=True, help="The store, which must exist.")
 @click.option("--engine", default="threads", show_default=True, help="threads[:N], or dask:tcp://HOST:PORT.")
 @click.option("--shard", type=ShardType(), help="I/N: one part of N of the list, counted from 0.")
-@click.option(
-    "--hash",
-    "algorithm",
-    type=click.Choice([each.value for each in Algorithm]),
-    default="sha512",
-    show_default=True,
-    help="Of the objects in the store.",
-)
+@hash_option
 @click.option("--in-flight", type=click.IntRange(min=1), default=200, show_default=True, help="Images at once.")
 @click.option("--platform", type=PlatformType(), help="OS/ARCH[/VARIANT] to take.")
 @endpoint_option

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,15 +33,18 @@ def images(settings: Settings, json_output: bool, no_trunc: bool, *, long: bool)
     with settings.open() as repo:
         found = catalogue.images(repo)
     if json_output:
-        listed = [asdict(image) for image in found]
-        # The keys of cfsctl, and more only where there is something to say.
-        more = ("error", "without_manifest")
-        kept = [key for key in listed[0] if long or key != "size"] if listed else []
-        print_json({"images": [{key: item[key] for key in kept if key not in more or item[key]} for item in listed]})
+        print_json({"images": [_to_json(image, long) for image in found]})
     elif not found:
         click.echo("No images found")
     else:
         _table(found, no_trunc, long)
+
+
+def _to_json(image: ImageSummary, long: bool) -> dict[str, Any]:
+    """With the keys of cfsctl, and more only where there is something to say, or it was asked for."""
+    item = asdict(image)
+    left_out = {key for key in ("error", "without_manifest") if not item[key]} | (set() if long else {"size"})
+    return {key: item[key] for key in item if key not in left_out}
 
 
 def _table(found: list[ImageSummary], whole: bool, long: bool) -> None:
@@ -125,11 +128,7 @@ def layers(settings: Settings, name: str, json_output: bool) -> None:
     with settings.open() as repo:
         found = layer_usage(repo, name)
     if json_output:
-        spaces = ("exclusive", "shared")
-        listed = [asdict(each) for each in found]
-        for each in listed:
-            each.update({key: {part: each[key][part] for part in ("objects", "size")} for key in spaces})
-        print_json({"layers": listed})
+        print_json({"layers": [asdict(each) for each in found]})
         return
     rows = [
         (str(number), each.name, size_text(each.packed_size), size_text(each.exclusive.size),

@@ -25,6 +25,7 @@ __all__ = [
     "endpoint_option",
     "fsck",
     "gc",
+    "hash_option",
     "index",
     "init",
     "ls",
@@ -53,6 +54,18 @@ class StoreUrl(click.ParamType[str]):
         return f"file://{quote(os.path.abspath(text))}"
 
 
+def hash_option(function: Any) -> Any:
+    """The option ``--hash`` of a command."""
+    return click.option(
+        "--hash",
+        "algorithm",
+        type=click.Choice([each.value for each in Algorithm]),
+        default="sha512",
+        show_default=True,
+        help="Of the objects in the store.",
+    )(function)
+
+
 def endpoint_option(function: Any) -> Any:
     """The option ``--endpoint`` of a command."""
     return click.option("--endpoint", metavar="URL", help="Of an object store that is not the cloud's own.")(function)
@@ -73,14 +86,7 @@ def using(
 
 @click.command
 @click.argument("url", type=StoreUrl())
-@click.option(
-    "--hash",
-    "algorithm",
-    type=click.Choice([each.value for each in Algorithm]),
-    default="sha512",
-    show_default=True,
-    help="Of the objects in the store.",
-)
+@hash_option
 @click.option(
     "--grace",
     type=click.IntRange(min=60),

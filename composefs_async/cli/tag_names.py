@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +10,7 @@ from click.shell_completion import CompletionItem
 
 from ..errors import ComposefsError
 from ..naming import TAGS, decode_tag
-from .context import REPO_VARIABLE, Settings
+from .context import Settings
 
 __all__ = ["ImageName"]
 
@@ -25,12 +24,7 @@ class ImageName(click.ParamType[str]):
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        settings = ctx.find_root().obj
-        if not isinstance(settings, Settings):  # while completing, no command is run that would make it
-            root = ctx.find_root().params
-            place = "user" if root.get("user") else "system" if root.get("system") else None
-            named = os.environ.get(REPO_VARIABLE) if root.get("repo") is None and place is None else None
-            settings = Settings(root.get("repo"), place, None, False, False, "auto", named=named)
+        settings = Settings.of_options(ctx.find_root().params)
         with suppress(ComposefsError, OSError, click.UsageError), settings.open() as repo:
             names = (decode_tag(reference) for reference, _ in repo.named_streams(TAGS) if "/" not in reference)
             return [CompletionItem(each) for each in sorted(names) if each.startswith(incomplete)]

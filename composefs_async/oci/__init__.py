@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .importing.pull import pull
     from .importing.pull_result import PullResult
     from .importing.unpack import ByteSource, Readable, Receivable
-    from .layer_sizes import LayerUsage, layer_usage, layer_usage_async
+    from .layer_sizes import LayerUsage, ListedObjects, layer_usage, layer_usage_async
     from .limits import Limits
     from .platforms import Platform
     from .progress_stream import ProgressStream
@@ -55,6 +55,7 @@ __all__ = [
     "LayerResult",
     "LayerUsage",
     "Limits",
+    "ListedObjects",
     "LocalBlob",
     "Manifest",
     "ObjectSource",
@@ -125,6 +126,7 @@ _HOMES = {
     "open_source": ".sources.opening",
     "pull": ".importing.pull",
     "LayerUsage": ".layer_sizes",
+    "ListedObjects": ".layer_sizes",
     "layer_usage": ".layer_sizes",
     "layer_usage_async": ".layer_sizes",
     "read_file": ".reading",

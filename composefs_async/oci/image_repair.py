@@ -31,6 +31,7 @@ from ..naming import (
     IMAGE_REF,
     IMAGE_REFS,
     IMAGE_V1_REF,
+    LAYER_STREAMS,
     config_ref,
     config_stream,
     digest_of_manifest_stream,
@@ -53,7 +54,6 @@ from .sources.opening import is_reference
 __all__ = ["repair"]
 
 LAYERS = "its layers"
-_LAYER = layer_stream("sha256:" + 64 * "0").removesuffix("sha256:" + 64 * "0")
 _VERSIONS = {IMAGE_REF: (2,), IMAGE_V1_REF: (1, 0)}
 """Layouts that an image under a reference can have."""
 
@@ -141,7 +141,7 @@ class _Mending:
             if documents is not None:
                 await self._image(documents)
         for name in await hop(_hurt_layers, self._run.damage):
-            layer = name.removeprefix(_LAYER)
+            layer = name.removeprefix(LAYER_STREAMS)
             await self._layer(layer)
             if layer in self._brought:
                 await hop(self._name_layer, name, self._brought[layer])
@@ -219,7 +219,7 @@ def _hurt_layers(damage: Damage) -> list[str]:
     return [
         name
         for name in sorted(links.keys() | meant)
-        if name.startswith(_LAYER) and (name not in links or damage.hurts(links[name], f"streams/{name}"))
+        if name.startswith(LAYER_STREAMS) and (name not in links or damage.hurts(links[name], f"streams/{name}"))
     ]
 
 

@@ -17,14 +17,20 @@ from .._maintenance import reachability
 from .._maintenance.fsck.object_reader import sizes
 from .._repo.state import RepoState
 from ..digest import ObjectId
-from ..naming import layer_stream
+from ..naming import LAYER_STREAMS
 from ..repository import Repository, state_of
-from ..results import Space
 from .catalogue import OciImage, open_image
 
-__all__ = ["LayerUsage", "layer_usage", "layer_usage_async"]
+__all__ = ["LayerUsage", "ListedObjects", "layer_usage", "layer_usage_async"]
 
-_LAYER = layer_stream("sha256:" + 64 * "0").removesuffix("sha256:" + 64 * "0")
+
+@dataclass(frozen=True, slots=True)
+class ListedObjects:
+    """Some of the objects that a layer lists, each counted once."""
+
+    objects: int
+    size: int
+    """Of their content, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +41,10 @@ class LayerUsage:
     """The diff_id; for an artifact the layer's own digest."""
     packed_size: int
     """As it was shipped, in bytes."""
-    exclusive: Space
-    """Objects that no other layer of the repository lists.  `Space.disk` is not measured, and 0."""
-    shared: Space
-    """Objects that other layers list, too."""
+    exclusive: ListedObjects
+    """Those that no other layer of the repository lists."""
+    shared: ListedObjects
+    """Those that other layers list, too."""
     created_by: str
     """The command that made it, by the config's history; empty if that does not say."""
 
@@ -57,7 +63,7 @@ def layer_usage(repo: Repository, name: str) -> list[LayerUsage]:
             listed.update(_objects(state, stream_id))
         commands = _commands(image)
         return [
-            LayerUsage(layer, descriptor.size, *_spaces(state, stream_id, listed), command)
+            LayerUsage(layer, descriptor.size, *_split(state, stream_id, listed), command)
             for (layer, stream_id), descriptor, command in zip(
                 image.layers.items(), image.manifest.layers, commands, strict=False
             )
@@ -73,7 +79,7 @@ async def layer_usage_async(repo: Repository, name: str) -> list[LayerUsage]:
 def _layers(state: RepoState) -> Iterator[ObjectId]:
     """The streams of all layers that have a name."""
     for name, stream_id in reachability.roots(state).links["streams"].items():
-        if name.startswith(_LAYER):
+        if name.startswith(LAYER_STREAMS):
             yield stream_id
 
 
@@ -82,14 +88,13 @@ def _objects(state: RepoState, stream_id: ObjectId) -> set[bytes]:
     return {ids[at : at + width] for at in range(0, len(ids), width)}
 
 
-def _spaces(state: RepoState, stream_id: ObjectId, listed: Counter[bytes]) -> tuple[Space, Space]:
-    counts = {False: [0, 0], True: [0, 0]}
+def _split(state: RepoState, stream_id: ObjectId, listed: Counter[bytes]) -> tuple[ListedObjects, ListedObjects]:
+    """What is exclusive, and what is shared."""
     found = sorted(_objects(state, stream_id))
+    by_use: dict[bool, list[int]] = {False: [], True: []}
     for object_id, size in zip(found, sizes(state, b"".join(found)), strict=True):
-        counts[listed[object_id] > 1][0] += 1
-        counts[listed[object_id] > 1][1] += max(size, 0)
-    exclusive, shared = counts[False], counts[True]
-    return Space(exclusive[0], exclusive[1], 0), Space(shared[0], shared[1], 0)
+        by_use[listed[object_id] > 1].append(max(size, 0))
+    return ListedObjects(len(by_use[False]), sum(by_use[False])), ListedObjects(len(by_use[True]), sum(by_use[True]))
 
 
 def _commands(image: OciImage) -> list[str]:

@@ -73,7 +73,7 @@ class RegistryClient:
     # -- reading -------------------------------------------------------------------------------
 
     async def resolve(self, reference: str) -> Resolved:
-        """What *reference* stands for now; one HEAD where the registry answers that well."""
+        """Ask which manifest *reference* leads to; one HEAD where the registry answers that well."""
         parsed = parse_reference(reference)
 
         async def ask(place: Place) -> Resolved:

@@ -43,7 +43,7 @@ _OK, _OK_OR_MISSING = frozenset({200}), frozenset({200, 404, 405, 400})
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a name stands for now, as far as a HEAD tells."""
+    """The manifest that a name led to when a registry was asked, as far as a HEAD tells."""
 
     reference: str
     host: str

@@ -6,7 +6,6 @@ import os
 import stat
 
 from ..._repo.state import RepoState
-from ..._sys import files
 from ...digest import ObjectId
 from ...erofs.reader.tree import IMAGE_LIMIT
 from ...erofs.references import image_object_ids
@@ -65,8 +64,7 @@ def _check_name(run: Run, path: str, name: str, target: str) -> ObjectId | None:
 def check_needed_image(run: Run, needed: Needed) -> None:
     """Check an image that only a reference of a stream leads to."""
     try:
-        file = run.state.open_object_file(needed.object_id.path, os.O_RDONLY | os.O_NONBLOCK)
-        with files.closing_descriptor(file) as fd:
+        with run.state.opened_object_file(needed.object_id.path, os.O_RDONLY | os.O_NONBLOCK) as fd:
             ids = image_object_ids(_read(run.state, fd), run.state.algorithm)
     except FileNotFoundError:
         return  # a finding of the stream

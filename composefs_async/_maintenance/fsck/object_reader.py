@@ -16,7 +16,6 @@ from typing import NamedTuple
 from ... import _native, fsverity
 from ..._repo.state import RepoState
 from ..._sys import verity
-from ..._sys.files import closing_descriptor
 from ...digest import ObjectId
 from ...errors import AlgorithmMismatchError, VerityMissingError, VerityNotSupportedError
 
@@ -101,7 +100,7 @@ def load_one(
     """
     step = "open"
     try:
-        with closing_descriptor(state.open_object_file(object_id.path, _FLAGS)) as fd:
+        with state.opened_object_file(object_id.path, _FLAGS) as fd:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode) or status.st_size > most:
                 failures.append(Failure(index, 0, "large" if stat.S_ISREG(status.st_mode) else "type"))
@@ -144,7 +143,7 @@ def load_large(state: RepoState, object_id: ObjectId, take: Callable[[memoryview
     hasher, step = fsverity.Hasher(state.algorithm), "open"
     room = memoryview(bytearray(BUFFER_SIZE))
     try:
-        with closing_descriptor(state.open_object_file(object_id.path, _FLAGS)) as fd:
+        with state.opened_object_file(object_id.path, _FLAGS) as fd:
             if state.is_guarded(object_id) and (failure := _measure(state, fd, object_id, 0)):
                 return failure
             step = "read"

@@ -62,7 +62,7 @@ def object_not_found(run: Run, kind: str, path: str, object_id: ObjectId, name: 
     """
     answer, detail = 0, _NO_FILE
     try:
-        with files.closing_descriptor(run.state.open_object_file(object_id.path, _FLAGS)) as fd:
+        with run.state.opened_object_file(object_id.path, _FLAGS) as fd:
             if stat.S_ISREG(os.fstat(fd).st_mode):
                 return  # it has come meanwhile
     except (FileNotFoundError, NotADirectoryError):

@@ -24,6 +24,7 @@ from ..._repo.threads import Threads
 from ..._sys import files, locks
 from ...digest import ObjectId
 from ...errors import ReachUnknownError, ReadOnlyRepositoryError
+from ...naming import referrers_first
 from ...progress import CollectProgress, Message, ProgressCallback, ProgressEvent
 from ...results import GcResult
 from .. import leases, reachability, spools
@@ -100,11 +101,6 @@ def _nothing() -> None:
 
 def _ignore(event: ProgressEvent) -> None:
     pass
-
-
-def _referrers_first(link: tuple[str, ObjectId]) -> int:
-    """Manifests refer to configs and layers, configs to layers; whatever else there is, to any of them."""
-    return 1 if link[0].startswith("oci-config-") else 2 if link[0].startswith("oci-layer-") else 0
 
 
 class _Collection:
@@ -212,7 +208,7 @@ class _Collection:
         return [*self._roots.lost] + [
             (category, name)
             for category, links in self._roots.links.items()
-            for name, object_id in sorted(links.items(), key=_referrers_first)
+            for name, object_id in sorted(links.items(), key=lambda link: referrers_first(link[0]))
             if object_id not in self._staying and (category, name) not in kept and self._goes(object_id)
         ]
 

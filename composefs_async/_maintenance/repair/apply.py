@@ -117,7 +117,7 @@ class Repair:
         report = progress or _ignore
         run = cls(state, fsck(state, progress=report, check=check), dry_run=dry_run, progress=report)
         try:
-            with state.shared(), files.whole_paths(state.path):
+            with run.state.shared(), files.whole_paths(state.path):
                 # What is right and only not protected is replaced by a copy of itself.
                 run._clear_places()
                 run._take_objects(RepositorySource(run.state, ITSELF, owned=False), run.damage.corrupt, ITSELF)

@@ -38,11 +38,8 @@ class Seen(enum.Enum):
 def look(state: RepoState, object_id: ObjectId) -> Seen:
     """Read an object whole.  Blocks."""
     try:
-        fd = state.open_object_file(object_id.path, _FLAGS)
-        try:
+        with state.opened_object_file(object_id.path, _FLAGS) as fd:
             return _look_into(state, fd, object_id)
-        finally:
-            os.close(fd)
     except OSError as error:
         if errnos.is_absent(error):
             return Seen.ABSENT

@@ -7,6 +7,7 @@ the plan of that run.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -24,6 +25,7 @@ from .quarantine import Quarantine
 __all__ = ["Shadow", "ShadowQuarantine"]
 
 _OBJECTS = "objects/"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _MAX_LINKS = 40
 """That the kernel follows."""
 
@@ -37,18 +39,23 @@ class Shadow(RepoState):
         OSError: the names cannot be read, or the temporary directory cannot be written.
     """
 
+    in_one_place = False
+
     def __init__(self, real: RepoState) -> None:
-        self._directory = tempfile.mkdtemp(prefix="composefs-async-repair-")
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.in_one_place = False
-        super().__init__(real.path, fd, real.metadata, secure=real.secure)
         self._real = real
         self._gone: set[str] = set()
         """Below ``objects/``: what has been moved away."""
+        self._directory = tempfile.mkdtemp(prefix="composefs-async-repair-")
+        try:
+            fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except BaseException:
+            os.rmdir(self._directory)
+            raise
+        super().__init__(real.path, fd, real.metadata, secure=real.secure)
         self.verity_works = False
         self.syncs: SyncGroup = _NoFlushes(lambda: fd)
         try:
-            with files.naming(real.path):
+            with self.shared(), files.naming(real.path):
                 for category in CATEGORIES:
                     self._copy_entry(category)
         except BaseException:
@@ -91,8 +98,14 @@ class Shadow(RepoState):
 
     @contextmanager
     def shared(self) -> Iterator[None]:
+        """Keep away what needs the real one alone; a full disk in the block is that of the temporary directory."""
         with self._real.shared():
-            yield
+            try:
+                yield
+            except OSError as error:
+                if error.errno in _FULL:  # nothing else is written to
+                    error.filename, error.filename2 = self._directory, None
+                raise
 
     def open_object_file(self, path: str, flags: int) -> int:
         try:

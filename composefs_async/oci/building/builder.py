@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -177,15 +176,11 @@ async def build_image(
         document, layers, annotations, found = await hop(_read_base, repo, base)
         platform = platform or found
     seconds = _epoch() if created is None else created
-    builder = ImageBuilder(repo, platform or _without_variant(host_platform()), seconds, document, progress)
+    builder = ImageBuilder(repo, platform or host_platform(), seconds, document, progress)
     builder._take_base(layers, annotations)
     name = f"build {os.getpid()} {id(builder)}"
     async with repo.lease(name):
         yield builder
-
-
-def _without_variant(platform: Platform) -> Platform:
-    return replace(platform, variant=None) if platform.architecture == "amd64" else platform
 
 
 def _epoch() -> int:

@@ -15,14 +15,14 @@ from dataclasses import replace
 
 from ..._aio.hops import hop, opening_hop
 from ...digest import check_content_digest
-from ...errors import FormatError, ImageNotFoundError, InvalidNameError, OciError
+from ...errors import FormatError, InvalidNameError, OciError
 from ..documents import Descriptor
 from ..importing.decompress import HEAD_SIZE, Compression, detect
 from ..importing.one_pass import OnePassArchive
 from ..limits import Limits
 from ..platforms import Platform
 from .archive_image import ArchiveWanted, FoundImage, find_image
-from .arriving import FileBytes, PipeBytes
+from .arriving import FileBytes, PipeBytes, open_input
 from .base import Blob, BlockingBlob, ImageSource, LocalBlob, ResolvedImage
 from .members import ArchiveStore
 from .plain import PlainReader, is_packed, unpacked_size
@@ -32,7 +32,6 @@ __all__ = ["ArchiveSource", "check_reference", "open_reference"]
 
 _DIGEST_SUFFIX = re.compile(r"(?P<file>.*)@(?P<digest>sha(?:256|384|512):[^/]*)", re.DOTALL)
 _POSITION = re.compile(r"@([0-9]{1,9})")
-_DESCRIPTOR = re.compile(r"/dev/(?:stdin|fd/([0-9]{1,9}))")
 
 
 def _parse(reference: str) -> tuple[str, ArchiveWanted]:
@@ -87,7 +86,8 @@ async def open_reference(reference: str, limits: Limits) -> AsyncIterator[ImageS
 
 
 def _open(stack: ExitStack, file: str, wanted: ArchiveWanted, limits: Limits) -> ImageSource:
-    fd = _opened(file, wanted)
+    colon = "; a file ends at the first colon: give one with a colon as /dev/stdin" if wanted.name else ""
+    fd = open_input(file, wanted.reference, colon)
     stack.callback(os.close, fd)
     status = os.fstat(fd)
     if stat.S_ISDIR(status.st_mode):
@@ -98,22 +98,6 @@ def _open(stack: ExitStack, file: str, wanted: ArchiveWanted, limits: Limits) ->
     if detect(os.pread(fd, HEAD_SIZE, start)) is not Compression.NONE:
         return OnePassArchive(FileBytes(fd, file, start), wanted, limits)
     return ArchiveSource(ArchiveStore(fd, file, start), wanted, limits)
-
-
-def _opened(file: str, wanted: ArchiveWanted) -> int:
-    if file == "-":
-        return os.dup(0)
-    if found := _DESCRIPTOR.fullmatch(file):  # not opened anew, which sockets do not allow
-        try:
-            return os.dup(int(found[1] or 0))
-        except OSError:
-            raise ImageNotFoundError(wanted.reference, reason=f"{file} is not open") from None
-    try:
-        # A pipe of a name is opened without waiting for a writer; the first read waits.
-        return os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        colon = "; a file ends at the first colon: give one with a colon as /dev/stdin" if wanted.name else ""
-        raise ImageNotFoundError(wanted.reference, reason=f"there is no file {file}{colon}") from None
 
 
 class ArchiveSource:

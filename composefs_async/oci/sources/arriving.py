@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import AsyncIterator
 from typing import Self
@@ -15,12 +16,40 @@ from anyio import wait_readable
 
 from ..._aio.hops import hop
 from ..._sys import files
+from ...errors import ImageNotFoundError
 from ..importing.decompress import HEAD_SIZE, Compression, Decompressor, decompressor, detect
 from ..limits import Limits
 
-__all__ = ["FileBytes", "PipeBytes", "UnpackedBytes"]
+__all__ = ["STANDARD_INPUT", "FileBytes", "PipeBytes", "UnpackedBytes", "open_input"]
+
+STANDARD_INPUT = "-"
+"""In the place of a file's name."""
+_DESCRIPTOR = re.compile(r"/dev/(?:stdin|fd/([0-9]{1,9}))")
 
 _PIECE = 1 << 20
+
+
+def open_input(file: str, reference: str, hint: str = "") -> int:
+    """Open what *reference* means by *file*, or duplicate the descriptor that it names; the caller closes it.
+
+    Args:
+        hint: what else may be wrong if there is no such file.
+
+    Raises:
+        ImageNotFoundError: there is no such file, or the descriptor is not open.
+    """
+    if file == STANDARD_INPUT:
+        return os.dup(0)
+    if found := _DESCRIPTOR.fullmatch(file):  # not opened anew, which sockets do not allow
+        try:
+            return os.dup(int(found[1] or 0))
+        except OSError:
+            raise ImageNotFoundError(reference, reason=f"{file} is not open") from None
+    try:
+        # A pipe of a name is opened without waiting for a writer; the first read waits.
+        return os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageNotFoundError(reference, reason=f"there is no file {file}{hint}") from None
 
 
 class PipeBytes:

@@ -10,11 +10,11 @@ import os
 import stat
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..._aio.hops import opening_hop
 from ...digest import sha256_content_digest
-from ...errors import ImageNotFoundError, InvalidNameError, OciError
+from ...errors import InvalidNameError, OciError
 from ..building.config import documents, plain_descriptor, timestamp
 from ..documents import image_layers, parse_config, parse_manifest
 from ..importing.layers import ImportRun, LayerResult, store_layer
@@ -22,19 +22,17 @@ from ..importing.one_pass import ReadOnce, Received
 from ..importing.unpack import ByteSource, Unpacker, byte_source
 from ..limits import Limits
 from ..platforms import Platform, host_platform
-from .arriving import PipeBytes
+from .arriving import STANDARD_INPUT, PipeBytes, open_input
 from .base import LocalBlob, ResolvedImage
 
 __all__ = ["TarballSource", "check_reference", "open_reference"]
-
-_STANDARD_INPUT = "-"
 
 
 def _parse(reference: str) -> tuple[str, ...]:
     files = tuple(reference.partition(":")[2].split(":"))
     if not all(files):
         raise InvalidNameError(reference, "say which tars: tarball:FILE[:FILE…]; a name ends at the first colon")
-    if files.count(_STANDARD_INPUT) > 1:
+    if files.count(STANDARD_INPUT) > 1:
         raise InvalidNameError(reference, "standard input can be read but once")
     return files
 
@@ -59,7 +57,8 @@ async def open_reference(reference: str, limits: Limits) -> AsyncIterator[Tarbal
     """
     files = _parse(reference)
     with ExitStack() as stack:
-        yield TarballSource(reference, [await opening_hop(_close, _open, reference, file, stack) for file in files])
+        tars = [await opening_hop(lambda _: None, _open, reference, file, stack) for file in files]
+        yield TarballSource(reference, tars)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +71,13 @@ class _Tar:
     """In seconds; 0 of what is no regular file."""
 
 
-def _close(tar: _Tar) -> None:
-    """Nothing: the stack that `_open` was given closes it."""
-
-
 def _open(reference: str, path: str, stack: ExitStack) -> _Tar:
-    try:
-        # A pipe of a name is opened without waiting for a writer; the first read waits.
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.dup(0) if path == _STANDARD_INPUT else os.open(path, flags)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ImageNotFoundError(reference, reason=f"there is no file {path}") from None
+    fd = open_input(path, reference)
     stack.callback(os.close, fd)
     status = os.fstat(fd)
     if stat.S_ISDIR(status.st_mode):
         raise OciError(reference, f"{path} is a directory, not a tar: 'oci build --directory' makes a layer of one")
-    if not stat.S_ISREG(status.st_mode) or path == _STANDARD_INPUT:
+    if not stat.S_ISREG(status.st_mode) or os.lseek(fd, 0, os.SEEK_CUR):  # somebody has begun to read it
         return _Tar(path, fd, 0, 0)
     return _Tar(path, fd, status.st_size, int(status.st_mtime))
 
@@ -111,7 +101,7 @@ class TarballSource(ReadOnce):
             result = await store_layer(run, None, unpacker, tar.size, label=tar.path)
             await run.lease(result.diff_id, result.stream_id)
             layers.append((result, unpacker.bytes_unpacked, tar.path))
-        image = self._image(layers, platform or _without_variant(host_platform()))
+        image = self._image(layers, platform or host_platform())
         return Received(image, {result.diff_id: result for result, _, _ in layers})
 
     def _image(self, layers: list[tuple[LayerResult, int, str]], platform: Platform) -> ResolvedImage:
@@ -125,10 +115,6 @@ class TarballSource(ReadOnce):
         config = parse_config(config_raw, manifest.config.digest)
         found = image_layers(manifest, config)
         return ResolvedImage(self.reference, manifest, config, config_raw, found, manifest_made=True)
-
-
-def _without_variant(platform: Platform) -> Platform:
-    return replace(platform, variant=None) if platform.architecture == "amd64" else platform
 
 
 def _bytes(tar: _Tar) -> ByteSource:
