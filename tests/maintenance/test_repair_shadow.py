@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import tempfile
@@ -13,11 +14,13 @@ from typing import Any
 import anyio
 import pytest
 
+from composefs_async._sys import files
 from composefs_async.oci.image_repair import repair
-from composefs_async.repository import Repository
+from composefs_async.repository import Repository, state_of
 from composefs_async.results import RepairResult
 
-from .damaging import CASES, DAMAGES, LAYOUTS, content, copy, make, objects
+from .damaging import CASES, DAMAGES, LAYOUTS, content, copy, make, objects, remove
+from .machine import Machine
 
 SEEDS = range(200 if os.environ.get("COMPOSEFS_ASYNC_STRESS") == "1" else 20)
 
@@ -114,3 +117,50 @@ def test_a_run_carries_out_what_the_dry_run_told(
 def test_a_source_that_changes_nothing_needs_no_room(whole: Path, damaged: Path) -> None:
     plan = mend(damaged, [str(whole)], dry_run=True)
     assert (plan.actions, plan.ok, plan.dry_run) == ((), True, True)
+
+
+def test_a_secure_repository_is_planned_as_it_is_repaired(
+    whole: Path, damaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes back lies where nothing protects it, and counts as the protected object that it will be."""
+    machine, names = Machine(monkeypatch), objects(damaged)
+    for name in names[::2]:
+        remove(damaged / name)
+    machine.protected = {(damaged / name).stat().st_ino for name in names[3::4]}
+
+    def mended(dry_run: bool) -> RepairResult:
+        with Repository.open_path(damaged) as repo:
+            state = state_of(repo)
+            state.secure = state.verity_works = True
+            return repo.repair([whole], dry_run=dry_run)
+
+    plan, done = mended(True), mended(False)
+    assert plan.actions == done.actions
+    assert {each.action for each in plan.actions} >= {"restored", "replaced"}
+    assert (told(plan), done.ok) == (told(done), True)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_temporary_directory_is_named_and_nothing_is_left(
+    whole: Path, damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    remove(damaged / objects(damaged)[0])
+
+    def full(source: int, target: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files, "copy_content", full)
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        mend(damaged, [str(whole)], dry_run=True)
+    assert str(caught.value.filename).startswith(f"{tmp_path}/tmp/composefs-async-repair-")
+    assert os.listdir(tmp_path / "tmp") == []
+
+
+def test_a_temporary_directory_that_cannot_be_written_is_named(
+    damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(FileNotFoundError, match="missing/composefs-async-repair-"):
+        mend(damaged, [], dry_run=True)
