@@ -87,7 +87,7 @@ class ObjectId(bytes):
 
     @classmethod
     def from_hex(cls, text: str) -> Self:
-        """From hexadecimal digits of either case, with or without ``sha256:`` / ``sha512:`` before them.
+        """Parse hexadecimal digits of either case, with or without ``sha256:`` / ``sha512:`` before them.
 
         Raises:
             FormatError: *text* is anything else.
@@ -101,7 +101,7 @@ class ObjectId(bytes):
 
     @classmethod
     def from_path(cls, path: str) -> Self:
-        """From the end of an object's path, ``…/XX/REST``; what stands before it is ignored.
+        """Parse the end of an object's path, ``…/XX/REST``; what stands before it is ignored.
 
         Raises:
             FormatError: *path* does not end like an object's path.
@@ -128,7 +128,7 @@ class ObjectId(bytes):
 
     @property
     def text(self) -> str:
-        """With the algorithm before it, as the command line prints it: ``sha512:…``."""
+        """The id with the algorithm before it, as the command line prints it: ``sha512:…``."""
         return f"{self.algorithm.value}:{self.hex()}"
 
     def require(self, algorithm: Algorithm) -> Self:

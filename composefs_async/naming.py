@@ -79,7 +79,7 @@ _ESCAPES = {"%2F": "/", "%25": "%"}
 
 
 def layer_stream(diff_id: str) -> str:
-    """Of a tar layer, by the digest of the uncompressed tar.  A layer of an artifact goes by its own digest."""
+    """The stream of a layer, by the digest of the uncompressed tar; in an artifact by the layer's own digest."""
     return _stream("layer", diff_id)
 
 

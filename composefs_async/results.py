@@ -194,7 +194,7 @@ class GcResult:
     """Names below ``images/``, whose object is not there, or goes."""
     streams_pruned: int = 0
     pruned: tuple[str, ...] = ()
-    """The same names, ``streams/…`` and ``images/…``, sorted."""
+    """All names that were pruned, ``streams/…`` and ``images/…``, sorted."""
     leftovers: tuple[str, ...] = ()
     """Temporary files and links of interrupted operations, sorted; not among the other counters."""
     objects_leased: int = 0

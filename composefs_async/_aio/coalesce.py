@@ -32,7 +32,7 @@ class _Batch(Generic[Item, Result]):
         self.done = Event()
 
     def run(self, function: Callable[[Sequence[Item]], Sequence[Result | Exception]]) -> None:
-        """In the worker thread, so that the followers are served also if the leader is cancelled meanwhile."""
+        """Serve the followers in the worker thread, also if the leader is cancelled meanwhile."""
         self.outcomes = function(self.items)
 
 

@@ -45,7 +45,7 @@ _resources: RunVar[WeakKeyDictionary[RepoState, LoopResources]] = RunVar("compos
 
 
 def resources(state: RepoState) -> LoopResources:
-    """Those of *state* on the running event loop; made at the first call."""
+    """The resources of *state* on the running event loop; made at the first call."""
     table = _resources.get(None)
     if table is None:
         table = WeakKeyDictionary()
@@ -64,14 +64,14 @@ async def hop(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) ->
 async def opening_hop(
     discard: Callable[[T], object], function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
 ) -> T:
-    """The same for what opens something: *discard* gets that if the caller has been cancelled when it comes."""
+    """Call what opens something in a worker thread: *discard* gets that if the caller is cancelled before it comes."""
     return await in_thread(partial(function, *args, **kwargs), discard=discard)
 
 
 async def checked_hop(
     function: Callable[..., T], /, *args: object, discard: Callable[[T], object] | None = None, **kwargs: object
 ) -> T:
-    """The same for a function that may wait long: its argument ``check`` lets a cancellation end the wait.
+    """Call a function that may wait long in a worker thread; its argument ``check`` lets a cancellation end the wait.
 
     Args:
         discard: gets a result that came when the caller had been cancelled.
@@ -85,7 +85,7 @@ def in_loop(callback: Callable[[A], object] | None) -> Callable[[A], object] | N
 
 
 async def write_hop(state: RepoState, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """The same under one token of the repository's write semaphore."""
+    """Call a function in a worker thread under one token of the repository's write semaphore."""
     return await in_thread(partial(function, *args, **kwargs), resources(state).write_semaphore)
 
 

@@ -50,12 +50,12 @@ class Stage(Generic[C]):
         return self.next if not self.busy and self.next in self.waiting else None
 
     def take(self, number: int) -> C:
-        """That chunk goes through."""
+        """Let chunk *number*, which waits, go through, and return it."""
         self.busy = True
         return self.waiting.pop(number)
 
     def leave(self, number: int) -> None:
-        """That chunk is through."""
+        """Let the next chunk go through: the last one has."""
         self.next = number + 1
         self.busy = False
 

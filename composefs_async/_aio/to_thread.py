@@ -39,7 +39,7 @@ async def in_thread(
 async def in_checked_thread(
     work: Callable[[Callable[[], None]], T], *, discard: Callable[[T], object] | None = None
 ) -> T:
-    """The same for work that may wait long: it calls what it is given, which raises after a cancellation."""
+    """Run *work*, which may wait long, in a worker thread; what it is given raises after a cancellation."""
 
     def check() -> None:
         from_thread.check_cancelled()

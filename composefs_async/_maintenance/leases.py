@@ -156,7 +156,7 @@ class LeaseHolder:
 
 
 def begin_named(state: RepoState, name: str, duration: float | None = None) -> LeaseHolder:
-    """The same for whatever somebody imports under a name of his own; whoever uses the name next goes on with it.
+    """Begin a lease under a name that somebody chooses; whoever uses the name next goes on with it.
 
     Raises:
         InvalidNameError: the name is empty or longer than 1024 bytes.
@@ -201,7 +201,7 @@ def _is_whole(state: RepoState, stream_id: ObjectId) -> bool:
 
 
 def all_leases(state: RepoState) -> list[Lease]:
-    """Those that hold now, sorted by digest."""
+    """The leases that hold now, sorted by digest."""
     return [_lease(record) for record in _records(state) if not record.expired]
 
 

@@ -44,7 +44,7 @@ class ReachCache:
 
     @classmethod
     def open(cls, state: RepoState) -> Self:
-        """That of a repository; an empty one if there is none, or none that can be read."""
+        """The cache of a repository; an empty one if there is none, or none that can be read."""
         try:
             fd = open_beneath(f"{state_dir.DIRECTORY}/{NAME}", os.O_RDONLY | os.O_NONBLOCK, dir_fd=state.fd)
             # Not mapped: a block that cannot be read would kill the process.

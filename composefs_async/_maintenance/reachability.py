@@ -346,7 +346,7 @@ def walk(state: RepoState, ids: Iterable[ObjectId], cache: Cache | None = None) 
 def visit(
     state: RepoState, ids: Iterable[ObjectId], cache: Cache | None, reached: Reached
 ) -> Iterator[tuple[ObjectId, Node]]:
-    """The same one node at a time, so that not all need be kept.
+    """Follow what *ids* lead to one node at a time, so that not all need be kept.
 
     Args:
         reached: takes what is missing; what it has seen is not visited again, but for what was missing.

@@ -40,7 +40,7 @@ def expire(state: RepoState) -> None:
 
 
 def _expires(fd: int, name: str) -> float:
-    """In seconds since the epoch."""
+    """When a spool expires, in seconds since the epoch."""
     try:
         with files.opened(f"{name}{_STATE}", os.O_RDONLY | os.O_NOFOLLOW, dir_fd=fd) as opened:
             return float(json.loads(os.read(opened, _LIMIT))["expires"])

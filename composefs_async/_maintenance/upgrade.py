@@ -49,7 +49,7 @@ def init(
     timeout: float | None = None,
     check: Callable[[], object] | None = None,
 ) -> tuple[RepoState, bool]:
-    """As `opening.init`; with *ensure* a repository without meta.json gets the one that fits it, and is not new."""
+    """Make or open a repository; with *ensure* one without meta.json gets the one that fits it, and is not new."""
     if ensure and _is_old(os.fspath(path), timeout, check):
         upgrade(path, algorithm=algorithm, timeout=timeout, check=check)
     return opening.init(

@@ -176,7 +176,7 @@ class _Owners:
         return len(self._made)
 
     def masks(self) -> list[int]:
-        """Of each class, the targets that reach it."""
+        """The targets that reach each class."""
         reaching = self._reaching()
         masks = [0]
         for before, node in self._made[1:]:

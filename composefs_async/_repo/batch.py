@@ -88,7 +88,7 @@ class StoredBatch(NamedTuple):
 
 
 def store_whole_batch(state: RepoState, items: Sequence[Buffer], ids: list[ObjectId] | None = None) -> StoredBatch:
-    """The same for a caller to whom one failure is the end: costs less for each item.
+    """Store items for a caller to whom one failure is the end: costs less for each than `store_batch`.
 
     Args:
         ids: of the items, if they are known; the native code, which hashes itself, is not used then.

@@ -44,7 +44,7 @@ def write_image(state: RepoState, data: Buffer, name: str | None = None) -> Obje
 
 
 def import_image(state: RepoState, name: str | None, pieces: Iterable[Buffer]) -> ObjectId:
-    """The same for an image from anywhere, which is read as a whole and checked before anything is stored.
+    """Store and publish an image from anywhere, which is read as a whole and checked before anything is stored.
 
     Whether the objects that it refers to are there does not matter: they may come later.
 

@@ -84,7 +84,7 @@ class Lifetime:
 
     @property
     def fd(self) -> int:
-        """Of the repository's directory; whoever has it in hand may use it."""
+        """The descriptor of the repository's directory; whoever has it in hand may use it."""
         fd = self._fd
         if fd is None or self._pid != os.getpid():
             self.require_own_process()
@@ -92,7 +92,7 @@ class Lifetime:
         return fd
 
     def objects(self, make: Callable[[], int]) -> int:
-        """Of ``objects/``, which *make* opens for the first one who asks."""
+        """The descriptor of ``objects/``, which *make* opens for the first one who asks."""
         fd = self._objects
         if fd is None or self._pid != os.getpid():
             self.require_own_process()
@@ -141,7 +141,7 @@ class Lifetime:
             self.end(thread)
 
     def steps(self, pieces: Generator[T]) -> Generator[T]:
-        """The same around each step of a generator, which may be left for any time between two."""
+        """Hold the descriptors during each step of a generator, which may rest for any time between two."""
         try:
             while True:
                 with self.using():
@@ -222,7 +222,7 @@ class Lifetime:
         self._users.notify_all()
 
     def disown(self) -> None:
-        """In a process that has been forked: close what it has inherited, without a lock."""
+        """Close what a process that has been forked has inherited, without a lock."""
         self._fd = self._objects = None
 
 

@@ -54,7 +54,7 @@ class Metadata:
 
     @classmethod
     def new(cls, algorithm: Algorithm, formats: ErofsFormats | None) -> Metadata:
-        """For a new repository; without *formats* in the form from before there was a choice, version 2."""
+        """Metadata for a new repository; without *formats* in the form from before there was a choice, version 2."""
         flags = (_V1_FLAG,) if formats and formats.default == 1 else ()
         return cls(algorithm, read_only_compatible=flags, erofs_formats=formats)
 

@@ -137,7 +137,7 @@ def _replace(state: RepoState, object_id: ObjectId, data: memoryview) -> StoreOu
 
 
 def ensure_object_from(state: RepoState, pieces: Iterable[bytes]) -> StoredObject:
-    """The same for content that is never whole in memory; what taking *pieces* raises leaves nothing behind."""
+    """Store content that is never whole in memory; what taking *pieces* raises leaves nothing behind."""
     hasher = fsverity.Hasher(state.algorithm)
     with object_errors(state):
         tmpfile = create_object_tmpfile(state)

@@ -84,7 +84,7 @@ def check_reference(reference: str) -> str:
 
 
 def _check_components(reference: str) -> str:
-    """Like `check_reference`, but also for a reference that another program has made, however deep."""
+    """Refuse a reference with components that cannot be, also one that another program has made, however deep."""
     for component in reference.split("/"):
         _check_component(component, reference)
     return reference

@@ -154,7 +154,7 @@ class RepoState:
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
-        """For an operation that may run beside others, but not beside an exclusive one of another thread.
+        """Hold off exclusive operations of other threads, during an operation that may run beside others.
 
         Another process is kept away by its lock on the repository; this does the same within the handle.
         """
@@ -187,7 +187,7 @@ class RepoState:
     def exclusive(
         self, operation: str, timeout: float | None = None, check: Callable[[], object] | None = None
     ) -> Iterator[None]:
-        """For an operation that needs the repository alone: no other in this handle, no other handle anywhere.
+        """Have the repository alone: no other operation in this handle, no other handle anywhere.
 
         Whoever waits holds no lock meanwhile, so that two who wait do not keep each other out; operations of this
         handle go on.  The shared lock is held as before when this ends in any way, which may mean waiting for somebody

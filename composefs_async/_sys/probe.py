@@ -30,7 +30,7 @@ _OVERLAY_VERITY = (6, 6)  # the kernel that brought overlayfs's option verity= (
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """Of the file system that *path* is on, and of the kernel."""
+    """What the file system that *path* is on, and the kernel, can do."""
 
     path: str
     kind: str
@@ -81,7 +81,7 @@ def probe(path: str) -> Abilities:
 
 
 def _kind(directory: int) -> str:
-    """By the device number in the mount table; of several mounts the last."""
+    """The kind of a file system, by the device number in the mount table; of several mounts the last."""
     device = os.fstat(directory).st_dev
     wanted, found = f"{os.major(device)}:{os.minor(device)}", ""
     for entry in mount_table():

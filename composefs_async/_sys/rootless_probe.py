@@ -24,7 +24,7 @@ _FUSE: Final = "/dev/fuse"
 
 @dataclass(frozen=True, slots=True)
 class RootlessAbilities:
-    """Of this process, on this system."""
+    """What this process may do without root, on this system."""
 
     user_namespaces: bool
     """It may make namespaces of users and mounts."""

@@ -224,7 +224,7 @@ class _Filler:
         os.utime(fd, ns=(inode.mtime_ns, inode.mtime_ns))
 
     def _finish_named(self, fd: int, name: bytes, inode: Inode) -> None:
-        """Of a pipe or socket, which cannot be opened without consequences."""
+        """Set the attributes of a pipe or socket, which cannot be opened without consequences."""
         place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
         try:
             user, group = self._owner(inode)

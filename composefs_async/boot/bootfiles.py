@@ -43,7 +43,7 @@ class BootFile:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """How long the file is, in bytes."""
         if isinstance(self.content, bytes):
             return len(self.content)
         return self.content.size if isinstance(self.content, ExternalFile) else len(self.content.content)

@@ -105,7 +105,7 @@ class UkiEntry:
 
     @property
     def is_addon(self) -> bool:
-        """By its name."""
+        """Whether it is an addon, by its name."""
         return self.path.endswith(".addon.efi")
 
 

@@ -50,7 +50,7 @@ class Karg:
 
     @property
     def algorithm(self) -> Algorithm:
-        """By which the image is named."""
+        """The algorithm by which the image is named."""
         return self.id.algorithm
 
     def __str__(self) -> str:

@@ -106,7 +106,7 @@ class Re2Matcher:
         self.find: Callable[[bytes, int], int] = self._make_find(match if self._indexes else lambda _: [])
 
     def inside(self, directory: bytes) -> Callable[[bytes, int], int]:
-        """As `Matcher.inside`; one automaton serves all directories."""
+        """A matcher for the paths in a directory, as `Matcher.inside` has it; one automaton serves all directories."""
         return self.find
 
     def _make_find(self, match: Callable[[bytes], list[int]]) -> Callable[[bytes, int], int]:
@@ -225,7 +225,7 @@ class PythonMatcher:
         return -1
 
     def _frame(self, directory: bytes) -> _Frame:
-        """Of *directory*, the part of a path before its last slash."""
+        """The frame of *directory*, the part of a path before its last slash."""
         known = self._frames.get(directory)
         if known is not None:
             return known
@@ -282,7 +282,7 @@ class _Inside:
         self._by_kind: dict[int, list[_Candidate]] = {}
 
     def find(self, path: bytes, kind: int) -> int:
-        """As `PythonMatcher.find`, for a path in this directory."""
+        """Find the rule for a path in this directory, as `PythonMatcher.find` does."""
         candidates = self._by_kind.get(kind)
         if candidates is None:
             candidates = self._by_kind[kind] = self._chosen(kind)

@@ -223,7 +223,7 @@ class Policy:
         return ordered != self.specifications
 
     def as_libselinux(self) -> Policy:
-        """The same files as ``restorecon`` and ``setfiles`` read them; made once."""
+        """The policy of these files as ``restorecon`` and ``setfiles`` read them; made once."""
         if self._other is None:
             self._other = Policy(self.specifications, self._aliases, engine=self._engine, reading="libselinux")
         return self._other

@@ -82,7 +82,7 @@ class Uki:
         return self.section(".linux") is None
 
     def command_line(self) -> bytes:
-        """As the section ``.cmdline`` has it.
+        """The command line, as the section ``.cmdline`` has it.
 
         Raises:
             BootError: there is none.

@@ -68,7 +68,7 @@ def checking(*, resumable: bool = False) -> Iterator[None]:
 
 
 def print_report(result: FsckResult, *, metadata_only: bool = False) -> None:
-    """In the lines of composefs-rs; what it does not know of is told after the errors.
+    """Print a result in the lines of composefs-rs; what it does not know of is told after the errors.
 
     Args:
         metadata_only: no object but streams and images has been read.

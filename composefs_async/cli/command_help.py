@@ -24,7 +24,7 @@ _SOURCE = "Where the image is, as said above."
 
 
 class CommandHelp(NamedTuple):
-    """Of one command."""
+    """What the help of one command says."""
 
     arguments: Mapping[str, str]
     """By their names in the usage line."""

@@ -73,7 +73,7 @@ class Settings:
         return self.repo is not None or self.place is not None or self.named is not None
 
     def path(self) -> str:
-        """Of the chosen repository, whether it is there or not."""
+        """The path of the chosen repository, whether it is there or not."""
         from .._repo import opening
 
         if self.repo is not None or self.named is not None:

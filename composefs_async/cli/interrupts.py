@@ -42,7 +42,7 @@ def second_ends_all() -> Iterator[None]:
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """For an event loop, which handles interrupts itself where nobody else does; it uses `second_ends_all` inside."""
+    """Handle interrupts as Python does while an event loop starts, which uses `second_ends_all` inside."""
     before = signal.getsignal(signal.SIGINT)
     if getattr(before, "__module__", "") != __name__ or before is _end:
         yield

@@ -41,7 +41,7 @@ def images(settings: Settings, json_output: bool, no_trunc: bool, *, long: bool)
 
 
 def _to_json(image: ImageSummary, long: bool) -> dict[str, Any]:
-    """With the keys of cfsctl, and more only where there is something to say, or it was asked for."""
+    """One image with the keys of cfsctl, and more only where there is something to say, or it was asked for."""
     item = asdict(image)
     left_out = {key for key in ("error", "without_manifest") if not item[key]} | (set() if long else {"size"})
     return {key: item[key] for key in item if key not in left_out}

@@ -171,7 +171,7 @@ def _standard_input() -> ByteSource:
 
 
 async def _replaced_input() -> AsyncIterator[bytes]:
-    """Of a command that runs inside another program, which has put something else there."""
+    """Standard input of a command that runs inside another program, which has put something else there."""
     from anyio import to_thread
 
     while piece := await to_thread.run_sync(sys.stdin.buffer.read, _PIECE):

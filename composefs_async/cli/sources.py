@@ -73,7 +73,7 @@ def repository_image(repo: Repository, name: str) -> bytes:
 
 
 def algorithm_of(tree: Directory) -> Algorithm | None:
-    """Of the digests in *tree*; None if there are none."""
+    """The algorithm of the digests in *tree*; None if there are none."""
     digests = (inode.digest for _, inode in walk(tree) if isinstance(inode, ExternalFile) and inode.digest)
     size = len(next(digests, b""))
     return next((algorithm for algorithm in Algorithm if algorithm.digest_size == size), None)

@@ -127,7 +127,7 @@ def _ignore(event: object) -> None:
 
 
 def _without_failures(report: ProgressCallback) -> ProgressCallback:
-    """For a single source, whose failure is the error that ends it all."""
+    """Fetch from a single source, whose failure is the error that ends it all."""
 
     def some(event: ProgressEvent) -> None:
         if not isinstance(event, SourceFailed):

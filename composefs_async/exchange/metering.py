@@ -52,7 +52,7 @@ class Meter:
             self.usage.received += received
 
     def made_description(self, algorithm: Algorithm | None) -> Description | None:
-        """That of a place which has none of its own."""
+        """The description of a place that has none of its own."""
         describe: Callable[[Algorithm | None], Description] | None = getattr(self._backend, "describe", None)
         return None if describe is None else describe(algorithm)
 

@@ -56,7 +56,7 @@ class SentPacks:
         self._directory = f"{_PUBLISH}/{name}"
 
     def found(self) -> list[Part]:
-        """Those that are remembered; whether the store still has them is not known."""
+        """The blobs that are remembered; whether the store still has them is not known."""
         parts = []
         with suppress(OSError):
             for name in state_dir.listing(self._state, self._directory):

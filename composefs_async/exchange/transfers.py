@@ -62,7 +62,7 @@ class Source:
 
     @property
     def trusted(self) -> bool:
-        """It has not delivered too much that was damaged."""
+        """Whether the source has not delivered too much that was damaged."""
         return self.bad < _BAD_MEMBERS
 
     def learn(self, size: int, seconds: float) -> None:

@@ -114,7 +114,7 @@ class Descriptor:
 
     @property
     def tag(self) -> str | None:
-        """In an image directory: the name of the entry."""
+        """The name of the entry in an image directory."""
         return self.annotations.get(REF_NAME)
 
 

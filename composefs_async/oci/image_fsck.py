@@ -85,7 +85,7 @@ async def fsck_async(
     limit: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> OciFsckResult:
-    """The same; a cancellation ends it soon."""
+    """Check the repository and its images, as `fsck` does, in worker threads; a cancellation ends it soon."""
     found = await repo.fsck_async(metadata_only=metadata_only, resume=resume, limit=limit, progress=progress)
     return await hop(_check_images, repo, name, found)
 

@@ -67,7 +67,7 @@ async def repair(
     progress: ProgressCallback | None = None,
     limits: Limits | None = None,
 ) -> RepairResult:
-    """As `Repository.repair`, with sources of images beside, and images built anew.  Durable on return.
+    """Check and repair a repository, with sources of images too, and images built anew.  Durable on return.
 
     Of a source of images only the layers that are needed are read, unless it can be read but once.  A layer that lost
     the end of its tar, as the composefs-rs of spring 2026 stored it, is mended from a source, and its image refers to

@@ -61,7 +61,7 @@ class JsonObject:
         return [self._typed(f"an element of {key!r}", value, kind) for value in values]
 
     def children(self, key: str) -> list[JsonObject] | None:
-        """As `list_of`, for objects."""
+        """The objects in a list that is a member, as `list_of` gives other values."""
         found = self.list_of(key, dict[str, Any])
         return None if found is None else [JsonObject(self.name, members) for members in found]
 

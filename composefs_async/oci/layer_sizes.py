@@ -98,7 +98,7 @@ def _split(state: RepoState, stream_id: ObjectId, listed: Counter[bytes]) -> tup
 
 
 def _commands(image: OciImage) -> list[str]:
-    """Of each layer; the history lists steps without a layer, too, and may be missing or wrong."""
+    """The command that made each layer; the history lists steps without one, too, and may be missing or wrong."""
     nothing = [""] * len(image.layers)
     if image.config is None:
         return nothing

@@ -74,7 +74,7 @@ class Candidate:
 
 
 def host_platform() -> Platform:
-    """Of this machine.  The processor's level on amd64 is not probed: its variant is None."""
+    """The platform of this machine.  The processor's level on amd64 is not probed: its variant is None."""
     name = machine.machine().lower()
     architecture, variant = _MACHINES.get(name, (name, None))
     return Platform(sys.platform, architecture, variant)

@@ -84,7 +84,7 @@ class _Data:
         self._ahead = b""
 
     def read(self, size: int) -> bytes:
-        """At most *size* bytes; none at the end."""
+        """Read at most *size* bytes; none at the end."""
         if isinstance(self._stored, ObjectId):
             piece = os.pread(self._fd, size, self._at)
             if self._hasher is not None:

@@ -118,7 +118,7 @@ class Surroundings:
 
     @classmethod
     def of(cls, access: Access) -> Surroundings:
-        """Of this process, unless *access* says otherwise."""
+        """The environment of this process, unless *access* says otherwise."""
         environ = os.environ if access.environ is None else access.environ
         return cls(environ, os.geteuid())
 
@@ -145,5 +145,5 @@ class Surroundings:
         return self.root / path.lstrip("/")
 
     def containers_directories(self) -> list[Path]:
-        """Of containers' configuration, the most special one first."""
+        """The directories of containers' configuration, the most special one first."""
         return [self.config_home / "containers", self.system("etc/containers"), self.system("usr/share/containers")]

@@ -35,5 +35,5 @@ class Endpoint:
 
     @property
     def credentials_host(self) -> str:
-        """In whose name credentials are kept."""
+        """The host in whose name credentials are kept."""
         return self.host

@@ -75,7 +75,7 @@ class Policy:
     transports: Mapping[str, Mapping[str, tuple[Requirement, ...]]] = field(hash=False)
 
     def requirements(self, transport: str, scopes: list[str]) -> tuple[Requirement, ...]:
-        """Those of the first scope that the policy has, else the default ones."""
+        """The requirements of the first scope that the policy has, else the default ones."""
         known = self.transports.get(transport, {})
         return next((known[scope] for scope in [*scopes, ""] if scope in known), self.default)
 

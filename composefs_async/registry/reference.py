@@ -59,11 +59,11 @@ class Reference:
         return f"{TRANSPORT}{self.canonical}"
 
     def with_digest(self, digest: str) -> Reference:
-        """The same repository and tag, and that digest."""
+        """The reference with *digest* in the place of its own."""
         return replace(self, digest=digest)
 
     def with_tag(self, tag: str) -> Reference:
-        """The same repository, by that tag."""
+        """The reference with *tag* in the place of its own, and without a digest."""
         return replace(self, tag=check_tag_name(tag), digest=None)
 
 

@@ -65,7 +65,7 @@ class OpenRepository(AsyncContextManagerMixin):
     def open_path_async(
         cls, path: Path, *, algorithm: Algorithm | None = None, timeout: float | None = None
     ) -> Opening[Self]:
-        """Like `open_path`, to be awaited or entered with ``async with``; a cancellation ends the wait."""
+        """Open the repository at a path, to be awaited or entered with ``async with``; a cancellation ends the wait."""
 
         async def open_it() -> Self:
             state = await checked_hop(
@@ -82,7 +82,7 @@ class OpenRepository(AsyncContextManagerMixin):
 
     @classmethod
     def open_user_async(cls, *, algorithm: Algorithm | None = None, timeout: float | None = None) -> Opening[Self]:
-        """Like `open_user`, to be awaited or entered with ``async with``; a cancellation ends the wait."""
+        """Open this user's repository, to be awaited or entered with ``async with``; a cancellation ends the wait."""
         return cls.open_path_async(opening.user_path(), algorithm=algorithm, timeout=timeout)
 
     @classmethod
@@ -92,7 +92,7 @@ class OpenRepository(AsyncContextManagerMixin):
 
     @classmethod
     def open_system_async(cls, *, algorithm: Algorithm | None = None, timeout: float | None = None) -> Opening[Self]:
-        """Like `open_system`, to be awaited or entered with ``async with``; a cancellation ends the wait."""
+        """Open the system's repository, to be awaited or entered with ``async with``; a cancellation ends the wait."""
         return cls.open_path_async(opening.system_path(), algorithm=algorithm, timeout=timeout)
 
     @classmethod
@@ -143,7 +143,7 @@ class OpenRepository(AsyncContextManagerMixin):
         ensure: bool = False,
         timeout: float | None = None,
     ) -> Opening[Self]:
-        """Like `init`, to be awaited or entered with ``async with``; a cancellation ends the wait."""
+        """Make a repository, or open it, to be awaited or entered with ``async with``; a cancellation ends the wait."""
 
         async def make_it() -> Self:
             state, created = await checked_hop(
@@ -202,7 +202,7 @@ class OpenRepository(AsyncContextManagerMixin):
         insecure: bool = False,
         timeout: float | None = RESET_TIMEOUT,
     ) -> Opening[Self]:
-        """Like `reset_metadata`, to be awaited or entered with ``async with``; a cancellation ends the wait."""
+        """Reset a repository's metadata, to be awaited or entered with ``async with``; a cancellation ends the wait."""
 
         async def reset_it() -> Self:
             state = await checked_hop(

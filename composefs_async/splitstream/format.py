@@ -104,7 +104,7 @@ class Info:
 
 
 def content_type_name(content_type: int) -> str:
-    """Its eight characters if they are printable, such as ``ocilayer``, else a hexadecimal number."""
+    """The eight characters of a content type if they are printable, such as ``ocilayer``, else a hexadecimal number."""
     raw = content_type.to_bytes(8, "little")
     return raw.decode("ascii") if all(0x20 < byte < 0x7F for byte in raw) else f"{content_type:#x}"
 

@@ -47,11 +47,11 @@ class PositionalSource(Protocol):
 
     @property
     def size(self) -> int:
-        """In bytes.  No range beyond it is ever asked for."""
+        """How many bytes there are.  No range beyond that is ever asked for."""
         ...
 
     def pread(self, size: int, offset: int, /) -> bytes:
-        """At most *size* bytes from *offset*; fewer are asked for again, none means the file has shrunk."""
+        """Read at most *size* bytes from *offset*; fewer are asked for again, none means the file has shrunk."""
         ...
 
 

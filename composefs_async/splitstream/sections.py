@@ -103,11 +103,11 @@ class PackedSection:
 
     @property
     def offset(self) -> int:
-        """Of what follows, in the unpacked section."""
+        """Where what follows is, in the unpacked section."""
         return self._piece_offset + self._at
 
     def read_some(self, size: int) -> bytes:
-        """At least one byte and at most *size* or `PIECE`; none only at the end.
+        """Read at least one byte and at most *size* or `PIECE`; none only at the end.
 
         Raises:
             SplitstreamError: the section cannot be unpacked.

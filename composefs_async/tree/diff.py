@@ -101,7 +101,7 @@ def diff_trees(before: Directory, after: Directory) -> list[Change]:
 
 
 def iter_changes(before: Directory, after: Directory) -> Iterator[Change]:
-    """As `diff_trees`, one by one; the trees must not change meanwhile."""
+    """Compare two trees and yield the changes one by one; the trees must not change meanwhile."""
     links = _first_names(before), _first_names(after)
     yield from _compare(b"/", before, after, *links)
     pending: list[_Pair] = [(b"/", _names(before, after), before, after)]

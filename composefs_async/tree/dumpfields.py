@@ -143,7 +143,7 @@ def parse_target(field: bytes) -> bytes:
 
 
 def parse_path(field: bytes) -> bytes:
-    """Of an object."""
+    """Parse the path of an object."""
     path = parse_text(field)
     if len(path) > _PATH_MAX:
         raise MalformedError(f"a payload of {len(path)} bytes, at most {_PATH_MAX}")

@@ -28,7 +28,7 @@ def escape(field: bytes) -> bytes:
 
 
 def escape_pair_part(part: bytes) -> bytes:
-    """The same for the name or the value of an attribute: ``=`` is escaped, a lone ``-`` is not."""
+    """Escape the name or the value of an attribute: ``=`` too, but not a lone ``-``."""
     return _to_escape_in_pair.sub(_replace, part)
 
 

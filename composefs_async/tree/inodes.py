@@ -169,7 +169,7 @@ class ExternalFile(Inode):
 
     @property
     def path(self) -> bytes:
-        """Of the object below the object store, `payload` or ``XX/REST``; empty if there is none."""
+        """The path of the object below the object store, `payload` or ``XX/REST``; empty if there is none."""
         if self.payload is not None:
             return self.payload
         return object_path(self.digest) if self.digest else b""

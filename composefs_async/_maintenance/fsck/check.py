@@ -116,7 +116,7 @@ def _check_all_streams(run: Run, scrub: Scrub, streams: list[str], images: list[
 
 
 def _check_images(run: Run, checks: StreamCheck, images: list[str]) -> None:
-    """Those with a name, those that only streams refer to, and the references to all names."""
+    """Check images with a name, images that only streams refer to, and the references to all names."""
     for _ in run.each("images", lambda name: check_image(run, name), images, len(images)):
         pass
     for needed in checks.needed_images():
@@ -148,7 +148,7 @@ def _check_metadata(run: Run) -> bool:
 
 
 def _check_streams(run: Run, scrub: Scrub, checks: StreamCheck, names: list[str]) -> None:
-    """Those with a name in its order, and then what only they refer to."""
+    """Check streams with a name in its order, and then what only they refer to."""
     position = scrub.position
     rest = [name for name in names if name > position.stream or f"streams/{name}" in scrub.suspects]
     for name in sorted({*names} - {*rest}):

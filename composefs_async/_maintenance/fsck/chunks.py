@@ -78,7 +78,7 @@ def merge(
 
 
 def merged_size(state: RepoState, table: bytes, piece: bytes, at: int, left: int, sizes: array[int]) -> Merged:
-    """The same without content, from the *sizes* of all objects; negative ones count as nothing."""
+    """Add up the chunks of a piece from the *sizes* of all objects; negative ones count as nothing."""
     if object_reader.NATIVE:
         code, at, left, size, value = _core.merged_size(table, piece, at, left, sizes, state.algorithm.number)
         return Merged(Status(code), at, left, size, value if code >= Status.LARGE else 0)

@@ -118,7 +118,7 @@ class Run:
             self._looked_at.add(ids)
 
     def looked_at(self, shard: int) -> bytes:
-        """Of one directory those that have been compared with their names, sorted."""
+        """The objects of one directory that have been compared with their names, sorted."""
         with self._mutex:
             return self._looked_at.shard(shard)
 

@@ -68,12 +68,12 @@ class Survey:
 
     @property
     def count(self) -> int:
-        """Of objects that are garbage."""
+        """How many objects are garbage."""
         return sum(map(len, self.sizes))
 
     @property
     def size(self) -> int:
-        """Of their content, in bytes."""
+        """How many bytes the objects that are garbage have."""
         return sum(map(sum, self.sizes))
 
     def is_garbage(self, object_id: ObjectId) -> bool:

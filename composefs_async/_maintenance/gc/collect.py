@@ -165,7 +165,7 @@ class _Collection:
         self._progress(CollectProgress(stage, done, total))
 
     def _compared(self) -> Check:
-        """To be called after each directory of objects."""
+        """Report progress, after each directory of objects."""
         done = count(1)
 
         def check() -> None:
@@ -183,7 +183,7 @@ class _Collection:
         yield from self._follow_spared((each for lease in self._leases for each in lease.layers.values()), cache)
 
     def _follow_spared(self, spared: Iterable[ObjectId], cache: ReachCache | None) -> Iterator[bytes]:
-        """The same of what stays although no reference leads to it."""
+        """Follow what stays although no reference leads to it; yields ids, one after the other."""
         reached = reachability.Reached(self._reached.seen)
         for spared_id in sorted(set(spared)):
             # What is missing or damaged there was never finished.
@@ -241,7 +241,7 @@ class _Collection:
                 time.sleep(_PAUSE)
 
     def _waiting(self) -> Check:
-        """To be called now and then while others keep this from working: says so, once."""
+        """Make what is called now and then while others keep this from working: it says so, once."""
         since = time.monotonic()
 
         def check() -> None:
@@ -318,7 +318,7 @@ class _Collection:
                 yield ids[at * self._width : (at + _BATCH) * self._width], sizes[at : at + _BATCH]
 
     def _remove(self, ids: bytes, sizes: Sequence[int]) -> tuple[tuple[bytes, OSError | None], Sequence[int]]:
-        """In a worker thread."""
+        """Remove objects in a worker thread."""
         if self._late:
             kept = [
                 pair for pair in zip(shards.pieces(ids, self._width), sizes, strict=True) if pair[0] not in self._late

@@ -29,7 +29,7 @@ class IdSet:
             self._settle()
 
     def shard(self, first: int) -> bytes:
-        """Those with this first byte, sorted."""
+        """The ids with this first byte, sorted."""
         self._settle()
         places = range(0, len(self._sorted), self._width)
         start, end = (bisect_left(places, value, key=self._sorted.__getitem__) for value in (first, first + 1))

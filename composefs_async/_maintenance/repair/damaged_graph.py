@@ -164,7 +164,7 @@ class Damage:
         }
 
     def is_there(self, object_id: ObjectId, *, unknown: bool = False) -> bool:
-        """As the function of that name, with the answer for what cannot be told."""
+        """Whether anything stands at the path of an object; *unknown* where that cannot be told."""
         try:
             return is_there(self._state, object_id)
         except OSError:
@@ -178,7 +178,7 @@ class Damage:
 
     @property
     def needed(self) -> dict[ObjectId, str]:
-        """The same only for what has a name."""
+        """What is missing or corrupt and needed by what has a name; and which of the two."""
         return self._lacked_by(self._named())
 
     def _named(self) -> list[ObjectId]:
@@ -251,7 +251,7 @@ class Damage:
         return found
 
     def hurt_references(self) -> list[Reference]:
-        """Those that lead nowhere, or to something that is not whole."""
+        """The references that lead nowhere, or to something that is not whole."""
         return [
             each
             for each in self.roots.references

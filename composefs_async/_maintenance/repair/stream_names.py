@@ -37,7 +37,7 @@ def content_is(state: RepoState, object_id: ObjectId, name: str) -> bool:
 
 
 def content_digest(state: RepoState, object_id: ObjectId, algorithm: str) -> str:
-    """In hexadecimal."""
+    """The digest of the content of a stream, in hexadecimal."""
     hasher = hashlib.new(algorithm)
     for piece in streams.merge_splitstream(state, "", object_id):
         hasher.update(piece)

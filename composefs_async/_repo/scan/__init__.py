@@ -73,7 +73,7 @@ def scan_directory(path: Path, algorithm: Algorithm, options: ScanOptions | None
 
 
 def scan_and_store(state: RepoState, path: Path, options: ScanOptions | None = None) -> Directory:
-    """The same, and all files of more than `INLINE_MAX` bytes become objects; not durable before a flush.
+    """Scan a directory, and store all files of more than `INLINE_MAX` bytes as objects; not durable before a flush.
 
     Raises:
         ReadOnlyRepositoryError, VerityNotSupportedError, and what `scan_directory` does.

@@ -59,7 +59,7 @@ class Found(NamedTuple):
 
 
 class Answers(NamedTuple, Generic[P]):
-    """The same, to be read in the order of the names."""
+    """What has been found of files, to be read in the order of their names."""
 
     groups: Sequence[Group[P]]
     records: bytes

@@ -111,7 +111,7 @@ class _Search:
         self.attempts = 0
 
     def digest(self, tree: Directory, version: int, dialect: Dialect) -> ObjectId | None:
-        """Of the image of *tree*; None if there is no such image, or there were too many attempts."""
+        """The digest of the image of *tree*; None if there is no such image, or there were too many attempts."""
         if self.attempts >= self._limit:
             return None
         self.attempts += 1

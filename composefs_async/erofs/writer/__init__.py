@@ -81,7 +81,7 @@ def image_pieces(
     *,
     dialect: Dialect = Dialect.RUST,
 ) -> Iterator[bytes]:
-    """The same in pieces, usually of some hundred kilobytes, which together are a multiple of 4096 bytes.
+    """Write an image in pieces, usually of some hundred kilobytes, which together are a multiple of 4096 bytes.
 
     Beside the tree this needs less than a kilobyte of memory for each inode.
     The tree must stay as it is until the last piece is out.  Nearly everything that can be wrong with it is found

@@ -329,7 +329,7 @@ def _place_symlink(position: int, head: int, tail: int) -> tuple[int, bool]:
 
 
 def _place_tail(position: int, head: int, tail: int) -> tuple[int, bool]:
-    """The same for other inodes: only the tail must lie in one block."""
+    """Where an inode goes of which only the tail must lie in one block, and whether it was moved for that."""
     room = BLOCK_SIZE - (position + head) % BLOCK_SIZE
     if room >= tail:
         return position, False

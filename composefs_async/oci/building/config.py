@@ -144,7 +144,7 @@ def documents(
 
 
 def plain_descriptor(diff_id: str, size: int) -> dict[str, Any]:
-    """Of a layer that is not packed."""
+    """The descriptor of a layer that is not packed."""
     return {"mediaType": OCI_LAYER_TYPE, "digest": diff_id, "size": size}
 
 

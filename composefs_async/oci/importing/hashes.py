@@ -64,7 +64,7 @@ class BlobHashes:
             _compare("unpacked layer", self._digest, content)
 
     def digests(self) -> tuple[str | None, str]:
-        """Of the bytes as shipped, if they were to be hashed, and of the unpacked bytes, as content digests."""
+        """Content digests of the bytes as shipped, if they were to be hashed, and of the unpacked bytes."""
         packed, content = self._found()
         return f"{self._packed.name}:{packed}" if self._packed else None, f"{self._content.name}:{content}"
 

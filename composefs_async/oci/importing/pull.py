@@ -189,7 +189,7 @@ class _Brought:
 
     @property
     def names(self) -> tuple[tuple[str, ObjectId], ...]:
-        """Of the layers, with the streams."""
+        """The names of the layers, with the streams."""
         return tuple((layer.diff_id, layer.stream_id) for layer in self.layers)
 
 

@@ -90,7 +90,7 @@ class _Pieces:
 
 @asynccontextmanager
 async def opened_source(source: ByteSource) -> AsyncIterator[Delivery]:
-    """The same for the time of a block, which closes what iterating over *source* has made, but not *source*."""
+    """`byte_source` for the time of a block, which closes what iterating over *source* has made, but not *source*."""
     chunks = byte_source(source)
     try:
         yield chunks
@@ -336,6 +336,6 @@ class Unpacker:
 
     @property
     def digests(self) -> tuple[str, str]:
-        """Of the bytes as shipped, if that was asked for and is another one, and of the unpacked bytes; at the end."""
+        """Digests, at the end, of the bytes as shipped, if that was asked for and is another one, and of the unpacked."""
         packed, content = self._hashes.digests()
         return packed or content, content

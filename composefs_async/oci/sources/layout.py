@@ -112,7 +112,7 @@ class OciLayoutSource:
         return Resolving(self._store, reference, self._limit).resolve(wanted, platform)
 
     def open_blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[Blob]:
-        """As `ImageSource.open_blob`; it is always a `LocalBlob`."""
+        """Open a blob, as `ImageSource.open_blob` says; it is always a `LocalBlob`."""
         return opened_blob(self._store, blob_name(descriptor.digest), descriptor)
 
 

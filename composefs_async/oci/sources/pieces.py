@@ -10,5 +10,5 @@ __all__ = ["read_piece"]
 
 
 def read_piece(blob: LocalBlob, at: int, size: int) -> bytes:
-    """At most *size* bytes of a blob from *at* on; none at its end."""
+    """Read at most *size* bytes of a blob from *at* on; none at its end."""
     return os.pread(blob.fd, max(min(size, blob.size - at), 0), blob.offset + at)

@@ -57,12 +57,12 @@ Known: TypeAlias = Callable[[str, Platform | None], Awaitable[ResolvedImage | No
 
 
 def check_reference(reference: str) -> None:
-    """As `opening.Transport.check_reference`."""
+    """Check the spelling of ``docker://HOST/NAME[:TAG][@DIGEST]``."""
     parse_reference(reference)
 
 
 def open_reference(reference: str, limits: Limits) -> AbstractAsyncContextManager[ImageSource]:
-    """As `opening.Transport.open_reference`: with what podman would use, and no files for what arrives."""
+    """Open the image that a reference means, with what podman would use, and no files for what arrives."""
     return open_registry(reference, limits=limits)
 
 
@@ -129,7 +129,7 @@ class RegistrySource:
     async def resolve(
         self, *, tag: str | None = None, digest: str | None = None, platform: Platform | None = None
     ) -> ResolvedImage:
-        """As `ImageSource.resolve`; a tag costs one request if all that it stands for is at hand."""
+        """Find the image, as `ImageSource.resolve` says; a tag costs one request if all that it means is at hand."""
         reference = self._reference
         if tag is not None:
             reference = reference.with_tag(tag)
@@ -255,7 +255,7 @@ class RegistrySource:
     # -- layers --------------------------------------------------------------------------------
 
     def open_blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[Blob]:
-        """As `ImageSource.open_blob`; it is always a `SpooledBlob`."""
+        """Open a blob, as `ImageSource.open_blob` says; it is always a `SpooledBlob`."""
         return self._open_blob(descriptor)
 
     @asynccontextmanager

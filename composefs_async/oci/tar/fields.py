@@ -90,14 +90,14 @@ def _byte_sum_of_field(field: bytes) -> int:
 
 
 def byte_sum(header: bytes) -> int:
-    """Of a header, or a part of one; at most 512 bytes."""
+    """The sum of the bytes of a header, or a part of one; at most 512 bytes."""
     # Adler-32 has one plus the sum of the bytes, modulo 65521, in its lower half. 256 bytes cannot reach that.
     adler32 = zlib_ng.adler32
     return (adler32(header[:256]) & 0xFFFF) + (adler32(header[256:]) & 0xFFFF) - 2
 
 
 def signed_excess(header: bytes) -> int:
-    """By how much the sum of unsigned bytes exceeds that of signed ones, which some writers of the 1980s made."""
+    """How much the sum of unsigned bytes exceeds that of signed ones, which some writers of the 1980s made."""
     return 256 * sum(byte >> 7 for byte in header[:148] + header[156:])
 
 
@@ -115,5 +115,5 @@ def device(header: bytes) -> int:
 
 
 def field_memos() -> FieldMemos:
-    """For one archive."""
+    """What is remembered of the fields of one archive."""
     return FieldMemos(Memo(number), Memo(_mode_and_owner), Memo(_mtime_ns), Memo(_byte_sum_of_field))

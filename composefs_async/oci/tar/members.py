@@ -125,7 +125,7 @@ _SIZE, _CONTENT, _OFFSET = map(TarEntry._fields.index, ("size", "content", "offs
 
 
 class EntryReader:
-    """The same, driven by whoever has the chunks.  Of no use after it raised.
+    """Reads the entries of a tar out of chunks that somebody brings.  Of no use after it raised.
 
     Between two chunks it holds back what is not enough to go on with, and knows what it waits for.
     """
@@ -341,7 +341,7 @@ class EntryReader:
 
 
 def _plain_link(kind: int, link: bytes) -> bytes | None:
-    """As the entry has it; None if it must have one and has not."""
+    """The target of a link, as the entry has it; None if it must have one and has not."""
     if kind == _DIRECTORY:
         return b""
     return (link.strip(b"/") if kind == _HARDLINK else link) if link else None
