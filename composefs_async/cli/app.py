@@ -204,7 +204,7 @@ def _log(verbose: int) -> Callable[[], None]:
             "unprepare-boot": ("oci_boot", "Let a machine boot an image no more."),
         },
         "Registries": {
-            "push": ("registry_copying", "Push an image to a registry."),
+            "push": ("registry_pushing", "Push an image to a registry."),
             "copy": ("registry_copying", "Copy an image to an archive, a directory, a daemon or a registry."),
             "tags": ("registry_reading", "List the tags in a registry."),
             "catalog": ("registry_reading", "List the repositories of a registry."),

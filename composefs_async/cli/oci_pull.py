@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -195,40 +195,63 @@ def pull(
         boot, choices, manifest_id = None, "", result.manifest_id
         if bootable:
             boot, choices, manifest_id = _boot_image(repo, result, expected_digest)
+    outcome = _Outcome(result, manifest_id, seals, boot, choices)
     if json_output:
-        print_json(
-            {
-                "manifest": result.manifest_digest,
-                "config": result.config_digest,
-                "verity": manifest_id.hex(),
-                "tagged": result.tag,
-                **({"manifest_made": True} if result.manifest_made else {}),
-                "image": result.image_id.hex() if result.image_id else None,
-                **({"boot_image": boot.hex()} if boot else {}),
-                **({"seals": seals} if seals else {}),
-                "layers": [{"diff_id": layer.diff_id, "verity": layer.stream_id.hex()} for layer in result.layers],
-                **(
-                    {"source": result.source, "fetched": result.bytes_fetched, "resumed": result.bytes_resumed}
-                    if result.source
-                    else {}
-                ),
-                "stats": {key: getattr(result.stats, key) for key in result.stats.__dataclass_fields__},
-            }
-        )
-        return
+        print_json(_to_json(outcome))
+    else:
+        _tell(outcome)
+
+
+class _Outcome(NamedTuple):
+    """What a pull has given, and what was done with it."""
+
+    result: PullResult
+    manifest_id: ObjectId
+    """Of the manifest's stream at the end: that of another one, if a bootable image was added."""
+    seals: list[str]
+    boot: ObjectId | None
+    choices: str
+    """How the bootable image that was expected was found."""
+
+
+def _to_json(outcome: _Outcome) -> dict[str, Any]:
+    """All of it, with more keys only where there is something to say."""
+    result = outcome.result
+    found: dict[str, Any] = {
+        "manifest": result.manifest_digest,
+        "config": result.config_digest,
+        "verity": outcome.manifest_id.hex(),
+        "tagged": result.tag,
+        "image": result.image_id.hex() if result.image_id else None,
+        "layers": [{"diff_id": layer.diff_id, "verity": layer.stream_id.hex()} for layer in result.layers],
+        "stats": {key: getattr(result.stats, key) for key in result.stats.__dataclass_fields__},
+    }
+    if result.manifest_made:
+        found["manifest_made"] = True
+    if outcome.boot:
+        found["boot_image"] = outcome.boot.hex()
+    if outcome.seals:
+        found["seals"] = outcome.seals
+    if result.source:
+        found |= {"source": result.source, "fetched": result.bytes_fetched, "resumed": result.bytes_resumed}
+    return found
+
+
+def _tell(outcome: _Outcome) -> None:
+    result = outcome.result
     made = "  (made here: the source has none)" if result.manifest_made else ""
     tell(f"manifest {result.manifest_digest}{made}")
     tell(f"config   {result.config_digest}")
-    tell(f"verity   {manifest_id.hex()}")
+    tell(f"verity   {outcome.manifest_id.hex()}")
     tell(f"tagged   {printable(result.tag)}")
     tell(f"objects  {stats_text(result.stats)}")
     if result.source:
         resumed = f", {size_text(result.bytes_resumed)} resumed" if result.bytes_resumed else ""
         tell(f"source   {printable(result.source)}; {size_text(result.bytes_fetched)} fetched{resumed}")
-    for seal in seals:
+    for seal in outcome.seals:
         tell(f"seal     {printable(seal)} holds")
-    if boot is not None:
-        tell(f"Boot image: {boot.hex()}{choices}")
+    if outcome.boot is not None:
+        tell(f"Boot image: {outcome.boot.hex()}{outcome.choices}")
 
 
 def _tagged(repo: Repository, tag: str) -> str | None:

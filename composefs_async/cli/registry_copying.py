@@ -1,145 +1,28 @@
-"""Commands that bring images into registries, and from one to another: ``oci push``, ``oci copy``."""
+"""The command ``oci copy``: between registries and image directories, and out of the repository."""
 
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from .account import tell
 from .context import Settings, as_json, print_json
 from .oci_pull import PlatformType
-from .output import printable
 from .progress import progress_option, showing, size_text
 from .registry_options import RegistryCommand, access_of, access_options, run_within, transfer_of, transfer_options
+from .registry_pushing import push_image, write_digest
 from .registry_reading import RemoteReference
-from .tables import table
 
 if TYPE_CHECKING:
     from ..oci.exporting.export import CopyResult
-    from ..oci.push import PushResult
     from ..progress import ProgressCallback
     from ..registry.copying import Copied, Destination, Source
 
-__all__ = ["copy", "push"]
-
-
-@click.command(cls=RegistryCommand)
-@click.argument("name")
-@click.argument("destination", type=RemoteReference())
-@click.option("--from", "origin", metavar="IMAGE", help="A registry that has the layers as they were shipped.")
-@click.option(
-    "--repack",
-    type=click.Choice(["gzip", "zstd", "none"]),
-    help="Pack layers anew that cannot be had as they were shipped; digests change.",
-)
-@click.option("--level", type=click.IntRange(0, 22), help="Of that compression.")
-@click.option("--force", is_flag=True, help="With --repack, replace another image of that name.")
-@click.option("--additional-tag", "tags", multiple=True, metavar="TAG", help="Another tag; may be repeated.")
-@click.option("--dry-run", is_flag=True, help="Only tell where each layer would come from.")
-@click.option("--digestfile", type=click.Path(), help="Write the digest of the manifest to this file.")
-@access_options()
-@transfer_options
-@progress_option
-@as_json
-@click.pass_obj
-def push(
-    settings: Settings,
-    /,
-    *,
-    name: str,
-    destination: str,
-    origin: str | None,
-    repack: Any,
-    level: int | None,
-    force: bool,
-    tags: tuple[str, ...],
-    dry_run: bool,
-    digestfile: str | None,
-    progress: str,
-    json_output: bool,
-    **options: Any,
-) -> None:
-    """Push the image NAME of the repository to docker://HOST/NAME[:TAG], bit for bit."""
-    _push(
-        settings,
-        name,
-        destination,
-        options,
-        progress=progress,
-        digestfile=digestfile,
-        json_output=json_output,
-        origin=origin,
-        repack=repack,
-        level=level,
-        force=force,
-        tags=tags,
-        dry_run=dry_run,
-    )
-
-
-def _push(
-    settings: Settings,
-    name: str,
-    destination: str,
-    options: dict[str, Any],
-    *,
-    progress: str,
-    digestfile: str | None,
-    json_output: bool,
-    dry_run: bool,
-    **how: Any,
-) -> None:
-    """Push and print what came of it; *how* is for `composefs_async.oci.push.push`."""
-    from ..oci.push import push as push_image
-
-    with settings.open() as repo, showing(progress) as show:
-        work = partial(
-            push_image,
-            repo,
-            name,
-            destination,
-            access=access_of(options, settings=settings),
-            transfer=transfer_of(options),
-            dry_run=dry_run,
-            progress=show,
-            **how,
-        )
-        result = run_within(settings, options["timeout"], work)
-    _write_digest(digestfile, result.manifest_digest)
-    if json_output:
-        print_json(
-            {
-                "reference": result.reference,
-                "manifest": result.manifest_digest,
-                "original": result.original_digest,
-                "dry_run": dry_run,
-                "layers": [{"digest": each.digest, "size": each.size, "how": each.how} for each in result.layers],
-            }
-        )
-        return
-    _print_push(result, dry_run)
-
-
-def _print_push(result: PushResult, dry_run: bool) -> None:
-    if dry_run:
-        rows = [(each.digest[:19], size_text(each.size), each.how) for each in result.layers]
-        click.echo(table([("LAYER", "SIZE", "HOW"), *rows]))
-        click.echo("Dry run (nothing was sent)")
-        return
-    tell(f"manifest {result.manifest_digest}")
-    if result.original_digest != result.manifest_digest:
-        tell(f"instead of {result.original_digest}")
-    tell(f"pushed   {printable(result.reference)}")
-
-
-def _write_digest(path: str | None, digest: str) -> None:
-    if path is not None:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(digest)
+__all__ = ["copy"]
 
 
 class Endpoint(click.ParamType[str]):
@@ -235,69 +118,88 @@ def copy(
         raise click.UsageError("--name and --zerocopy need --from")
     if not sources:
         raise click.UsageError("Missing argument 'DESTINATION'")
-    if destination.startswith("docker:") and not _between_registries(sources, destination):
-        if platform is not None or referrers or layers not in ("auto", "original"):
-            raise click.UsageError("an image of the repository goes to a registry as it is; see 'oci push'")
-        target = _merged(options, "dest")
-        tag = _image_of_ours(sources)
-        _push(
-            settings,
-            tag,
-            destination,
-            target,
-            progress=progress,
-            digestfile=digestfile,
-            json_output=json_output,
-            dry_run=dry_run,
-        )
-        return
-    if not _between_registries(sources, destination):
-        from .oci_copy import export
+    wanted = _Wanted(layers, platform, everything, referrers, dry_run, digestfile, progress, json_output)
+    if _between_registries(sources, destination):
+        _copy_between(settings, sources, destination, options, wanted)
+    elif destination.startswith("docker:"):
+        _copy_to_registry(settings, sources, destination, options, wanted)
+    else:
+        _copy_out(settings, sources, destination, wanted)
 
-        if not dry_run and not referrers:
-            copied = export(settings, sources, destination, layers=layers, platform=platform, progress=progress)
-            _write_digest(digestfile, copied[0].manifest_digest)
-            _print_export(copied, json_output, destination)
-            return
+
+class _Wanted(NamedTuple):
+    """The options that all ways to copy look at, each to follow or to refuse."""
+
+    layers: str
+    platform: Any
+    everything: bool
+    referrers: bool
+    dry_run: bool
+    digestfile: str | None
+    progress: str
+    json_output: bool
+
+
+def _copy_to_registry(
+    settings: Settings, sources: tuple[str, ...], destination: str, options: dict[str, Any], wanted: _Wanted
+) -> None:
+    """Push an image of the repository."""
+    if wanted.platform is not None or wanted.referrers or wanted.layers not in ("auto", "original"):
+        raise click.UsageError("an image of the repository goes to a registry as it is; see 'oci push'")
+    push_image(
+        settings,
+        _image_of_ours(sources),
+        destination,
+        _merged(options, "dest"),
+        progress=wanted.progress,
+        digestfile=wanted.digestfile,
+        json_output=wanted.json_output,
+        dry_run=wanted.dry_run,
+    )
+
+
+def _copy_out(settings: Settings, sources: tuple[str, ...], destination: str, wanted: _Wanted) -> None:
+    """Write images as an archive or a directory, or into a daemon."""
+    from .oci_copy import export
+
+    if wanted.dry_run or wanted.referrers:
         raise click.UsageError("--dry-run and --referrers are for registries and image directories")
-    if len(sources) > 1 or layers != "auto":
+    copied = export(
+        settings, sources, destination, layers=wanted.layers, platform=wanted.platform, progress=wanted.progress
+    )
+    write_digest(wanted.digestfile, copied[0].manifest_digest)
+    _print_export(copied, wanted.json_output, destination)
+
+
+def _copy_between(
+    settings: Settings, sources: tuple[str, ...], destination: str, options: dict[str, Any], wanted: _Wanted
+) -> None:
+    """Copy all that a name stands for between registries and image directories, digests unchanged."""
+    if len(sources) > 1 or wanted.layers != "auto":
         raise click.UsageError("registries and image directories are copied one by one, as they are")
-    (source,) = sources
-    if everything and platform is not None:
+    if wanted.everything and wanted.platform is not None:
         raise click.UsageError("--all and --platform exclude each other")
-    with showing(progress) as show:
-        result = run_within(
-            settings,
-            options["timeout"],
-            partial(
-                _copy,
-                settings,
-                source,
-                destination,
-                options,
-                platform=platform,
-                referrers=referrers,
-                show=show,
-                dry_run=dry_run,
-            ),
-        )
-    _write_digest(digestfile, result.digest)
-    if json_output:
+    with showing(wanted.progress) as show:
+        work = partial(_copy, settings, sources[0], destination, options, wanted=wanted, show=show)
+        result = run_within(settings, options["timeout"], work)
+    write_digest(wanted.digestfile, result.digest)
+    if wanted.json_output:
         print_json(
             {
                 "digest": result.digest,
                 "documents": result.documents,
                 "blobs": result.blobs,
                 "size": result.size,
-                "dry_run": dry_run,
+                "dry_run": wanted.dry_run,
             }
         )
         return
     counts = {how: list(result.blobs.values()).count(how) for how in dict.fromkeys(result.blobs.values())}
-    click.echo(f"digest    {result.digest}")
-    click.echo(f"documents {len(result.documents)}")
-    click.echo(f"blobs     {', '.join(f'{number} {how}' for how, number in counts.items()) or 'none'}")
-    click.echo(f"{'to send ' if dry_run else 'sent    '}  {size_text(result.size)}")
+    say = click.echo if wanted.dry_run else tell
+    say(f"digest    {result.digest}")
+    say(f"documents {len(result.documents)}")
+    say(f"blobs     {', '.join(f'{number} {how}' for how, number in counts.items()) or 'none'}")
+    say(f"{'to send ' if wanted.dry_run else 'sent    '}  {size_text(result.size)}")
 
 
 async def _copy(
@@ -306,9 +208,7 @@ async def _copy(
     destination: str,
     options: dict[str, Any],
     *,
-    platform: Any,
-    referrers: bool,
-    dry_run: bool,
+    wanted: _Wanted,
     show: ProgressCallback,
 ) -> Copied:
     from ..registry.copying import copy_image
@@ -316,7 +216,8 @@ async def _copy(
     async with AsyncExitStack() as stack:
         origin = await _source(settings, source, options, stack, show)
         target = await _destination(settings, destination, source, options, stack, show)
-        return await copy_image(origin, None if dry_run else target, platform=platform, referrers=referrers)
+        found = None if wanted.dry_run else target
+        return await copy_image(origin, found, platform=wanted.platform, referrers=wanted.referrers)
 
 
 def _image_of_ours(sources: tuple[str, ...]) -> str:

@@ -86,7 +86,7 @@ class Shadow(RepoState):
                 pending += [f"{path}/{name}" for name in names]
 
     def _target(self, path: str) -> str:
-        """The target of a link; one in the place of a directory of names is followed, and must lead to the same place."""
+        """The target of a link; in the place of a directory of names it must lead to the same place."""
         target = os.readlink(path, dir_fd=self._real.fd)
         return os.path.join(os.path.abspath(self.path), target) if path in CATEGORIES else target
 

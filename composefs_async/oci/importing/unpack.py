@@ -336,6 +336,6 @@ class Unpacker:
 
     @property
     def digests(self) -> tuple[str, str]:
-        """Digests, at the end, of the bytes as shipped, if that was asked for and is another one, and of the unpacked."""
+        """At the end: digests of the bytes as shipped, if asked for and another one, and of the unpacked bytes."""
         packed, content = self._hashes.digests()
         return packed or content, content
