@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 from .._sys import beneath, verity
@@ -53,7 +53,7 @@ def count_objects(fd: int) -> ObjectNames:
     return found
 
 
-def _objects(fd: int) -> Iterator[ObjectId]:
+def _objects(fd: int) -> Generator[ObjectId]:
     with contextlib.suppress(FileNotFoundError), beneath.opened_trusted("objects", dir_fd=fd) as objects:
         for shard in sorted(name for name in os.listdir(objects) if len(name) == 2):
             try:
@@ -70,7 +70,8 @@ def _objects(fd: int) -> Iterator[ObjectId]:
 
 def first_unprotected(fd: int, algorithm: Algorithm) -> ObjectId | None:
     """An object that fs-verity does not guard; None if there is none.  Opens every object, up to the first such."""
-    return next((found for found in _objects(fd) if not _is_protected(fd, found, algorithm)), None)
+    with contextlib.closing(_objects(fd)) as found:  # at once, not when the traceback of an error goes
+        return next((each for each in found if not _is_protected(fd, each, algorithm)), None)
 
 
 def _is_protected(fd: int, object_id: ObjectId, algorithm: Algorithm) -> bool:

@@ -337,10 +337,12 @@ class Table:
         return found
 
     def _resources(self) -> set[str]:
+        others = [each for each in threading.enumerate() if any(pool in each.name for pool in ("AnyIO", "Trio"))]
+        for each in others:  # a worker may not yet have let go of the error that it has told
+            if "AnyIO" in each.name:
+                each.join(HANGS)
         gc.collect()
-        found = {
-            each.name for each in threading.enumerate() if not any(pool in each.name for pool in ("AnyIO", "Trio"))
-        }
+        found = {each.name for each in threading.enumerate() if each not in others}
         for fd in os.listdir("/proc/self/fd"):
             with suppress(OSError):
                 target = os.readlink(f"/proc/self/fd/{fd}")
