@@ -8,6 +8,7 @@ From the bottom to the top:
 `matching`      which of thousands of them match a path
 `policy`        an SELinux policy: the label of a path, without SELinux
 `labels`        the policy in a tree, and labels for all of it
+`disagreements` files to which ``restorecon`` would give another label
 `transform`     the tree of an operating system as a machine boots it
 `kargs`         kernel arguments that name an image
 `os_release`,   what a kernel image and a boot entry say
@@ -37,6 +38,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .check import Against, CheckResult, check_boot, check_boot_async
+    from .disagreements import Disagreement, find_disagreements
     from .entries import BootEntry, EntryText, KernelEntry, TextEntry, UkiEntry, find_entries
     from .explain import BootExplanation, explain_boot
     from .images import (
@@ -72,6 +74,7 @@ __all__ = [
     "BootEntry",
     "BootExplanation",
     "CheckResult",
+    "Disagreement",
     "EntryText",
     "FoundBootImage",
     "Karg",
@@ -100,6 +103,7 @@ __all__ = [
     "explain_boot",
     "find_boot_image",
     "find_boot_image_async",
+    "find_disagreements",
     "find_entries",
     "find_policy",
     "find_variant",
@@ -131,6 +135,7 @@ _HOMES = {
     "BootEntry": "entries",
     "BootExplanation": "explain",
     "CheckResult": "check",
+    "Disagreement": "disagreements",
     "EntryText": "entries",
     "FoundBootImage": "images",
     "Karg": "kargs",
@@ -159,6 +164,7 @@ _HOMES = {
     "explain_boot": "explain",
     "find_boot_image": "images",
     "find_boot_image_async": "images",
+    "find_disagreements": "disagreements",
     "find_entries": "entries",
     "find_policy": "labels",
     "find_variant": "variants",

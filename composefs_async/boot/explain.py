@@ -15,7 +15,7 @@ from ..tree.inodes import Directory
 from ..tree.transform import XattrFilter
 from .labels import ATTRIBUTE, ReadFile, kind_of
 from .policy import Policy, Specification
-from .transform import transform_for_boot
+from .transform import make_bootable
 from .variants import Variant, find_variant
 
 __all__ = ["BootExplanation", "explain_boot"]
@@ -74,7 +74,7 @@ def explain_boot(
     if other is None:
         return BootExplanation(None, (), None, None, tried)
     root = make(usual.xattrs)
-    policy = transform_for_boot(root, read, nanoseconds=usual.nanoseconds)
+    policy = make_bootable(root, read, nanoseconds=usual.nanoseconds)
     first = next(iter_changes(root, other), None)
     specification = _specification(policy, root, first) if first and policy else None
     return BootExplanation(None, (), first, specification, tried)

@@ -23,7 +23,17 @@ from typing import Final, Literal
 from ..digest import Algorithm, ObjectId
 from ..errors import BootError, FormatError
 
-__all__ = ["FORMS", "Form", "Karg", "choose_karg", "format_karg", "parse_kargs", "replace_kargs", "split_arguments"]
+__all__ = [
+    "FORMS",
+    "Form",
+    "Karg",
+    "choose_karg",
+    "format_karg",
+    "parse_kargs",
+    "replace_kargs",
+    "require_form",
+    "split_arguments",
+]
 
 Form = Literal["composefs.digest", "composefs", "both"]
 FORMS: Final[tuple[Form, ...]] = ("composefs.digest", "composefs", "both")
@@ -70,13 +80,22 @@ def format_karg(image: ObjectId, version: int, *, insecure: bool = False, form: 
     Raises:
         BootError: layout 2 has no form ``composefs.digest`` that is written.
     """
+    require_form(version, form)
+    chosen = form or ("composefs" if version == 2 else "composefs.digest")
+    tagged, plain = Karg(image, 1, insecure), Karg(image, None, insecure)
+    return {"composefs.digest": f"{tagged}", "composefs": f"{plain}", "both": f"{tagged} {plain}"}[chosen]
+
+
+def require_form(version: int, form: Form | None) -> None:
+    """Refuse what `format_karg` would refuse, before the image is there.
+
+    Raises:
+        BootError
+    """
     if version not in (0, 1, 2):
         raise BootError("kernel argument", f"there is no layout {version}, only 0, 1 and 2")
     if version == 2 and form in ("composefs.digest", "both"):
         raise BootError("kernel argument", "an image in layout 2 is named by composefs= alone")
-    chosen = form or ("composefs" if version == 2 else "composefs.digest")
-    tagged, plain = Karg(image, 1, insecure), Karg(image, None, insecure)
-    return {"composefs.digest": f"{tagged}", "composefs": f"{plain}", "both": f"{tagged} {plain}"}[chosen]
 
 
 def split_arguments(command_line: bytes) -> list[bytes]:

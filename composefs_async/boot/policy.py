@@ -16,8 +16,8 @@ an alias of a path below an alias                    looked up on the way down, 
 an alias in both ``.subs`` and ``.subs_dist``        that of ``.subs_dist``        one after the other
 ===================================================  ============================  ==================================
 
-Images must have the labels of the first column, or their digests differ; `Policy.disagreement` tells where a running
-system would change them.  Policies as distributions ship them have no such case.
+Images must have the labels of the first column, or their digests differ; `disagreements` finds where a running system
+would change them.  Policies as distributions ship them have no such case.
 """
 
 from __future__ import annotations
@@ -35,7 +35,16 @@ if TYPE_CHECKING:
     from ..tree.inodes import Directory, ExternalFile
     from .labels import ReadFile
 
-__all__ = ["ALIAS_FILES", "FILE_LIMIT", "SPECIFICATION_FILES", "SPECIFICATION_LIMIT", "Policy", "Specification"]
+__all__ = [
+    "ALIAS_FILES",
+    "FILE_LIMIT",
+    "SPECIFICATION_FILES",
+    "SPECIFICATION_LIMIT",
+    "Policy",
+    "Specification",
+    "has_metacharacters",
+    "substituted",
+]
 
 SPECIFICATION_FILES: Final = ("file_contexts", "file_contexts.local", "file_contexts.homedirs")
 """In the order in which composefs-rs reads them; only the first must be there."""
@@ -94,7 +103,7 @@ class Policy:
         """
         self.specifications = specifications
         self.reading: Reading = reading
-        self._aliases, self._engine = aliases, engine
+        self.aliases, self._engine = aliases, engine
         self._ordered = specifications if reading == "composefs" else _libselinux_order(specifications)
         try:
             self._matcher: Matcher = matcher_for([_rule(each, reading) for each in self._ordered], engine=engine)
@@ -158,21 +167,18 @@ class Policy:
         kind = ord(kind) if isinstance(kind, str) else kind
         if kind not in KINDS:
             raise ValueError(f"{chr(kind)!r} is no type of files, which are {', '.join(map(chr, KINDS))}")
-        if self.reading == "composefs":
-            path = self._effective(path)
-        return self.decide(path, kind)
+        return self.decide(self.effective(path), kind)
 
     def decide(self, effective: bytes, kind: int) -> Specification | None:
         """The line for a path that `inside` made."""
         if self.reading == "libselinux":
-            for table in self._aliases:
-                effective = _substituted(table, effective)
+            effective = substituted(self.aliases, effective)
         index = self._matcher.find(effective, kind)
         return None if index < 0 else self._ordered[index]
 
-    def _effective(self, path: bytes) -> bytes:
-        """*path* with aliases replaced on the way down."""
-        if not self._merged:
+    def effective(self, path: bytes) -> bytes:
+        """The path that `decide` wants for the absolute *path*: with aliases replaced on the way down."""
+        if not self._merged or self.reading == "libselinux":
             return path
         found = b"/"
         for name in path.split(b"/"):
@@ -210,22 +216,10 @@ class Policy:
 
     # -- where the two readings differ
 
-    @property
-    def may_disagree(self) -> bool:
-        """Whether the files have anything that the two readings can differ about; most policies have not."""
-        local, homedirs = SPECIFICATION_FILES[1:]
-        files = {each.file for each in self.specifications}
-        if (local in files and homedirs in files) or (self._aliases[0] and self._aliases[1]):
-            return True
-        if any(_nested(alias, self._merged) for alias in self._merged):
-            return True
-        ordered = _libselinux_order(self.specifications)
-        return ordered != self.specifications
-
     def as_libselinux(self) -> Policy:
         """The policy of these files as ``restorecon`` and ``setfiles`` read them; made once."""
         if self._other is None:
-            self._other = Policy(self.specifications, self._aliases, engine=self._engine, reading="libselinux")
+            self._other = Policy(self.specifications, self.aliases, engine=self._engine, reading="libselinux")
         return self._other
 
     def disagreement(self, path: bytes, kind: str | int) -> tuple[Specification | None, Specification | None] | None:
@@ -259,10 +253,11 @@ def _libselinux_order(specifications: tuple[Specification, ...]) -> tuple[Specif
     """Files in the order of libselinux, and behind them the paths without metacharacters."""
     first, local, homedirs = SPECIFICATION_FILES
     by_file = sorted(specifications, key=lambda each: (first, homedirs, local).index(each.file))
-    return tuple(sorted(by_file, key=lambda each: not _has_metacharacters(each.regex)))
+    return tuple(sorted(by_file, key=lambda each: not has_metacharacters(each.regex)))
 
 
-def _has_metacharacters(regex: bytes) -> bool:
+def has_metacharacters(regex: bytes) -> bool:
+    """Whether libselinux takes *regex* for an expression, and not for a path."""
     escaped = False
     for byte in regex:
         if escaped:
@@ -274,16 +269,13 @@ def _has_metacharacters(regex: bytes) -> bool:
     return False
 
 
-def _nested(alias: bytes, aliases: Mapping[bytes, bytes]) -> bool:
-    """Whether a directory above *alias* is one, or its replacement is looked up again."""
-    names = alias.split(b"/")
-    return any(b"/".join(names[:count]) in aliases for count in range(2, len(names)))
-
-
-def _substituted(table: Mapping[bytes, bytes], path: bytes) -> bytes:
-    for alias, original in table.items():
-        if path == alias or (path.startswith(alias) and path[len(alias) : len(alias) + 1] == b"/"):
-            return original + path[len(alias) :]
+def substituted(tables: tuple[Mapping[bytes, bytes], ...], path: bytes) -> bytes:
+    """The path by which libselinux looks up *path*: of each table the first alias that is it or above it counts."""
+    for table in tables:
+        for alias, original in table.items():
+            if path == alias or (path.startswith(alias) and path[len(alias) : len(alias) + 1] == b"/"):
+                path = original + path[len(alias) :]
+                break
     return path
 
 

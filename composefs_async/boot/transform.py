@@ -13,10 +13,11 @@ from typing import Final, Literal
 from ..errors import BootError
 from ..tree.inodes import Directory, Symlink
 from ..tree.transform import settle_links
+from .disagreements import warn_of_disagreements
 from .labels import ReadFile, find_policy, label_settled_tree, remove_labels
 from .policy import Engine, Policy
 
-__all__ = ["EMPTIED", "Nanoseconds", "transform_for_boot"]
+__all__ = ["EMPTIED", "Nanoseconds", "make_bootable", "transform_for_boot"]
 
 EMPTIED: Final = (b"boot", b"sysroot")
 """Directories at the top whose content is no part of a bootable image."""
@@ -32,6 +33,8 @@ def transform_for_boot(
 ) -> Policy | None:
     """Make the tree one that a machine boots, in place; returns the policy by which it was labelled, if it has one.
 
+    A warning is logged if ``restorecon`` on the running machine would change labels (`disagreements`).
+
     The two directories keep their mode, owner and attributes, and get the time of ``/usr``, of which
     *nanoseconds* says how exact.  Without a policy every label is removed.
 
@@ -43,6 +46,16 @@ def transform_for_boot(
         BootError: one of ``/usr``, ``/boot`` and ``/sysroot`` is missing, or no directory.
         SELinuxPolicyError: the policy is malformed.
     """
+    policy = make_bootable(root, read, nanoseconds=nanoseconds, engine=engine)
+    if policy is not None:
+        warn_of_disagreements(root, policy)
+    return policy
+
+
+def make_bootable(
+    root: Directory, read: ReadFile, *, nanoseconds: Nanoseconds = "keep", engine: Engine | None = None
+) -> Policy | None:
+    """Do what `transform_for_boot` does, for a tree that nobody is going to boot: without a warning."""
     usr, *emptied = [_directory(root, name) for name in (b"usr", *EMPTIED)]
     for directory in emptied:
         directory.children, directory.links = {}, frozenset()

@@ -17,8 +17,9 @@ from ..erofs.writer import build_image
 from ..errors import ErofsError
 from ..tree.inodes import Directory
 from ..tree.transform import XattrFilter
+from .disagreements import find_disagreements
 from .labels import ReadFile, label_tree, remove_labels
-from .transform import EMPTIED, Nanoseconds, transform_for_boot
+from .transform import EMPTIED, Nanoseconds, make_bootable
 
 __all__ = ["KEPT_MODES", "Labels", "Variant", "find_variant", "variants"]
 
@@ -132,13 +133,13 @@ def _made(
         root = changed
     if nanoseconds == "usr" and _same_nanoseconds(root):
         return None
-    policy = transform_for_boot(root, read, nanoseconds=nanoseconds)
+    policy = make_bootable(root, read, nanoseconds=nanoseconds)
     if labels != "policy":
         if policy is None:
             return None
         if labels == "none":
             remove_labels(root)
-        elif not policy.may_disagree:
+        elif next(find_disagreements(root, policy), None) is None:
             return None
         else:
             label_tree(root, policy.as_libselinux())

@@ -156,6 +156,8 @@ def app(
     ctx.obj = Settings.of_options(ctx.params)
     if verbose:
         ctx.call_on_close(_log(verbose))
+    elif not quiet:
+        ctx.call_on_close(_notes())
 
 
 def _log(verbose: int) -> Callable[[], None]:
@@ -173,6 +175,21 @@ def _log(verbose: int) -> Callable[[], None]:
         log.setLevel(before)
 
     return end
+
+
+def _notes() -> Callable[[], None]:
+    """Print what is logged as a warning about bootable images, which no result tells, as notes."""
+    import logging
+
+    from .account import note
+
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            note(record.getMessage())
+
+    log, handler = logging.getLogger("composefs_async.boot"), Notes(logging.WARNING)
+    log.addHandler(handler)
+    return lambda: log.removeHandler(handler)
 
 
 @click.command(

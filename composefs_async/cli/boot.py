@@ -13,7 +13,11 @@ from .output import printable
 from .sources import boot_source
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..boot.check import Against, CheckResult
+    from ..boot.policy import Policy
+    from ..tree.inodes import Directory
 
 __all__ = ["check", "labels"]
 
@@ -83,32 +87,15 @@ def labels(settings: Settings, tree: str, restorecon: bool, json_output: bool) -
 
     They are those of its bootable image, but /boot and /sysroot are not emptied.  A tree without a policy has none.
     """
-    from ..boot.labels import kind_of_inode
     from ..boot.policy import Policy
     from ..tree.transform import XattrFilter
-    from ..tree.walk import walk
 
     make, read, _, _ = boot_source(settings, tree)
     root = make(XattrFilter.ALLOWLIST_ONLY)
     policy = Policy.from_tree(root, read)
     found: list[dict[str, Any]] = []
-    if policy is not None and (policy.may_disagree or not restorecon):
-        for path, inode in walk(root):
-            kind = kind_of_inode(inode)
-            if not restorecon:
-                found.append({"path": os.fsdecode(path), "label": _text(policy.label(path, kind))})
-            elif differing := policy.disagreement(path, kind):
-                ours, theirs = (None if each is None else each.context for each in differing)
-                lines = [str(each) if each else None for each in differing]
-                found.append(
-                    {
-                        "path": os.fsdecode(path),
-                        "label": _text(ours),
-                        "restorecon": _text(theirs),
-                        "specification": lines[0],
-                        "restorecon_specification": lines[1],
-                    }
-                )
+    if policy is not None:
+        found = [*(_differing(root, policy) if restorecon else _labels(root, policy))]
     if json_output:
         print_json({"policy": policy is not None, "files": found})
     else:
@@ -116,6 +103,27 @@ def labels(settings: Settings, tree: str, restorecon: bool, json_output: bool) -
             more = f"  (restorecon: {each['restorecon']}, {each['restorecon_specification']})" if restorecon else ""
             click.echo(printable(f"{each['label'] or '<<none>>'} {each['path']}{more}"))
     return 1 if restorecon and found else 0
+
+
+def _labels(root: Directory, policy: Policy) -> Iterator[dict[str, Any]]:
+    from ..boot.labels import kind_of_inode
+    from ..tree.walk import walk
+
+    for path, inode in walk(root):
+        yield {"path": os.fsdecode(path), "label": _text(policy.label(path, kind_of_inode(inode)))}
+
+
+def _differing(root: Directory, policy: Policy) -> Iterator[dict[str, Any]]:
+    from ..boot.disagreements import find_disagreements
+
+    for each in sorted(find_disagreements(root, policy), key=lambda found: found.path):
+        yield {
+            "path": os.fsdecode(each.path),
+            "label": _text(each.label),
+            "restorecon": _text(each.restorecon_label),
+            "specification": each.specification and str(each.specification),
+            "restorecon_specification": each.restorecon and str(each.restorecon),
+        }
 
 
 def _text(label: bytes | None) -> str | None:

@@ -208,12 +208,13 @@ def compute_karg(
 ) -> None:
     """Print the kernel argument for the bootable image of the directory PATH, without storing anything."""
     from .. import fsverity
-    from ..boot.kargs import format_karg
+    from ..boot.kargs import format_karg, require_form
     from ..boot.trees import refuse_root
     from ..erofs.writer import build_image
 
     refuse_root(path)
     algorithm, version = image_format(settings, version)
+    require_form(version, form)
     tree = _prepared(
         _scanned(path, algorithm),
         path,

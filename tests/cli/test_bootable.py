@@ -317,6 +317,15 @@ def test_seals_are_checked_by_a_pull(cli: Cli, tmp_path: Path, b1: str) -> None:
     cli("oci", "seal", place, "nothing").failed(3, "nothing")
 
 
+def test_whoever_makes_an_image_is_told_once_of_labels_that_restorecon_would_change(cli: Cli, b2: Path) -> None:
+    command = ("--no-repo", "--hash", "sha256", "compute-id", "--bootable", b2)
+    told = cli(*command).good().err.splitlines()
+    assert [each.split(", such as")[0] for each in told] == [
+        "note: restorecon would change the labels of 3 files in this image"
+    ]
+    assert cli("--quiet", *command).good().err == ""
+
+
 def test_labels_can_be_looked_at(cli: Cli, b2: Path, tmp_path: Path, b1: str) -> None:
     lines = cli("boot", "labels", b2).good().text.splitlines()
     assert lines[0] == "u:o:root:s0 /"
