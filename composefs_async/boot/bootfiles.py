@@ -115,9 +115,7 @@ def write_files(bootdir: str, planned: list[BootFile], open_file: OpenFile) -> l
             temporary.append(_temporary(path))
             _write(temporary[-1], file, open_file)
         for file in wanted:
-            path = os.path.join(bootdir, file.path)
-            os.rename(_temporary(path), path)
-            _flush(os.path.dirname(path))
+            _give_name(os.path.join(bootdir, file.path))
     except BaseException:
         for path in temporary:
             with contextlib.suppress(OSError):
@@ -163,6 +161,21 @@ _KEPT_DIRECTORIES: Final = ("loader", "loader/entries", "EFI", "EFI/Linux")
 def _temporary(path: str) -> str:
     above, name = os.path.split(path)
     return os.path.join(above, f".{name}{_TEMPORARY}")
+
+
+def _give_name(path: str) -> None:
+    """Rename the file that was written for *path*.  Durable.
+
+    FAT writes a name of no bytes at first, and size and place when the file is flushed: only a flush of the file
+    behind the rename makes it whole on the disk.
+    """
+    fd = os.open(_temporary(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.rename(_temporary(path), path)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    _flush(os.path.dirname(path))
 
 
 def _make_parents(bootdir: str, path: str, made: list[str]) -> None:

@@ -9,9 +9,11 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from composefs_async.errors import MountError
 from composefs_async.oci import pull
 
 from ...boot.conftest import B1_FILES, layer_of, write_layout
+from ...maintenance.crashing import interrupt
 
 FS_IOC_ENABLE_VERITY = 0x40806685  # linux/fsverity.h
 FILES = ["6.1.0-demo/initramfs.img", "6.1.0-demo/vmlinuz", "loader/entries/6.1.0-demo.conf"]
@@ -46,9 +49,8 @@ def vfat(data_dir: Path) -> Iterator[Path]:
         file.truncate(2 << 20)
     place.mkdir()
     subprocess.run(["mkfs.vfat", disk], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["mount", "-t", "vfat", "-o", "loop", disk, place], check=True)
-    yield place
-    subprocess.run(["umount", place], check=True)
+    with mounted(disk, place):
+        yield place
 
 
 def files_of(top: Path) -> list[str]:
@@ -84,6 +86,53 @@ def test_a_boot_partition_that_is_full(repo: Repository, vfat: Path, data_dir: P
     with pytest.raises(OSError, match="Read-only"):
         prepare_boot(repo, "large", vfat)
     assert prepare_boot(repo, "demo", vfat).written == ()
+
+
+def test_no_power_at_any_step_leaves_an_entry_that_does_not_boot(repo: Repository, data_dir: Path) -> None:
+    """The disk is looked at as it is when the process dies, without what the kernel had not written yet."""
+    other = {**B1_FILES, "usr/lib/modules/6.1.0-demo/vmlinuz": b"new" * 5000, "etc/x": b"y"}
+    anyio.run(partial(pull, repo, write_layout(data_dir / "two", layer_of(other)), tag="two"))
+    disk, work, left, place = (data_dir / name for name in ("disk", "work", "left", "boot"))
+    place.mkdir()
+    for tag in ("two", "demo"):  # so that all the rest is on the boot partition
+        prepare_boot(repo, tag, place, entry_id=tag)
+        unprepare_boot(repo, tag, place)
+    with disk.open("wb") as file:
+        file.truncate(2 << 20)
+    subprocess.run(["mkfs.vfat", disk], check=True, stdout=subprocess.DEVNULL)
+    with mounted(disk, place):
+        prepare_boot(repo, "demo", place, entry_id="demo")
+
+    def prepare() -> object:
+        with Repository.open_path(data_dir / "composefs") as own:
+            return prepare_boot(own, "two", place, entry_id="two")
+
+    steps = 0
+    while True:
+        steps += 1
+        shutil.copy(disk, work)
+        with mounted(work, place):
+            stopped = interrupt(prepare, steps)
+            shutil.copy(work, left)
+        with mounted(left, place):
+            entries = sorted((place / "loader/entries").glob("*.conf"))
+            assert [check_boot(repo, entry).problems for entry in entries] == [()] * len(entries)
+            assert (len(entries), place / "loader/entries/demo.conf" in entries) == (1 if stopped else 2, True)
+            if stopped:
+                prepare()
+            assert (place / "two/vmlinuz").read_bytes() == b"new" * 5000
+        if not stopped:
+            break
+    assert steps > 8
+
+
+@contextmanager
+def mounted(disk: Path, place: Path) -> Iterator[None]:
+    subprocess.run(["mount", "-t", "vfat", "-o", "loop", disk, place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", place], check=True)
 
 
 def test_a_kernel_that_is_too_old_for_rootless_mounts_is_told(repo: Repository, data_dir: Path) -> None:
