@@ -26,6 +26,7 @@ import os
 import re
 import secrets
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path as PurePath
@@ -64,7 +65,9 @@ _MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 _EMPTY_TYPE: Final = "application/vnd.oci.empty.v1+json"
 _REF_NAME: Final = "org.opencontainers.image.ref.name"
 _INDEX_LIMIT: Final = 4 << 20
-_annotation = re.compile(r"composefs\.(merged|merged\.bootable)\.erofs\.v1\.fsverity-(sha256|sha512)-12")
+_annotation = re.compile(
+    r"composefs\.(merged\.erofs\.v1|merged\.bootable\.erofs\.v1|config)\.fsverity-(sha256|sha512)-12"
+)
 
 
 # -- checking ----------------------------------------------------------------------------------
@@ -87,9 +90,10 @@ class SealCheck:
 
 @operation
 def check_seals(repo: Repository, name: str) -> list[SealCheck]:
-    """Compare the annotations of the image *name* that are of the repository's algorithm with its EROFS images.
+    """Compare the annotations of the image *name* that are of the repository's algorithm with what they name.
 
-    Blocks; builds images that are not there.  Annotations of other algorithms and block sizes are left out.
+    These are the manifest's, of EROFS images, and that of the config on its descriptor.  Blocks; builds images that are
+    not there.  Annotations of other algorithms and block sizes, and of single layers, are left out.
 
     Raises:
         OciError: an annotation is no digest.
@@ -97,16 +101,33 @@ def check_seals(repo: Repository, name: str) -> list[SealCheck]:
         The errors of `open_image` and `image_tree`.
     """
     image = open_image(repo, name)
+    if image.config is None:
+        return []
     checks = []
-    for key, value in sorted(image.manifest.annotations.items()):
+    for key, value in _seals(image):
         found = _annotation.fullmatch(key)
-        if not found or found[2] != repo.algorithm.value or image.config is None:
+        if not found or found[2] != repo.algorithm.value:
             continue
         if not re.fullmatch(r"[0-9a-f]+", value) or len(value) != 2 * repo.algorithm.digest_size:
             raise OciError(f"manifest {image.manifest.digest}, annotation {key}", f"{value[:140]!r} is no digest")
-        bootable = found[1] == "merged.bootable"
-        checks.append(SealCheck(key, ObjectId.from_hex(value), _digest(repo, image, bootable=bootable)))
+        checks.append(SealCheck(key, ObjectId.from_hex(value), _sealed(repo, image, found[1])))
     return checks
+
+
+def _seals(image: OciImage) -> Iterator[tuple[str, str]]:
+    """Annotations where their subjects have them: one of the config in the manifest's own says nothing."""
+    for key, value in sorted(image.manifest.config.annotations.items()):
+        if key.startswith("composefs.config."):
+            yield key, value
+    for key, value in sorted(image.manifest.annotations.items()):
+        if key.startswith("composefs.merged."):
+            yield key, value
+
+
+def _sealed(repo: Repository, image: OciImage, what: str) -> ObjectId:
+    if what == "config":
+        return fsverity.digest(image.config_raw, repo.algorithm)
+    return _digest(repo, image, bootable="bootable" in what)
 
 
 @async_operation

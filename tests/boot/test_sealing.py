@@ -27,6 +27,7 @@ from .conftest import B1_FILES, layer_of, write_layout
 BOOT = "8931c60a67cd196968759bede6c2ad1392710963e6f851380dcd4e515e860cc2"
 PLAIN = "1978240d00708d75220704daf98cab28c0f9afe55fdb3f26e095c19222931942"
 MERGED = "composefs.merged.erofs.v1.fsverity-sha256-12"
+CONFIG = "composefs.config.fsverity-sha256-12"
 BOOTABLE = "composefs.merged.bootable.erofs.v1.fsverity-sha256-12"
 
 signing = pytest.mark.skipif(importlib.util.find_spec("cryptography") is None, reason="cryptography is not installed")
@@ -58,14 +59,15 @@ def test_digests_in_a_manifest(layout: Path, repo: Repository) -> None:
     assert manifest["annotations"] == {MERGED: PLAIN, BOOTABLE: BOOT}
     (config,) = manifest["config"]["annotations"].items()
     content = (layout / "blobs/sha256" / manifest["config"]["digest"][7:]).read_bytes()
-    assert config == ("composefs.config.fsverity-sha256-12", fsverity.digest(content, Algorithm.SHA256).hex())
+    assert config == (CONFIG, fsverity.digest(content, Algorithm.SHA256).hex())
     (entry,) = json.loads((layout / "index.json").read_bytes())["manifests"]
     assert (entry["digest"], entry["annotations"]) == (
         done.manifest_digest,
         {"org.opencontainers.image.ref.name": "demo"},
     )
     anyio.run(partial(pull, repo, f"oci:{layout}:demo", tag="demo"))
-    assert [(check.name, check.good) for check in check_seals(repo, "demo")] == [(BOOTABLE, True), (MERGED, True)]
+    found = [(check.name, check.good) for check in check_seals(repo, "demo")]
+    assert found == [(CONFIG, True), (BOOTABLE, True), (MERGED, True)]
     # A second time finds the same, although the manifest is another one.
     assert seal(layout).annotations == done.annotations
 
@@ -103,7 +105,9 @@ def test_an_image_that_no_machine_boots(tmp_path: Path) -> None:
     [
         (MERGED, "0" * 64, "seal"),
         (BOOTABLE, PLAIN, "seal"),
+        (CONFIG, PLAIN, "seal"),
         (MERGED, "x" * 64, "no digest"),
+        (CONFIG, "x" * 64, "no digest"),
         (MERGED, "ab", "no digest"),
     ],
 )
@@ -111,7 +115,7 @@ def test_a_seal_that_does_not_hold(layout: Path, repo: Repository, key: str, val
     done = seal(layout)
     path = layout / "blobs/sha256" / done.manifest_digest[7:]
     manifest = json.loads(path.read_bytes())
-    manifest["annotations"][key] = value
+    (manifest["config"] if key == CONFIG else manifest)["annotations"][key] = value
     write_manifest(layout, manifest)
     anyio.run(partial(pull, repo, f"oci:{layout}:demo", tag="demo"))
     with pytest.raises(DigestMismatchError if words == "seal" else OciError, match=words):
@@ -136,11 +140,12 @@ def test_what_is_of_another_algorithm_or_block_size_is_left_out(layout: Path, re
         "composefs.merged.erofs.v1.fsverity-sha512-12": "0" * 128,
         "composefs.merged.erofs.v1.fsverity-sha256-16": "0" * 64,
         "composefs.merged.erofs.v2.fsverity-sha256-12": "0" * 64,
+        CONFIG: "0" * 64,  # on the config's descriptor alone it is a seal
         "other": "x",
     }
     write_manifest(layout, manifest)
     anyio.run(partial(pull, repo, f"oci:{layout}:demo", tag="demo"))
-    assert check_seals(repo, "demo") == []
+    assert [(each.name, each.good) for each in check_seals(repo, "demo")] == [(CONFIG, True)]
 
 
 def test_what_cannot_be_sealed(layout: Path, tmp_path: Path) -> None:

@@ -310,6 +310,7 @@ def test_seals_are_checked_by_a_pull(cli: Cli, tmp_path: Path, b1: str) -> None:
     (place / "index.json").write_text(index)
     lines = on("oci", "pull", b1, "demo").good().text.splitlines()
     assert [line for line in lines if line.startswith("seal")] == [
+        "seal     composefs.config.fsverity-sha256-12 holds",
         f"seal     {name} holds",
         "seal     composefs.merged.erofs.v1.fsverity-sha256-12 holds",
     ]
