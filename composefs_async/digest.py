@@ -75,6 +75,7 @@ class ObjectId(bytes):
     __slots__ = ()
 
     def __new__(cls, raw: bytes) -> Self:
+        """Make an id of its 32 or 64 raw bytes."""
         if len(raw) not in _BY_SIZE:
             raise ValueError(f"an object id has 32 or 64 bytes, not {len(raw)}")
         return super().__new__(cls, raw)

@@ -154,7 +154,7 @@ class Finding:
     object_id: str = ""
     """In hexadecimal: of the object that is missing, or that a name leads to."""
     name: str = ""
-    """Of a named reference of the stream at *path*, or an OCI tag."""
+    """Name of a named reference of the stream at *path*, or an OCI tag."""
     digest: str = ""
     """The content digest of a config or layer: of a layer its diff_id."""
     expected: str = ""

@@ -84,14 +84,17 @@ def layer_stream(diff_id: str) -> str:
 
 
 def config_stream(digest: str) -> str:
+    """Return the name of the stream that holds the config with *digest*."""
     return _stream("config", digest)
 
 
 def manifest_stream(digest: str) -> str:
+    """Return the name of the stream that holds the manifest with *digest*."""
     return _stream("manifest", digest)
 
 
 def blob_stream(digest: str) -> str:
+    """Return the name of the stream that holds the blob with *digest*."""
     return _stream("blob", digest)
 
 
@@ -203,7 +206,7 @@ class LayoutReference:
     tag: str | None = None
     digest: str | None = None
     position: int | None = None
-    """Of an entry in index.json, from 0 (containers-transports(5), ``oci:PATH:@INDEX``)."""
+    """Number of an entry in index.json, from 0 (containers-transports(5), ``oci:PATH:@INDEX``)."""
 
     def __str__(self) -> str:
         tag = "" if self.tag is None else f":{self.tag}"

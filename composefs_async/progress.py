@@ -70,9 +70,9 @@ class LayerStarted:
     diff_id: str
     """What all events of the layer carry; for a layer of an artifact its own digest."""
     digest: str
-    """Of the blob as shipped."""
+    """Digest of the blob as shipped."""
     size: int
-    """Of the blob as shipped, in bytes."""
+    """Size of the blob as shipped, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class ImageMade:
     """An EROFS image has been built from the layers, and has no name yet; it does not come if the image was there."""
 
     version: int
-    """Of the layout, 0, 1 or 2."""
+    """Version of the layout: 0, 1 or 2."""
     image_id: str
     """In hexadecimal."""
     size: int
@@ -152,7 +152,7 @@ class ImportDone:
     """The last event of an import that succeeded."""
 
     digest: str
-    """Of the manifest."""
+    """Digest of the manifest."""
     stats: ImportStats
 
 
@@ -196,7 +196,7 @@ class BytesFetched:
 
     diff_id: str
     digest: str
-    """Of the blob as shipped."""
+    """Digest of the blob as shipped."""
     received: int
     """Bytes that this process has received for it, also those that were thrown away."""
     resumed: int

@@ -189,7 +189,7 @@ class GcResult:
 
     objects_removed: int = 0
     objects_bytes: int = 0
-    """Of their content."""
+    """Size of their content in bytes."""
     images_pruned: int = 0
     """Names below ``images/``, whose object is not there, or goes."""
     streams_pruned: int = 0
@@ -204,7 +204,7 @@ class GcResult:
     objects_missing: int = 0
     """Names need them, and they are not there: fsck tells more."""
     unknown_roots: tuple[str, ...] = ()
-    """Of those that were given, what is no name of a stream or image, and kept nothing."""
+    """Names that were given, but are no name of a stream or image, and kept nothing."""
     notes: tuple[Finding, ...] = ()
     """What is strange and has been left alone: references that lead nowhere, files that are no objects, and streams
     and images that are missing."""
@@ -216,7 +216,7 @@ class Space:
 
     objects: int = 0
     size: int = 0
-    """Of their content, in bytes: what gc counts."""
+    """Size of their content in bytes: what gc counts."""
     disk: int = 0
     """What the file system allotted to them, in bytes, shared extents counted each time."""
 
@@ -230,7 +230,7 @@ class NameUsage:
     reference: str
     """Below ``refs/``: ``oci/…`` for a tag, in the form of its file name."""
     name: str
-    """Of the stream or image that it leads to; two references can lead to the same."""
+    """Name of the stream or image that it leads to; two references can lead to the same."""
     exclusive: Space
     """What nothing else that has a name needs, however many references lead to this one."""
     shared: Space
@@ -248,9 +248,9 @@ class Usage:
     objects: Space
     """All."""
     garbage: Space
-    """Those that a gc would delete now."""
+    """Objects that a gc would delete now."""
     leased: Space
-    """Those that only a lease keeps: of an import that was interrupted, or is running."""
+    """Objects that only a lease keeps: of an import that was interrupted, or is running."""
     leftovers: Space
     """Temporary files that interrupted operations left among the objects, or that running ones have."""
     quarantine: Space

@@ -101,7 +101,10 @@ def merge_chunks(
 def merged_size(
     table: Buffer, piece: Buffer, at: int, left: int, sizes: Buffer, algorithm: int, /
 ) -> tuple[int, int, int, int, int]:
-    """The same without content: (status, at, left, size, value).  *sizes* are native 64-bit numbers, one an id."""
+    """Count what `merge_chunks` would merge: (status, at, left, size, value).
+
+    *sizes* are native 64-bit numbers, one an id.
+    """
 
 def scan_files(
     fds: Sequence[int],
@@ -132,7 +135,7 @@ def sha256_pair_update(state: bytearray, pieces: Sequence[Buffer], other: Buffer
     """The first stream goes on by all *pieces*, at most 64, the second by *other*."""
 
 def sha256_pair_digests(state: bytearray, /) -> tuple[bytes, bytes]:
-    """Of what came so far; more may come."""
+    """Digests of both streams so far; more may come."""
 
 def split_members(
     view: Buffer, at: int, inside: int, file_max: int, items: list[tuple[int, int, int]], /

@@ -13,7 +13,7 @@ from ..errors import AlgorithmMismatchError, MetadataError, UnsupportedFeatureEr
 __all__ = ["MAX_SIZE", "ErofsFormats", "Metadata"]
 
 MAX_SIZE = 1 << 20
-"""Of a meta.json that is still read, in bytes; real ones have some 200."""
+"""Size of a meta.json that is still read, in bytes; real ones have some 200."""
 
 _MAX_VERSION = 1
 _V1_FLAG = "v1_erofs"

@@ -44,9 +44,9 @@ class Entry:
     path: str
     """Relative to the repository."""
     target: str | None = None
-    """Of a link; None for everything else."""
+    """Target of a link; None for everything else."""
     mode: int = 0
-    """Of what is no link: type and permissions, as in ``st_mode``; 0 if there is an error."""
+    """Mode of what is no link: type and permissions, as in ``st_mode``; 0 if there is an error."""
     error: OSError | None = None
     """Why a directory could not be read (`in_directory`), or an entry could not be looked at."""
     in_directory: bool = False

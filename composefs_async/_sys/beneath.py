@@ -177,7 +177,7 @@ def _follow(name: str, flags: int, dir_fd: int, path: str, owners: set[int]) -> 
 
 
 def openat2(path: str, flags: int, mode: int, dir_fd: int, resolve: int) -> int:
-    """Call openat2(2), again if it was interrupted; *resolve* has the RESOLVE_ bits of linux/openat2.h.
+    """Open a file, again if a signal interrupts it; *resolve* has the RESOLVE_ bits of linux/openat2.h.
 
     Raises:
         OSError: ENOSYS, the kernel has no such call.

@@ -83,7 +83,7 @@ class TextEntry:
     """An entry of type 1 that the image describes itself."""
 
     name: str
-    """Of its file, with ``.conf``."""
+    """Name of its file, with ``.conf``."""
     text: EntryText = field(compare=False)
     files: dict[str, File] = field(compare=False)
     """By their path as the entry gives it, which is one in the image."""
@@ -101,7 +101,7 @@ class UkiEntry:
     """Its path in the image."""
     file: File = field(compare=False)
     release: str | None = None
-    """Of the kernel whose modules it stands beside."""
+    """Version of the kernel whose modules it stands beside."""
 
     @property
     def is_addon(self) -> bool:

@@ -55,7 +55,7 @@ class Karg:
 
     id: ObjectId
     version: int | None
-    """As ``composefs.digest=`` says it: 1 for the layouts 0 and 1, or 2; None for ``composefs=``."""
+    """Version, as ``composefs.digest=`` says it: 1 for the layouts 0 and 1, or 2; None for ``composefs=``."""
     insecure: bool
 
     @property

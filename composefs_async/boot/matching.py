@@ -184,11 +184,13 @@ class PythonMatcher:
         """By directory; those in which nothing new can match share one."""
 
     def find(self, path: bytes, kind: int) -> int:
+        """Return the number of the last rule that matches *path* for *kind*; -1 if there is none."""
         if not path.startswith(b"/"):  # as only an odd alias makes it
             return self._scan(path, kind)
         return self._find(self._frame(path.rpartition(b"/")[0]), path, kind)
 
     def inside(self, directory: bytes) -> Callable[[bytes, int], int]:
+        """Return a `find` for the entries of *directory*, which takes their whole paths."""
         if directory and not directory.startswith(b"/"):
             return self._scan
         return _Inside(self, self._frame(directory.removesuffix(b"/")), directory.removesuffix(b"/") + b"/").find

@@ -47,7 +47,7 @@ class Request:
 
     image: ObjectId
     version: int
-    """Of the image's layout."""
+    """Version of the image's layout."""
     insecure: bool
     """fs-verity is not required."""
     layout: BootLayout = "bls"

@@ -67,7 +67,7 @@ class PreparedBoot:
     files: tuple[tuple[str, int], ...]
     """Paths below the boot partition, with sizes in bytes."""
     written: tuple[str, ...]
-    """Those that were not there, or different."""
+    """Files that were not there, or different."""
     state: str
     """The directory of the deployment."""
     boot_digest: str

@@ -219,7 +219,7 @@ class Sealed:
     """What has been written into an image directory."""
 
     manifest_digest: str
-    """Of the image; inline it is a new one."""
+    """Digest of the image's manifest; inline it is a new one."""
     artifact_digest: str | None
     annotations: dict[str, str]
 

@@ -39,7 +39,7 @@ class Variant:
 
     xattrs: XattrFilter = XattrFilter.ALLOWLIST_ONLY
     version: int = 1
-    """Of the layout."""
+    """Version of the layout."""
     nanoseconds: Nanoseconds = "keep"
     cause: Cause | None = None
     """What else was different where the image was made."""

@@ -92,6 +92,7 @@ def print_report(result: FsckResult, *, metadata_only: bool = False) -> None:
 
 
 def print_findings(findings: Iterable[Finding]) -> None:
+    """Print the text of each finding on a line of its own."""
     for finding in findings:
         click.echo(f"  - {printable(finding.text)}")
         if finding.cause:

@@ -179,8 +179,10 @@ def _directory_sizes(version: int, root: Directory) -> Callable[[Inode], int]:
 
 
 def _stored_attributes(version: int, root: Directory) -> Callable[[Inode], Pairs]:
-    """Attributes as the C program prints them: those stored with an inode before shared ones, and the mark of opaque
-    directories that hold whiteouts."""
+    """Return what gives attributes as the C program prints them.
+
+    Those stored with an inode come before shared ones, and opaque directories that hold whiteouts have their mark.
+    """
     from ..erofs.format import ESCAPED_OVERLAY_PREFIX, OVERLAY_PREFIX
     from ..erofs.writer import stored_attributes
 

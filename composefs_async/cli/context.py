@@ -152,6 +152,7 @@ class ContentDigest(click.ParamType[str]):
     name = "digest"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return *value* if it is a content digest, else fail as a usage error."""
         try:
             return check_content_digest(str(value))
         except FormatError as error:
@@ -164,6 +165,7 @@ class ObjectIdType(click.ParamType[ObjectId]):
     name = "digest"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ObjectId:
+        """Return *value* as an object id, else fail as a usage error."""
         try:
             return value if isinstance(value, ObjectId) else ObjectId.from_hex(str(value))
         except FormatError as error:

@@ -153,6 +153,7 @@ def _dump_lines(path: str, found: Inode, counts: dict[Inode, int]) -> Iterator[b
 @click.option("-R", "--recursive", is_flag=True, help="And everything below it.")
 @click.pass_obj
 def ls(settings: Settings, image: str, path: str, recursive: bool) -> None:
+    """Print the entries of a directory of an image."""
     from ..tree.walk import walk
 
     found = _find(take(settings, image).tree, path)
@@ -172,6 +173,7 @@ def ls(settings: Settings, image: str, path: str, recursive: bool) -> None:
 @click.option("-L", "--level", type=click.IntRange(min=1), help="Descend so many levels only.")
 @click.pass_obj
 def tree(settings: Settings, image: str, path: str, level: int | None) -> None:
+    """Print a directory of an image as a tree."""
     root = _find(take(settings, image).tree, path)
     click.echo(path)
     files = directories = 0
@@ -249,6 +251,7 @@ def _bootable_option(function: Any) -> Any:
 @as_json
 @click.pass_obj
 def diff(settings: Settings, before: str, after: str, bootable: bool, json_output: bool) -> int:
+    """Print what differs between two trees; 1 if anything does."""
     from ..tree.diff import diff_trees
 
     old, new = take_both(settings, before, after, bootable=bootable)
@@ -306,6 +309,7 @@ def explain(
     bootable: bool,
     json_output: bool,
 ) -> int:
+    """Print why an image has another id than expected."""
     if (other is None) == (expected_digest is None):
         raise click.UsageError("either OTHER or --expected-digest is needed")
     if bootable:

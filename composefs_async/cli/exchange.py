@@ -31,6 +31,7 @@ class Rate(click.ParamType[float]):
     name = "rate"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return *value*, such as ``20M``, in bytes a second, else fail as a usage error."""
         found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMG]?)(?:i?B)?(?:/s)?", str(value), re.IGNORECASE)
         rate = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
         if rate < 1:

@@ -30,6 +30,7 @@ class Rate(click.ParamType[int]):
 
 
 def check_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that all checks share to a command."""
     for option in (
         click.pass_obj,
         as_json,
@@ -43,6 +44,7 @@ def check_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def refuse_contradictions(metadata_only: bool, resume: bool) -> None:
+    """Fail as a usage error if the options exclude each other."""
     if metadata_only and resume:
         raise click.UsageError("--metadata-only and --continue exclude each other")
 

@@ -35,9 +35,11 @@ class LazyGroup(click.Group):
         self._commands_in = {name: each for listed in sections.values() for name, each in listed.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands, in the order of the table."""
         return list(self._commands_in)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command by its name; None if the group has none of that name."""
         if cmd_name not in self._commands_in:
             return None
         module, _ = self._commands_in[cmd_name]
@@ -56,6 +58,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that *args* begin with, and fail with a hint if there is none."""
         try:
             return super().resolve_command(ctx, args)
         except NoSuchCommand as error:  # which knows no names to suggest
@@ -70,6 +73,7 @@ class LazyGroup(click.Group):
         return f"{message} Did you mean {' or '.join(map(repr, found))}?" if found else message
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an OSError that names no file is made to name the command."""
         try:
             return super().invoke(ctx)
         except OSError as error:
@@ -79,6 +83,7 @@ class LazyGroup(click.Group):
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of commands by sections, without importing them."""
         width = max(map(len, self._commands_in))
         for title, listed in self._sections.items():
             with formatter.section(title):

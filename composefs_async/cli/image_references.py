@@ -20,6 +20,7 @@ class ImageReference(click.ParamType[str]):
     name = "image"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return *value* if it is a reference to an image, else fail with a hint."""
         from ..errors import InvalidNameError
         from ..oci.sources.opening import check_reference
 

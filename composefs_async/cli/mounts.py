@@ -112,6 +112,7 @@ class MountCommand(click.Command):
     """A command whose option ``--fuse`` can stand without its value, before other arguments."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse *args*, in which ``--fuse`` without a mode means ``--fuse=yes``."""
         end = args.index("--") if "--" in args else len(args)
         for at in range(end):
             if args[at] == "--fuse" and args[at + 1 : at + 2] not in ([mode] for mode in _FUSE_MODES):

@@ -207,7 +207,7 @@ class _Outcome(NamedTuple):
 
     result: PullResult
     manifest_id: ObjectId
-    """Of the manifest's stream at the end: that of another one, if a bootable image was added."""
+    """Id of the manifest's stream at the end: that of another one, if a bootable image was added."""
     seals: list[str]
     boot: ObjectId | None
     choices: str

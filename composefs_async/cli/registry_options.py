@@ -26,6 +26,7 @@ class RegistryCommand(click.Command):
     """A command whose ``--tls-verify`` may have a value, after an equals sign, or none."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse *args*, in which ``--tls-verify`` without a value means true."""
         end = args.index("--") if "--" in args else len(args)
         options = [self._explicit(each) for each in args[:end]]
         return super().parse_args(ctx, [*options, *args[end:]])

@@ -1,4 +1,4 @@
-"""Commands that look into registries and need no repository: ``oci tags``, ``oci manifest``, ``oci blob``, …"""
+"""Commands that look into registries and need no repository: ``oci tags``, ``oci manifest``, ``oci blob``."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class RemoteReference(click.ParamType[str]):
     name = "image"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return *value* if it names an image in a registry, else fail as a usage error."""
         from ..errors import InvalidNameError
         from ..registry.reference import parse_reference
 

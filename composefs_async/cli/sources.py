@@ -138,9 +138,10 @@ def _of_layers(settings: Settings, repo: Repository, name: str) -> Source:
 def boot_source(
     settings: Settings, source: str, algorithm: Algorithm | None = None
 ) -> tuple[Callable[[XattrFilter], Directory], ReadFile, Algorithm, int]:
-    """What makes the tree of a directory or OCI image before it is transformed for booting, what reads files of its
-    policy, the algorithm of its digests, and the layout of its image.
+    """Return what a bootable image is made from, for the tree of a directory or OCI image.
 
+    That is: what makes the tree before it is transformed for booting, what reads files of its policy, the algorithm of
+    its digests, and the layout of its image.
     What is made reads the repository anew; nothing has to be closed.
 
     Raises:

@@ -44,6 +44,7 @@ class StoreUrl(click.ParamType[str]):
     name = "store"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the URL of a store; a path becomes a ``file:`` URL."""
         text = str(value)
         if "://" in text:
             return text

@@ -21,9 +21,11 @@ class ImageName(click.ParamType[str]):
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return *value* as it is; the command looks it up."""
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the tags of the repository that begin with *incomplete*; none on errors."""
         settings = Settings.of_options(ctx.find_root().params)
         with suppress(ComposefsError, OSError, click.UsageError), settings.open() as repo:
             names = (decode_tag(reference) for reference, _ in repo.named_streams(TAGS) if "/" not in reference)

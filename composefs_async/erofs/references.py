@@ -63,9 +63,11 @@ class ReferenceWalk(ImageWalk):
         self._types: dict[int, int] = {}
 
     def count(self) -> int:
+        """Return how many inodes that are not directories have been seen."""
         return len(self._types)
 
     def visit(self, directory: OpenDirectory, listing: Listing) -> int:
+        """Collect what the entries of one directory refer to; return how many subdirectories are among them."""
         types, find_plain, found, subdirectories = self._types, self.plain.find, self.found, 0
         for name, nid, file_type in zip(listing.names, listing.nids, listing.types, strict=True):
             known = types.get(nid)

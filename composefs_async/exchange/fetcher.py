@@ -59,7 +59,7 @@ class FetchResult:
 
     name: str
     manifest_digest: str
-    """Of the artifact in the store."""
+    """Digest of the artifact in the store."""
     root: str
     """Name of the stream, or id of the EROFS image."""
     image_id: ObjectId | None

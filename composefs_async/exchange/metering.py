@@ -76,31 +76,38 @@ class Meter:
                 yield piece
 
     def put(self, key: str, data: Buffer | Path) -> None:
+        """Store a blob, within the rate that is set, and count its bytes."""
         size = data_size(data)
         self._rate.take(size)
         self._ask(self._backend.put, key, data)
         self._count(sent=size)
 
     def swap(self, key: str, data: bytes, expected: Version | None) -> Version:
+        """Replace a document within the limit of requests, and count its bytes."""
         self._count(requests=1, sent=len(data))
         with self.gate.request():
             return self._backend.swap(key, data, expected)
 
     def read(self, key: str, limit: int) -> Stored | None:
+        """Read a document within the limit of requests, and count its bytes."""
         found = self._ask(self._backend.read, key, limit)
         self._count(received=len(found.data) if found else 0)
         return found
 
     def head(self, key: str) -> BlobInfo | None:
+        """Ask for a blob's size within the limit of requests."""
         return self._ask(self._backend.head, key)
 
     def list(self, prefix: str, after: str = "") -> Iterator[BlobInfo]:
+        """List blobs as one request; the whole listing is read at once."""
         return iter(self._ask(lambda: [*self._backend.list(prefix, after)]))
 
     def delete(self, keys: Sequence[str]) -> None:
+        """Delete blobs as one request."""
         self._ask(self._backend.delete, keys)
 
     def close(self) -> None:
+        """Close the store that is metered."""
         self._backend.close()
 
 

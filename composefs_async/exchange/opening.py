@@ -40,9 +40,10 @@ def is_store_url(text: str) -> bool:
 def open_store(
     url: str, *, endpoint: str | None = None, limit_rate: float | RateLimit | None = None, transfers: int = TRANSFERS
 ) -> Opening[Store]:
-    """Open the store at *url*: ``file:///DIRECTORY``, ``s3://BUCKET/PREFIX``, ``gs://…``, ``az://…``, ``https://…``,
-    ``docker://HOST/NAME``.
+    """Open the store at *url*.
 
+    It is one of ``file:///DIRECTORY``, ``s3://BUCKET/PREFIX``, ``gs://…``, ``az://…``, ``https://…`` and
+    ``docker://HOST/NAME``.
     A store behind a web server can only be read; a registry has no compare-and-swap, and collects its own garbage.
     Handles of both belong to the event loop that uses them first.
 

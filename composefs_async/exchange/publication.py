@@ -56,7 +56,7 @@ class PublishResult:
     root: str
     """Name of the stream, or id of the EROFS image, from which everything is reached."""
     image_id: str | None
-    """Of the EROFS image, in hexadecimal, if there is one."""
+    """Id of the EROFS image, in hexadecimal, if there is one."""
     objects_sent: int
     objects_shared: int
     """Objects that the store had already."""

@@ -57,7 +57,7 @@ class Entry(NamedTuple):
     blob: int
     """Number of the blob in the manifest, counted from 0."""
     offset: int
-    """Of the member in the blob, in bytes."""
+    """Offset of the member in the blob, in bytes."""
     stored: int
     """Bytes that the member has in the blob."""
     size: int

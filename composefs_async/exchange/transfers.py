@@ -58,6 +58,7 @@ class Source:
 
     @property
     def name(self) -> str:
+        """URL of the store, for messages and counters."""
         return self.store.url
 
     @property

@@ -30,7 +30,7 @@ class Converted:
 
     reference: str
     image_id: str | None
-    """Of the EROFS image, in hexadecimal."""
+    """Id of the EROFS image, in hexadecimal."""
     error: str | None
     """One line; the exception's class first."""
     layers_converted: int
@@ -45,7 +45,7 @@ class Status:
     reference: str
     name: str
     manifest_digest: str | None
-    """Of the artifact; None if there is none yet."""
+    """Digest of the artifact; None if there is none yet."""
 
 
 def store_name(reference: str) -> str:

@@ -31,7 +31,7 @@ class LayerPlan:
 
     diff_id: str
     digest: str
-    """Of the blob as shipped."""
+    """Digest of the blob as shipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class StepResult:
     """What a step has done."""
 
     digest: str
-    """Of the artifact in the store, or in hexadecimal the id of the EROFS image."""
+    """Digest of the artifact in the store, or in hexadecimal the id of the EROFS image."""
     made: bool
     """False if it was there."""
 

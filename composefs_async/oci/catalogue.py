@@ -69,7 +69,7 @@ class OciImage:
     """None for an artifact."""
     config_raw: bytes = field(repr=False)
     manifest_id: ObjectId | None
-    """Of the manifest's stream; None if none was stored, as in January 2026, and *manifest* only stands in for it."""
+    """Id of the manifest's stream; None if none was stored, as in January 2026, and *manifest* stands in for it."""
     config_id: ObjectId
     layers: dict[str, ObjectId]
     """Streams by diff_id, or by layer digest for an artifact, in the order of the config."""
@@ -102,7 +102,7 @@ class ImageSummary:
     without_manifest: bool = False
     """It is from January 2026: the digest is that of the manifest that `images.ensure_images` will make."""
     size: int = 0
-    """Of the layers as they were shipped, in bytes."""
+    """Size of the layers as they were shipped, in bytes."""
 
 
 # -- images ------------------------------------------------------------------------------------
@@ -125,6 +125,7 @@ def images(repo: Repository) -> list[ImageSummary]:
 
 @async_operation
 async def images_async(repo: Repository) -> list[ImageSummary]:
+    """List the tagged images, sorted by name, in a worker thread; async twin of `images`."""
     return await hop(images, repo)
 
 
@@ -167,6 +168,7 @@ def referrers(repo: Repository, manifest_digest: str) -> list[str]:
 
 @async_operation
 async def referrers_async(repo: Repository, manifest_digest: str) -> list[str]:
+    """List the digests of the manifests that refer to a manifest, in a worker thread; async twin of `referrers`."""
     return await hop(referrers, repo, manifest_digest)
 
 
@@ -228,6 +230,7 @@ def _require_layers(config_digest: str, names: Iterable[str], refs: Mapping[str,
 
 @async_operation
 async def open_image_async(repo: Repository, name: str) -> OciImage:
+    """Open an image by its name or digest in a worker thread; async twin of `open_image`."""
     return await hop(open_image, repo, name)
 
 
@@ -304,6 +307,7 @@ def tag(repo: Repository, manifest_digest: str, name: str) -> None:
 
 @async_operation
 async def tag_async(repo: Repository, manifest_digest: str, name: str) -> None:
+    """Name an image, durably on return, in a worker thread; async twin of `tag`."""
     await hop(tag, repo, manifest_digest, name)
 
 
@@ -320,4 +324,5 @@ def untag(repo: Repository, name: str) -> None:
 
 @async_operation
 async def untag_async(repo: Repository, name: str) -> None:
+    """Remove the name of an image in a worker thread; async twin of `untag`."""
     await hop(untag, repo, name)

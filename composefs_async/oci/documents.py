@@ -58,7 +58,7 @@ REF_NAME = "org.opencontainers.image.ref.name"
 """The annotation of an index entry that holds its tag (OCI image specification, annotations.md)."""
 
 OCI_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
-"""Of a layer that is not packed."""
+"""Media type of a layer that is not packed."""
 OCI_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPES = frozenset({OCI_INDEX_TYPE, "application/vnd.docker.distribution.manifest.list.v2+json"})

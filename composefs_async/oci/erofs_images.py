@@ -75,7 +75,7 @@ class MadeImage:
     """An EROFS image that has been stored and has no name yet."""
 
     version: int
-    """Of its layout."""
+    """Version of its layout."""
     id: ObjectId
     size: int
     """In bytes."""
@@ -86,8 +86,9 @@ class MadeImage:
 
 @operation
 def image_tree(repo: Repository, image: OciImage, xattrs: XattrFilter | None = XattrFilter.ALLOWLIST_ONLY) -> Directory:
-    """The tree that the layers of *image* make together.  Blocks; reads the streams of the layers, and of their objects
-    only the data of sparse files.
+    """Return the tree that the layers of *image* make together.
+
+    Blocks; reads the streams of the layers, and of their objects only the data of sparse files.
 
     Args:
         xattrs: as for `filesystem.tree_from_layers`; the default gives the tree of its EROFS images.
@@ -272,7 +273,7 @@ def _document(
 
 
 def _image_refs(refs: Mapping[str, ObjectId]) -> Iterator[tuple[str, ObjectId]]:
-    """Those of *refs* that lead to images, in the order that composefs-rs writes."""
+    """Filter *refs* for those that lead to images, in the order that composefs-rs writes."""
     return ((key, refs[key]) for key in _IMAGE_ORDER if key in refs)
 
 

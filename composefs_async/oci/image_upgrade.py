@@ -57,6 +57,7 @@ def upgrade_images(repo: Repository) -> list[UpgradedImage]:
 
 @async_operation
 async def upgrade_images_async(repo: Repository) -> list[UpgradedImage]:
+    """Upgrade the images of the repository in a worker thread; async twin of `upgrade_images`."""
     return await hop(upgrade_images, repo)
 
 

@@ -50,6 +50,7 @@ class JsonObject:
         return None if value is None else self._typed(repr(key), value, kind)
 
     def child(self, key: str) -> JsonObject | None:
+        """Return the object at *key*; None if there is none, an error if it is no object."""
         members = self.get(key, dict[str, Any])
         return None if members is None else JsonObject(self.name, members)
 

@@ -30,7 +30,7 @@ class ListedObjects:
 
     objects: int
     size: int
-    """Of their content, in bytes."""
+    """Size of their content in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class LayerUsage:
     packed_size: int
     """As it was shipped, in bytes."""
     exclusive: ListedObjects
-    """Those that no other layer of the repository lists."""
+    """Objects that no other layer of the repository lists."""
     shared: ListedObjects
-    """Those that other layers list, too."""
+    """Objects that other layers list, too."""
     created_by: str
     """The command that made it, by the config's history; empty if that does not say."""
 

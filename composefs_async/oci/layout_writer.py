@@ -167,6 +167,7 @@ class OciLayoutWriter:
         return self.add_blob(json.dumps(document, separators=(",", ":")).encode(), media_type)
 
     def add_blob(self, content: bytes, media_type: str) -> Descriptor:
+        """Write a blob into the layout and return its descriptor."""
         digest = sha256_content_digest(content)
         (self._blobs / digest.partition(":")[2]).write_bytes(content)
         return Descriptor(media_type, digest, len(content))

@@ -19,12 +19,12 @@ class Limits:
     max_ratio: float = MAX_RATIO
     """Unpacked to packed size of a layer, looked at once it has unpacked to 64 MiB."""
     max_layer_size: int = MAX_SIZE
-    """Of an unpacked layer, in bytes."""
+    """Size of an unpacked layer, in bytes."""
     max_file_size: int = MAX_FILE_SIZE
-    """Of one file in a layer, in bytes."""
+    """Size of one file in a layer, in bytes."""
     max_window: int = MAX_WINDOW
-    """Of a zstd frame in a layer, in bytes of memory; the powers of two from 1 KiB to 2 GiB count."""
+    """Window of a zstd frame in a layer, in bytes of memory; the powers of two from 1 KiB to 2 GiB count."""
     max_members: int = MAX_MEMBERS
-    """Of all layers of an image together; each takes some 0.75 KiB of memory while the image is made."""
+    """Members of all layers of an image together; each takes some 0.75 KiB of memory while the image is made."""
     document_size: int = DOCUMENT_LIMIT
-    """Of each index, manifest and config, in bytes."""
+    """Size of each index, manifest and config, in bytes."""

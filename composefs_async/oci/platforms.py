@@ -52,7 +52,7 @@ class Platform:
     os: str
     architecture: str
     variant: str | None = None
-    """Of the processor, such as ``v7``; None means the architecture's usual one."""
+    """Variant of the processor, such as ``v7``; None means the architecture's usual one."""
 
     def __str__(self) -> str:
         return "/".join(filter(None, (self.os, self.architecture, self.variant)))

@@ -18,7 +18,9 @@ __all__ = ["ProgressStream"]
 
 
 class ProgressStream:
-    """A `ProgressCallback` that one task can iterate over while another works::
+    """A `ProgressCallback` that one task can iterate over while another works.
+
+    For example::
 
         progress = ProgressStream()
 

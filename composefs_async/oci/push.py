@@ -86,7 +86,7 @@ class PushResult:
     layers: tuple[PushedLayer, ...]
     """In the order of the manifest."""
     original_digest: str
-    """Of the manifest in the repository; another one if layers were packed anew."""
+    """Digest of the manifest in the repository; another one if layers were packed anew."""
 
 
 @async_operation

@@ -74,7 +74,9 @@ class ImagesSource(Protocol):
     """Has images, or some of what they consist of."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the source, for reports."""
+        ...
 
     async def find(self, manifest_digest: str) -> ImageDocuments | None:
         """The image with that manifest; None if it is not there or damaged."""
@@ -101,6 +103,7 @@ class ImagesOfRepository:
         self._repo = Repository(objects.state)
 
     async def find(self, manifest_digest: str) -> ImageDocuments | None:
+        """Return the documents of the image with *manifest_digest*; None if it is missing or damaged."""
         try:
             image = await hop(open_image, self._repo, f"@{manifest_digest}")
         except (ComposefsError, OSError):
@@ -109,6 +112,7 @@ class ImagesOfRepository:
 
     @asynccontextmanager
     async def layer(self, layer: str) -> AsyncIterator[Layer | None]:
+        """Yield the layer, whose content has been checked; None if it is missing.  `OciError` if it is damaged."""
         name = layer_stream(layer)
         stream_id = await hop(self._objects.stream, name)
         if stream_id is None:
@@ -174,6 +178,7 @@ class ImagesOfSource:
             self._layers.setdefault(layer.name, (layer, image.config is not None))
 
     async def find(self, manifest_digest: str) -> ImageDocuments | None:
+        """Return the documents of the image with *manifest_digest*; None if the source does not have it."""
         try:
             image = await self._source.resolve(digest=manifest_digest)
         except ComposefsError:
@@ -183,6 +188,7 @@ class ImagesOfSource:
 
     @asynccontextmanager
     async def layer(self, layer: str) -> AsyncIterator[Layer | None]:
+        """Import the layer into a scratch repository for the block; None if no image that was found has it."""
         if layer not in self._layers:
             yield None
             return

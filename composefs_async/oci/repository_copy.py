@@ -47,7 +47,7 @@ class CopiedImage:
 
     manifest_digest: str
     manifest_id: ObjectId
-    """Of the manifest's stream."""
+    """Id of the manifest's stream."""
     config_digest: str
     config_id: ObjectId
     tag: str | None

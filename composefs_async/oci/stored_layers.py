@@ -53,7 +53,7 @@ class LayerInfo:
     diff_id: str
     stream_id: ObjectId
     size: int
-    """Of the tar, in bytes."""
+    """Size of the tar in bytes."""
     entries: int
     external_objects: int
     """Distinct ones."""
@@ -79,6 +79,7 @@ def layer_content(repo: Repository, diff_id: str) -> Iterator[bytes]:
 
 
 def layer_content_async(repo: Repository, diff_id: str) -> AsyncIterator[bytes]:
+    """Yield the tar of a layer, read in a worker thread; async twin of `layer_content`."""
     return iterate(partial(layer_content, repo, diff_id))
 
 
@@ -93,6 +94,7 @@ def layer_entries(repo: Repository, diff_id: str) -> Iterator[TarEntry]:
 
 
 def layer_entries_async(repo: Repository, diff_id: str) -> AsyncIterator[TarEntry]:
+    """Yield the members of a tar layer, read in a worker thread; async twin of `layer_entries`."""
     return iterate(partial(layer_entries, repo, diff_id), at_a_time=_MEMBERS)
 
 
@@ -114,6 +116,7 @@ def layer_dump(repo: Repository, diff_id: str) -> Iterator[bytes]:
 
 
 def layer_dump_async(repo: Repository, diff_id: str) -> AsyncIterator[bytes]:
+    """Yield the members of a layer as lines of a dump file, read in a worker thread; async twin of `layer_dump`."""
     return iterate(partial(layer_dump, repo, diff_id), at_a_time=_MEMBERS)
 
 
@@ -138,6 +141,7 @@ def layer_info(repo: Repository, diff_id: str) -> LayerInfo:
 
 @async_operation
 async def layer_info_async(repo: Repository, diff_id: str) -> LayerInfo:
+    """Count what a layer holds, in a worker thread; async twin of `layer_info`."""
     return await hop(layer_info, repo, diff_id)
 
 

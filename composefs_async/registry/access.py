@@ -46,6 +46,7 @@ class Credentials:
 
     @property
     def is_anonymous(self) -> bool:
+        """True if there is neither a password nor a token."""
         return not (self.username or self.password or self.identity_token or self.registry_token)
 
 
@@ -60,7 +61,7 @@ class Access:
     tls_verify: bool | None = None
     """False tolerates certificates that are not valid, and HTTP without TLS; None leaves it to registries.conf."""
     cert_dir: Path | None = None
-    """Of certificates for the registry, in place of ``certs.d``."""
+    """Directory of certificates for the registry, in place of ``certs.d``."""
     registries_conf: Path | None = None
     policy: Path | Literal["insecure"] | None = None
     """A policy.json; ``"insecure"`` accepts everything."""
@@ -111,10 +112,10 @@ class Surroundings:
     """Where configuration is looked for: the environment, and the user."""
 
     variables: Mapping[str, str]
-    """Of the environment."""
+    """Variables of the environment."""
     uid: int
     root: Path = Path("/")
-    """Of the system's files; tests give their own."""
+    """Root of the system's files; tests give their own."""
 
     @classmethod
     def of(cls, access: Access) -> Surroundings:
@@ -128,15 +129,18 @@ class Surroundings:
 
     @property
     def home(self) -> Path:
+        """Home directory of the user, as ``HOME`` says; a path that does not exist if it is not set."""
         return Path(self.get("HOME") or "/nonexistent")
 
     @property
     def config_home(self) -> Path:
+        """Directory of the user's configuration, as ``XDG_CONFIG_HOME`` says or ``~/.config``."""
         found = self.get("XDG_CONFIG_HOME")
         return Path(found) if found else self.home / ".config"
 
     @property
     def runtime(self) -> Path | None:
+        """Directory of the session, as ``XDG_RUNTIME_DIR`` says; None if it is not set."""
         found = self.get("XDG_RUNTIME_DIR")
         return Path(found) if found else None
 

@@ -31,7 +31,9 @@ __all__ = ["RegistryClient"]
 
 
 class RegistryClient:
-    """Speaks to registries.  Use it in an ``async with`` block, which closes its connections::
+    """Speaks to registries.
+
+    Use it in an ``async with`` block, which closes its connections::
 
         async with RegistryClient() as client:
             found = await client.resolve("docker://example.org/a/b:1")

@@ -67,10 +67,12 @@ class Response:
         return next((value for key, value in self._headers if key == name), None)
 
     def get_all(self, name: str) -> list[str]:
+        """Return the values of all headers *name*, which is in lower case."""
         return [value for key, value in self._headers if key == name]
 
     @property
     def host(self) -> str:
+        """Host and port that answered, after redirections."""
         return origin_of(self.url).authority
 
     @property

@@ -69,7 +69,7 @@ class Copied:
     """What has been copied."""
 
     digest: str
-    """Of the manifest or index that has the name."""
+    """Digest of the manifest or index that has the name."""
     documents: list[str] = field(default_factory=list[str])
     """Digests of manifests and indexes that were brought."""
     blobs: dict[str, str] = field(default_factory=dict[str, str])

@@ -52,6 +52,7 @@ class RegistrySource:
         return found
 
     async def document(self, digest: str) -> FetchedDocument:
+        """Fetch the manifest or index with *digest*, which is checked."""
         return await self._fetch(self._reference.with_digest(digest))
 
     async def _fetch(self, reference: Reference) -> FetchedDocument:
@@ -60,10 +61,12 @@ class RegistrySource:
         ]
 
     def content(self, descriptor: Descriptor) -> Content:
+        """Return the blob of *descriptor* as content that is fetched when it is read."""
         places = self._session.places(self._reference)
         return from_registry(self._session, places, descriptor.digest, descriptor.size)
 
     async def referrers(self, digest: str) -> AsyncIterator[Descriptor]:
+        """Yield the descriptors of what refers to *digest*."""
         place = self._session.places(self._reference)[-1]
         async with aclosing(reading.referrers(self._session, place, self._reference.with_digest(digest))) as found:
             async for each in found:
@@ -84,6 +87,7 @@ class RegistryDestination:
         self._mounts = (origin.path,) if origin is not None and same else ()
 
     async def has_document(self, document: FetchedDocument) -> bool:
+        """True if the registry has *document* already."""
         wanted = Reference(self._reference.domain, self._reference.path, None, document.digest)
         try:
             found = await reading.head_manifest(self._session, self._place, wanted)
@@ -92,9 +96,11 @@ class RegistryDestination:
         return found is not None
 
     async def put_blob(self, content: Content) -> str:
+        """Push a blob, or mount it from another repository there; return how it got there."""
         return await push_blob(self._session, self._place, content, mount_from=self._mounts)
 
     async def put_document(self, document: FetchedDocument, top: bool) -> None:
+        """Push a manifest or index; the top one under the tag of the reference, if it has one."""
         reference = self._reference
         if not top or reference.digest is not None:
             reference = Reference(reference.domain, reference.path, None, document.digest)
@@ -109,6 +115,7 @@ class LayoutSource:
         self.name: str = f"oci:{directory}" + (f":{tag}" if tag else "") + (f"@{digest}" if digest else "")
 
     async def top(self) -> FetchedDocument:
+        """Read the manifest or index that the reference means."""
         return await in_thread(self._top)
 
     def _top(self) -> FetchedDocument:
@@ -129,6 +136,7 @@ class LayoutSource:
         return self._read(found[0].digest, found[0].media_type)
 
     async def document(self, digest: str) -> FetchedDocument:
+        """Read the manifest or index with *digest*, which is checked."""
         return await in_thread(lambda: self._read(digest))
 
     def _read(self, digest: str, media_type: str | None = None) -> FetchedDocument:
@@ -148,9 +156,11 @@ class LayoutSource:
         return FetchedDocument(digest, found, raw)
 
     def content(self, descriptor: Descriptor) -> Content:
+        """Return the blob of *descriptor* as content of its file."""
         return from_file(descriptor.digest, descriptor.size, _blob_path(self._directory, descriptor.digest))
 
     async def referrers(self, digest: str) -> AsyncIterator[Descriptor]:
+        """Yield the descriptors in the layout of what refers to *digest*."""
         for found in await in_thread(lambda: self._referring(digest)):
             yield found
 
@@ -174,9 +184,11 @@ class LayoutDestination:
         self._directory, self._tag = Path(directory), tag
 
     async def has_document(self, document: FetchedDocument) -> bool:
+        """True if the layout has *document* already."""
         return await in_thread(_blob_path(self._directory, document.digest).exists)
 
     async def put_blob(self, content: Content) -> str:
+        """Write a blob by an atomic rename; return how it got there."""
         path = _blob_path(self._directory, content.digest)
         if await in_thread(path.exists):
             return "present"
@@ -199,6 +211,7 @@ class LayoutDestination:
         return "uploaded"
 
     async def put_document(self, document: FetchedDocument, top: bool) -> None:
+        """Write a manifest or index; the top one is listed in ``index.json``."""
         await in_thread(lambda: self._put_document(document, top))
 
     def _put_document(self, document: FetchedDocument, top: bool) -> None:

@@ -85,6 +85,7 @@ class Reply:
 
     @property
     def status(self) -> int:
+        """Status code of the answer."""
         return self.response.status
 
     def get(self, name: str) -> str | None:

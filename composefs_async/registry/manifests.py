@@ -46,6 +46,7 @@ class FetchedDocument:
 
     @property
     def is_index(self) -> bool:
+        """True if the document lists manifests of platforms."""
         return self.media_type in INDEX_TYPES
 
 

@@ -54,6 +54,7 @@ class Backend(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
+        """Connect to *host* by TCP within *timeout* seconds."""
         with _mapped(httpcore2.ConnectTimeout, httpcore2.ConnectError), fail_after(timeout):
             stream = await connect_tcp(host.strip("[]"), port, local_host=local_address)
         raw = stream.extra(SocketAttribute.raw_socket)
@@ -62,6 +63,7 @@ class Backend(httpcore2.AsyncNetworkBackend):
         return _PlainStream(stream)
 
     async def sleep(self, seconds: float) -> None:
+        """Wait for *seconds* on whichever event loop runs."""
         await sleep(seconds)
 
 

@@ -145,4 +145,5 @@ class RangeSet:
         return sum(end - start for start, end in self._ranges)
 
     def as_list(self) -> list[tuple[int, int]]:
+        """Return the ranges as (start, end), sorted and without overlap."""
         return list(self._ranges)

@@ -34,7 +34,7 @@ class Reference:
     domain: str
     """The registry's host, with a port if one was given, as the user wrote it."""
     path: str
-    """Of the repository."""
+    """Path of the repository."""
     tag: str | None = None
     digest: str | None = None
     """Decides if there is a tag, too."""

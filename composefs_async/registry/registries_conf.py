@@ -66,6 +66,7 @@ class Location:
 
     @property
     def name(self) -> str:
+        """Host and path, as a reference begins."""
         return f"{self.host}/{self.path}"
 
 

@@ -31,11 +31,12 @@ class Place:
 
     endpoint: Endpoint
     path: str
-    """Of the repository there."""
+    """Path of the repository there."""
     mirror: bool = False
 
     @property
     def name(self) -> str:
+        """Host and path, for messages."""
         return f"{self.endpoint.host}/{self.path}"
 
     def scopes(self, actions: str = "pull") -> tuple[str, ...]:

@@ -76,6 +76,7 @@ class Section:
 
     @property
     def size(self) -> int:
+        """Size of the section in bytes."""
         return self.end - self.start
 
 
@@ -100,7 +101,7 @@ class Info:
     named_refs: Section
     content_type: int
     stream_size: int
-    """Of the merged content in bytes, as claimed: nothing guarantees that it is true."""
+    """Size of the merged content in bytes, as claimed: nothing guarantees that it is true."""
 
 
 def content_type_name(content_type: int) -> str:
@@ -110,6 +111,7 @@ def content_type_name(content_type: int) -> str:
 
 
 def pack_header(header: Header) -> bytes:
+    """Return *header* as the bytes that a file begins with."""
     start, end, flags, number = header.info.start, header.info.end, header.flags, header.algorithm.number
     if header.generation is Generation.MARCH:
         return _MARCH.pack(MAGIC, 0, flags, number, _LG_BLOCKSIZE, start, end)
@@ -117,6 +119,7 @@ def pack_header(header: Header) -> bytes:
 
 
 def pack_info(info: Info) -> bytes:
+    """Return *info* as its bytes in the file."""
     sections = (info.stream_refs, info.object_refs, info.stream, info.named_refs)
     return _INFO.pack(*(n for s in sections for n in (s.start, s.end)), info.content_type, info.stream_size)
 

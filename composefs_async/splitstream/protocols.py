@@ -20,7 +20,9 @@ class ObjectSink(Protocol):
     """Keeps objects, as a repository does.  A dict of contents is enough for a test."""
 
     @property
-    def algorithm(self) -> Algorithm: ...
+    def algorithm(self) -> Algorithm:
+        """Algorithm of the ids that the sink returns."""
+        ...
 
     def ensure_object(self, data: Buffer, /) -> StoredObject:
         """Store *data* unless it is present; it may be changed by its owner after the return."""
@@ -65,7 +67,9 @@ class BytesSource:
 
     @property
     def size(self) -> int:
+        """Size in bytes."""
         return self._view.nbytes
 
     def pread(self, size: int, offset: int, /) -> bytes:
+        """Return at most *size* bytes from *offset* on; fewer only at the end."""
         return bytes(self._view[offset : offset + size])

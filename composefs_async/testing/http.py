@@ -55,6 +55,7 @@ class Seen:
 
     @property
     def path(self) -> str:
+        """Path of the request without its query."""
         return self.target.partition("?")[0]
 
 

@@ -256,6 +256,7 @@ class TokenServer(FaultyServer):
 
     @property
     def url(self) -> str:
+        """URL at which clients get tokens."""
         return f"{self.scheme}://{self.address}/token"
 
     def allows(self, token: str, name: str | None, actions: str) -> bool:

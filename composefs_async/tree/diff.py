@@ -65,6 +65,7 @@ class FieldChange:
 
     @property
     def after_text(self) -> str:
+        """Value afterwards, as text."""
         return _text(self.name, self.after)
 
 
@@ -85,7 +86,7 @@ class Change:
     path: bytes
     kind: ChangeKind
     fields: tuple[FieldChange, ...]
-    """Of a change: what differs, in a fixed order, attributes last.  Otherwise empty."""
+    """Fields of a change: what differs, in a fixed order, attributes last.  Otherwise empty."""
     size_before: int | None
     """In bytes, of files and symlinks; None where there is none."""
     size_after: int | None

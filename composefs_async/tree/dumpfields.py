@@ -59,6 +59,7 @@ class MalformedError(Exception):
 
 
 def quoted(text: bytes) -> str:
+    """Return *text* for a message: escaped, and cut if it is long."""
     return repr(text if len(text) <= _QUOTED_MAX else text[:_QUOTED_MAX] + b"...").removeprefix("b")
 
 
@@ -129,6 +130,7 @@ def parse_reference(size: bytes, payload: bytes, digest: bytes) -> tuple[int, by
 
 
 def parse_content(field: bytes, size: bytes, *, maximum: int = CONTENT_MAX) -> bytes:
+    """Parse the content of an inline file, which has *size* bytes and at most *maximum*."""
     content, length = parse_unescaped(field), parse_u64(size)
     if len(content) != length or length > maximum:
         raise MalformedError(f"{len(content)} bytes of content for a size of {length}, at most {maximum}")
@@ -136,6 +138,7 @@ def parse_content(field: bytes, size: bytes, *, maximum: int = CONTENT_MAX) -> b
 
 
 def parse_target(field: bytes) -> bytes:
+    """Parse the target of a symbolic link, which is not empty and at most as long as a path."""
     target = b"" if field == b"-" else parse_text(field)
     if not 0 < len(target) <= _PATH_MAX:
         raise MalformedError(f"the target of a link has {len(target)} bytes, not 1 to {_PATH_MAX}")
@@ -156,6 +159,7 @@ def parse_text(field: bytes) -> bytes:
 
 
 def parse_unescaped(field: bytes) -> bytes:
+    """Undo the escapes of a field."""
     try:
         return unescape(field)
     except ValueError as error:

@@ -176,6 +176,7 @@ class ExternalFile(Inode):
 
     @property
     def is_sparse(self) -> bool:
+        """True if the file has a size and neither a digest nor content: it reads as zeros."""
         return self.digest is None and not self.payload
 
 

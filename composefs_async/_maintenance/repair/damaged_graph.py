@@ -48,7 +48,7 @@ class Lack:
 
     named: tuple[tuple[str, ObjectId], ...]
     lacking: set[ObjectId]
-    """Of the objects that it needs, those that are missing or corrupt."""
+    """Objects that it needs, those that are missing or corrupt."""
     is_image: bool
 
 

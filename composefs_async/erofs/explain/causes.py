@@ -43,9 +43,9 @@ class Cause:
     """Two causes that share a group are not tried together: they are alternatives, or one contains the other."""
     rewrite: Rewrite | None
     version: int | None = None
-    """Of the layout, if that is what differs; there is no `rewrite` then."""
+    """Version of the layout, if that is what differs; there is no `rewrite` then."""
     dialect: Dialect | None = None
-    """Of layouts 0 and 1, likewise."""
+    """Dialect of layouts 0 and 1, likewise."""
     lost: str = ""
     """What a tree to which this has happened cannot tell any more; empty if nothing is."""
 

@@ -33,7 +33,7 @@ class Listing:
     names: list[bytes]
     nids: list[int]
     types: list[int]
-    """Of the kind that each entry claims its inode to be (``EROFS_FT_*``)."""
+    """Kinds that the entries claim their inodes to be (``EROFS_FT_*``)."""
 
     def take(self, name: bytes, nid: int, offset: int) -> None:
         """Remove the entry ``.`` or ``..``, which must be there, be a directory and lead to *nid*."""

@@ -134,9 +134,11 @@ class Nodes:
         self.xattrs: XattrReader = XattrReader(image, superblock.xattr_base, superblock.has_filter, self.claim)
 
     def header(self, nid: int) -> Header:
+        """Read the header of inode *nid*."""
         return Header(self.image, self.superblock, nid)
 
     def xattr_set(self, header: Header) -> XattrSet:
+        """Read the extended attributes of an inode."""
         if header.data == header.body:
             return NO_XATTR_SET
         return self.xattrs.read(header.body, header.data - header.body)

@@ -56,7 +56,7 @@ class Superblock:
     """What the readers need of the headers."""
 
     version: int
-    """Of the layout: 0, 1 (as mkcomposefs writes) or 2 (composefs-rs)."""
+    """Version of the layout: 0, 1 (as mkcomposefs writes) or 2 (composefs-rs)."""
     has_acl: bool
     root: int
     """Number of the root's inode, which lies at 32 times that."""

@@ -38,11 +38,11 @@ class ImageInfo:
     """What an image is, apart from its tree."""
 
     version: int
-    """Of the layout: 0 and 1 are those of mkcomposefs, 2 is the other one of composefs-rs."""
+    """Version of the layout: 0 and 1 are those of mkcomposefs, 2 is the other one of composefs-rs."""
     algorithm: Algorithm | None
-    """Of the objects that it refers to; None if there are none."""
+    """Algorithm of the objects that the image refers to; None if there are none."""
     size: int
-    """Of the image, in bytes."""
+    """Size of the image in bytes."""
     inodes: int
     """Whiteouts that the layout adds to the root included."""
     directories: int

@@ -91,8 +91,10 @@ def image_pieces(
 
 
 def stored_attributes(root: Directory, algorithm: Algorithm, version: int) -> dict[Inode, Pairs]:
-    """The attributes of every inode under the names they have in an image, those stored with the inode before shared
-    ones; without the overlay attributes of most external files, which follow from their digests.
+    """The attributes of every inode under the names they have in an image.
+
+    Those stored with the inode come before shared ones.  The overlay attributes of most external files, which follow
+    from their digests, are left out.
 
     Raises:
         ErofsError: as `build_image`.

@@ -102,6 +102,7 @@ class ImageWriter(ABC):
     # -- directories
 
     def set_positions(self, positions: list[int], end: int) -> None:
+        """Take the offsets of the inodes in bytes, and the offset behind the last one."""
         self.positions = positions
         self.nids = [position // SLOT for position in positions]
         self.inodes_end = end + SLOT - 1 & -SLOT

@@ -226,11 +226,13 @@ class ClassicImage(ImageWriter):
     # -- bytes
 
     def header_fields(self) -> tuple[int, int, int]:
+        """Return the flags, the build time in nanoseconds, and the block from which shared ids count."""
         names = self.attributes.names()
         acl = any(name in _ACLS if self._as_c else name.startswith(_ACLS) for name in names)
         return HAS_ACL * acl, self._build_time, self.inodes_end // BLOCK_SIZE
 
     def inodes(self) -> Iterator[bytes]:
+        """Yield the bytes from the first inode to `inodes_end`."""
         out: list[bytes] = []
         end = FIRST_INODE
         ids, formats = self.attributes.ids, CHUNK_FORMATS
@@ -303,6 +305,7 @@ class ClassicImage(ImageWriter):
         return header, shape.before, tail
 
     def data(self, index: int) -> Iterator[bytes]:
+        """Yield the data blocks of an inode in `filled`."""
         inode = self.plan.inodes[index]
         if isinstance(inode, Directory):
             yield from self.directory_blocks(self._listing(index))

@@ -71,9 +71,11 @@ class FlatImage(ImageWriter):
         self.attributes.locate(self.inodes_end)
 
     def header_fields(self) -> tuple[int, int, int]:
+        """Return zeros: this layout has no flags, no build time, and counts shared ids from the first block."""
         return 0, 0, 0
 
     def data(self, index: int) -> Iterator[bytes]:
+        """Yield the data blocks of a directory in `filled`."""
         return self.directory_blocks(self._listings[index])
 
     def _place(self) -> None:
@@ -109,6 +111,7 @@ class FlatImage(ImageWriter):
         return 0
 
     def inodes(self) -> Iterator[bytes]:
+        """Yield the bytes from the first inode to `inodes_end`."""
         out: list[bytes] = []
         end = FIRST_INODE
         block = self.first_block()

@@ -34,6 +34,7 @@ class DirectoryStore:
         self._lock_timeout = lock_timeout
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Yield a blob, or *length* bytes of it from *start* on; `BlobMissingError` if it is missing."""
         try:
             fd = os.open(self._file(key), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
@@ -57,6 +58,7 @@ class DirectoryStore:
             os.close(fd)
 
     def put(self, key: str, data: Buffer | Path) -> None:
+        """Store a blob by an atomic rename."""
         try:
             self._replace(key, data)
         except OSError as error:
@@ -79,6 +81,7 @@ class DirectoryStore:
                 tmpfile.discard()
 
     def swap(self, key: str, data: bytes, expected: Version | None) -> Version:
+        """Replace a document under a lock if it still has the version *expected*."""
         try:
             with self._locked():
                 found = self._content(key)
@@ -111,6 +114,7 @@ class DirectoryStore:
             return None
 
     def read(self, key: str, limit: int) -> Stored | None:
+        """Return a document of at most *limit* bytes with its version; None if it is missing."""
         try:
             with files.opened(self._file(key), os.O_RDONLY | os.O_NONBLOCK) as fd:
                 status = os.fstat(fd)
@@ -126,6 +130,7 @@ class DirectoryStore:
         return Stored(bytes(content), _version(content), status.st_mtime)
 
     def head(self, key: str) -> BlobInfo | None:
+        """Return the size and age of a blob; None if it is missing."""
         try:
             status = os.stat(self._file(key))
         except (FileNotFoundError, NotADirectoryError):
@@ -135,6 +140,7 @@ class DirectoryStore:
         return BlobInfo(key, status.st_size, status.st_mtime)
 
     def list(self, prefix: str, after: str = "") -> Iterator[BlobInfo]:
+        """Yield the blobs whose keys begin with *prefix*, sorted, after the key *after*."""
         directory = prefix.rpartition("/")[0]
         try:
             return iter([each for each in self._below(directory) if each.key.startswith(prefix) and each.key > after])
@@ -160,6 +166,7 @@ class DirectoryStore:
                 yield BlobInfo(key, status.st_size, status.st_mtime)
 
     def delete(self, keys: Sequence[str]) -> None:
+        """Delete blobs; those that are missing are skipped."""
         for key in keys:
             try:
                 os.unlink(self._file(key))

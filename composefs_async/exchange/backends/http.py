@@ -54,6 +54,7 @@ class HttpStore:
     # -- reading -------------------------------------------------------------------------------
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Yield a blob, or *length* bytes of it from *start* on, by one request."""
         headers = {} if length is None and not start else {"Range": _range(start, length)}
         with self._answer("GET", key, headers) as response:
             if response.status == 416:  # the blob ends before the range begins: nothing comes
@@ -65,6 +66,7 @@ class HttpStore:
                 yield chunk
 
     def read(self, key: str, limit: int) -> Stored | None:
+        """Return a document of at most *limit* bytes with its version, past all caches; None if it is missing."""
         with self._answer("GET", key, {"Cache-Control": "no-cache"}) as response:
             if response.status in _MISSING:
                 return None
@@ -78,6 +80,7 @@ class HttpStore:
             return Stored(bytes(content), version, _modified(response))
 
     def head(self, key: str) -> BlobInfo | None:
+        """Return the size of a blob; None if it is missing."""
         with self._answer("HEAD", key, {}) as response:
             if response.status in _MISSING:
                 return None
@@ -90,15 +93,19 @@ class HttpStore:
     # -- what it cannot ------------------------------------------------------------------------
 
     def put(self, key: str, data: Buffer | Path) -> None:
+        """Raise `ReadOnlyStoreError`: a web server takes nothing."""
         self._cannot("written")
 
     def swap(self, key: str, data: bytes, expected: Version | None) -> Version:
+        """Raise `ReadOnlyStoreError`: a web server takes nothing."""
         self._cannot("written")
 
     def list(self, prefix: str, after: str = "") -> Iterator[BlobInfo]:
+        """Raise `ReadOnlyStoreError`: a web server does not list its files."""
         self._cannot("listed")
 
     def delete(self, keys: Sequence[str]) -> None:
+        """Raise `ReadOnlyStoreError`: a web server deletes nothing."""
         self._cannot("written")
 
     def _cannot(self, what: str) -> NoReturn:
@@ -172,6 +179,7 @@ class HttpStore:
         return self._connections
 
     def close(self) -> None:
+        """Close all connections; a second call does nothing."""
         if self._connections is not None:
             connections, self._connections = self._connections, None
             from_thread.run(_close, connections, self._left)

@@ -38,6 +38,7 @@ class MemoryStore:
         self._mutex = threading.Lock()
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Yield a blob, or *length* bytes of it from *start* on; `BlobMissingError` if it is missing."""
         self._begin("get", key)
         found = self.objects.get(key)
         if found is None:
@@ -46,11 +47,13 @@ class MemoryStore:
         return (found.data[at : min(at + _PIECE, end)] for at in range(start, end, _PIECE))
 
     def put(self, key: str, data: Buffer | Path) -> None:
+        """Keep a blob in memory."""
         self._begin("put", key)
         with self._mutex:
             self._write(key, data.read_bytes() if isinstance(data, Path) else bytes(data))
 
     def swap(self, key: str, data: bytes, expected: Version | None) -> Version:
+        """Replace a document if it still has the version *expected*."""
         self._begin("swap", key)
         with self._mutex:
             found = self.objects.get(key)
@@ -64,6 +67,7 @@ class MemoryStore:
         return version
 
     def read(self, key: str, limit: int) -> Stored | None:
+        """Return a document of at most *limit* bytes with its version; None if it is missing."""
         self._begin("read", key)
         found = self.objects.get(key)
         if found is not None and len(found.data) > limit:
@@ -71,17 +75,20 @@ class MemoryStore:
         return found
 
     def head(self, key: str) -> BlobInfo | None:
+        """Return the size and age of a blob; None if it is missing."""
         self._begin("head", key)
         found = self.objects.get(key)
         return None if found is None else BlobInfo(key, len(found.data), found.modified)
 
     def list(self, prefix: str, after: str = "") -> Iterator[BlobInfo]:
+        """Yield the blobs whose keys begin with *prefix*, sorted, after the key *after*."""
         self._begin("list", prefix)
         with self._mutex:
             found = sorted((key, each) for key, each in self.objects.items() if key.startswith(prefix) and key > after)
         return (BlobInfo(key, len(each.data), each.modified) for key, each in found)
 
     def delete(self, keys: Sequence[str]) -> None:
+        """Delete blobs; those that are missing are skipped."""
         for key in keys:
             self._begin("delete", key)
             with self._mutex:

@@ -71,6 +71,7 @@ class ObjectStoreBackend:
             raise StoreError(self.url, _brief(error)) from None
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Yield a blob, or *length* bytes of it from *start* on, by one request."""
         options: Any = {} if length is None and not start else {"range": _range(start, length)}
         try:
             # What obstore gives is not copied: it has the form of a buffer, which is all that is needed.
@@ -84,6 +85,7 @@ class ObjectStoreBackend:
                 raise self._failed(key, error) from None
 
     def put(self, key: str, data: Buffer | Path) -> None:
+        """Store a blob, a large file in several parts."""
         large = isinstance(data, Path) and data.stat().st_size > _SINGLE
         try:
             self._api.put(self._store, key, data, use_multipart=large, mode="overwrite")
@@ -91,6 +93,7 @@ class ObjectStoreBackend:
             raise self._failed(key, error) from None
 
     def swap(self, key: str, data: bytes, expected: Version | None) -> Version:
+        """Replace a document by a conditional request if it still has the version *expected*."""
         mode: Any = "create" if expected is None else json.loads(expected)
         try:
             return _version(self._api.put(self._store, key, data, mode=mode, use_multipart=False))
@@ -112,6 +115,7 @@ class ObjectStoreBackend:
         return self._failed(key, error)
 
     def read(self, key: str, limit: int) -> Stored | None:
+        """Return a document of at most *limit* bytes with its version; None if it is missing."""
         try:
             found = self._api.get(self._store, key)
             if found.meta["size"] > limit:
@@ -123,6 +127,7 @@ class ObjectStoreBackend:
             raise self._failed(key, error) from None
 
     def head(self, key: str) -> BlobInfo | None:
+        """Return the size and age of a blob; None if it is missing."""
         try:
             return _info(self._api.head(self._store, key))
         except FileNotFoundError:
@@ -131,6 +136,7 @@ class ObjectStoreBackend:
             raise self._failed(key, error) from None
 
     def list(self, prefix: str, after: str = "") -> Iterator[BlobInfo]:
+        """Yield the blobs whose keys begin with *prefix*, sorted, after the key *after*."""
         directory = prefix.rpartition("/")[0]
         try:
             listed = [
@@ -144,6 +150,7 @@ class ObjectStoreBackend:
         return iter(sorted(listed, key=lambda info: info.key))
 
     def delete(self, keys: Sequence[str]) -> None:
+        """Delete blobs, many with one request; those that are missing are skipped."""
         for at in range(0, len(keys), _DELETE_BATCH):
             some = list(keys[at : at + _DELETE_BATCH])
             try:

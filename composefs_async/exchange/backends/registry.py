@@ -67,6 +67,7 @@ class RegistryStore:
     # -- reading -------------------------------------------------------------------------------
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Yield a blob, or *length* bytes of it from *start* on, by ranges."""
         digest = _digest(key)
         if digest in self._manifests:
             yield self._manifests[digest]
@@ -86,6 +87,7 @@ class RegistryStore:
             yield self._ask(key, self._range, digest, size, at, min(end, at + _PIECE))
 
     def read(self, key: str, limit: int) -> Stored | None:
+        """Return a blob, or the reference that the tag of *key* stands for; None if it is missing."""
         if key == DESCRIPTION_KEY:
             return None
         if key.startswith(_NOTHING):
@@ -100,6 +102,7 @@ class RegistryStore:
         return Stored(encode_ref(name, manifest, write_id=manifest.digest), manifest.digest, 0.0)
 
     def head(self, key: str) -> BlobInfo | None:
+        """Return the size of a blob; None if it is missing."""
         digest = _digest(key)
         size = self._ask(key, self._size, digest)
         if size is None:
@@ -107,6 +110,7 @@ class RegistryStore:
         return BlobInfo(key, self._sizes.get(digest, 0) if size < 0 else size, 0.0)
 
     def list(self, prefix: str, after: str = "") -> Iterator[BlobInfo]:
+        """Yield the tags as references; the blobs of a registry cannot be listed."""
         if not prefix.startswith("refs/"):
             raise ReadOnlyStoreError(self.url, "the blobs of a registry cannot be listed")
         tags = sorted(f"refs/{tag}" for tag in self._ask(prefix, self._tags) if not _REFERRERS.fullmatch(tag))
@@ -115,6 +119,7 @@ class RegistryStore:
     # -- writing -------------------------------------------------------------------------------
 
     def put(self, key: str, data: Buffer | Path) -> None:
+        """Push a blob; a manifest waits for its tag, and other keys are not stored."""
         if not key.startswith(_BLOBS):
             return
         digest = _digest(key)
@@ -132,6 +137,7 @@ class RegistryStore:
         self._ask(key, self._push_file, digest, size, data)
 
     def swap(self, key: str, data: bytes, expected: Version | None) -> Version:
+        """Tag a manifest if the tag still has the version *expected*."""
         name = name_of_ref(key)
         ref = parse_ref(data, name)
         if ref.deleted:
@@ -146,6 +152,7 @@ class RegistryStore:
         return ref.digest
 
     def delete(self, keys: Sequence[str]) -> None:
+        """Raise `ReadOnlyStoreError`: the registry collects its own garbage."""
         raise ReadOnlyStoreError(self.url, "garbage of a registry is collected by the registry")
 
     def describe(self, algorithm: Algorithm | None) -> Description:
@@ -153,6 +160,7 @@ class RegistryStore:
         return Description("", algorithm or Algorithm.SHA512)
 
     def close(self) -> None:
+        """Close the connections to the registry; a second call does nothing."""
         if self._client is not None:
             client, self._client = self._client, None
             from_thread.run(client.__aexit__, None, None, None)

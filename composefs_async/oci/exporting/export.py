@@ -48,9 +48,9 @@ class CopyResult:
     name: str
     destination: str
     manifest_digest: str
-    """Of the manifest there."""
+    """Digest of the manifest there."""
     original_digest: str
-    """Of the manifest in the repository; another one if layers left in another form."""
+    """Digest of the manifest in the repository; another one if layers left in another form."""
     blobs_written: int
     blobs_present: int
     """Blobs that the destination had."""

@@ -55,7 +55,7 @@ class LayerResult:
     diff_id: str
     """For a layer of an artifact, its own digest."""
     stream_id: ObjectId
-    """Of its splitstream."""
+    """Id of its splitstream."""
     present: bool
     """It was there, or somebody else brought it; nothing was read for this caller."""
     stats: ImportStats

@@ -17,21 +17,21 @@ class PullResult:
 
     manifest_digest: str
     manifest_id: ObjectId
-    """Of the manifest's stream."""
+    """Id of the manifest's stream."""
     config_digest: str
     config_id: ObjectId
     image_id: ObjectId | None
-    """Of the EROFS image in the repository's default layout; None for an artifact, or if none was made."""
+    """Id of the EROFS image in the repository's default layout; None for an artifact, or if none was made."""
     tag: str
     stats: ImportStats
-    """Of all layers together."""
+    """Counts of all layers together."""
     layers: tuple[LayerResult, ...]
     """In the order of the config."""
     source: str = ""
     """The host that the image came from, if it came from a registry."""
     bytes_fetched: int = 0
-    """Of layers, over the network, also those that were thrown away."""
+    """Bytes of layers that came over the network, also those that were thrown away."""
     bytes_resumed: int = 0
-    """Of layers, that an earlier pull had fetched before it was stopped."""
+    """Bytes of layers that an earlier pull had fetched before it was stopped."""
     manifest_made: bool = False
     """The source has no manifest, and this one was made of what it has."""

@@ -32,10 +32,12 @@ class Holder:
         self._held: dict[Hashable, _Flight] = {}
 
     def hold(self, key: Hashable, flight: _Flight) -> None:
+        """Keep the result of *flight* in reach of others until `release`."""
         if self._held.setdefault(key, flight) is flight:
             flight.holders += 1
 
     def release(self) -> None:
+        """Let go of all flights that are held; the last holder of one forgets it."""
         flights = _table()
         for key, flight in self._held.items():
             flight.holders -= 1

@@ -39,7 +39,7 @@ class ArchiveWanted:
     name: str | None = None
     position: int | None = None
     digest: str | None = None
-    """Of the manifest."""
+    """Digest of the manifest."""
     config_digest: str | None = None
     """Must be the image's, if it is given."""
 

@@ -52,7 +52,7 @@ class StreamedBlob:
     """A blob that arrives."""
 
     chunks: AsyncIterator[bytes]
-    """Of any length but 0; never more than *size* bytes together.  Valid inside the context manager."""
+    """Pieces of any length but 0; never more than *size* bytes together.  Valid inside the context manager."""
     size: int
     """In bytes; as the descriptor says."""
 

@@ -140,12 +140,15 @@ class ArchiveStore:
         parser.check_end(min(offset, end))
 
     def path(self, name: str) -> str:
+        """Return what messages call the member *name*."""
         return f"{self._name}: {name}"
 
     def has(self, name: str) -> bool:
+        """True if the archive has a member *name*."""
         return self._table.find(name) is not None
 
     def read(self, name: str, limit: int) -> bytes:
+        """Return the content of the member *name*, of at most *limit* bytes."""
         place = self._place(name)
         if place.size > limit:
             raise OciError(self.path(name), f"it is larger than the limit of {limit} bytes")
@@ -156,6 +159,7 @@ class ArchiveStore:
 
     @contextmanager
     def open(self, name: str) -> Iterator[LocalBlob]:
+        """Open the member *name*, which is read at its place in the archive; closed on leaving."""
         place = self._place(name)
         yield LocalBlob(self._fd, place.size, self.path(name), place.offset)
 

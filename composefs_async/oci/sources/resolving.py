@@ -52,7 +52,7 @@ class Wanted:
 
     tag: str | None = None
     digest: str | None = None
-    """Of a manifest or an index."""
+    """Digest of a manifest or an index."""
     position: int | None = None
     """In index.json, from 0."""
 

@@ -65,12 +65,15 @@ class DirectoryStore:
         return self.directory / name
 
     def path(self, name: str) -> str:
+        """Return what messages call the file *name*."""
         return str(self.file(name))
 
     def has(self, name: str) -> bool:
+        """True if the directory has a file *name*."""
         return self.file(name).exists()
 
     def read(self, name: str, limit: int) -> bytes:
+        """Return the content of the file *name*, of at most *limit* bytes."""
         with files.naming(self.path(name)), _open_regular(self.file(name)) as file:
             raw = file.read(limit + 1)
         if len(raw) > limit:
@@ -79,6 +82,7 @@ class DirectoryStore:
 
     @contextmanager
     def open(self, name: str) -> Iterator[LocalBlob]:
+        """Open the regular file *name*, which is closed on leaving."""
         path = self.file(name)
         with _open_regular(path) as file:
             with files.naming(str(path)):

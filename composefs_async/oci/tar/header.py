@@ -38,7 +38,7 @@ BLOCK = 512
 INLINE_MAX = 64
 """A regular file up to this size stays inside the splitstream (INLINE_CONTENT_MAX_V0 of composefs-rs)."""
 MAX_EXTENSION_DATA = 1 << 20
-"""Of all extension headers before one member together, in bytes.  One of each kind is allowed, so there are
+"""Size of all extension headers before one member together, in bytes.  One of each kind is allowed, so there are
 three at most."""
 MAX_FILE_SIZE = 1 << 40
 """The default for the largest member.  A claim of this size alone makes nobody allocate anything here."""
@@ -89,11 +89,11 @@ class Member(NamedTuple):
     uid: int
     gid: int
     size: int
-    """Of a file, in bytes: of the data behind the header, unless it is a sparse one.  0 for other types."""
+    """Size of a file in bytes: of the data behind the header, unless it is a sparse one.  0 for other types."""
     mtime_ns: int
     """Since 1970, in nanoseconds; negative before."""
     rdev: int
-    """As ``st_rdev`` on Linux; 0 unless it is a device."""
+    """Device number, as ``st_rdev`` on Linux; 0 unless it is a device."""
     link: bytes
     """A symlink's target verbatim, a hard link's without slashes around it, else empty."""
     xattrs: tuple[tuple[bytes, bytes], ...]

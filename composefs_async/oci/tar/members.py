@@ -62,11 +62,11 @@ class TarEntry(NamedTuple):
     uid: int
     gid: int
     size: int
-    """Of a file's content, in bytes; 0 for other types."""
+    """Size of a file's content in bytes; 0 for other types."""
     mtime_ns: int
     """Since 1970, in nanoseconds; negative before.  ``divmod(mtime_ns, 10**9)`` gives what an inode holds."""
     rdev: int
-    """As ``st_rdev`` on Linux; 0 unless it is a device."""
+    """Device number, as ``st_rdev`` on Linux; 0 unless it is a device."""
     link: bytes
     """A symlink's target verbatim, a hard link's in the form of *path*, else empty."""
     xattrs: tuple[tuple[bytes, bytes], ...]
@@ -75,7 +75,7 @@ class TarEntry(NamedTuple):
     """A file's bytes if they are at most 64, the object that holds them if more, what the archive has of a sparse one;
     None for other types."""
     offset: int
-    """Of the header in the archive, in bytes."""
+    """Offset of the header in the archive, in bytes."""
 
 
 def read_entries(chunks: Iterable[bytes | ObjectId]) -> Iterator[TarEntry]:

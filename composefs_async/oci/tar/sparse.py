@@ -34,9 +34,9 @@ class SparseForm(NamedTuple):
     """How the data behind a header become a file."""
 
     size: int
-    """Of the file, in bytes."""
+    """Size of the file in bytes."""
     stored: int
-    """Of the data behind the header, in bytes."""
+    """Size of the data behind the header, in bytes."""
     map: bytes | None
     """Decimal numbers with commas between them; None if the map stands at the head of the data."""
 

@@ -89,7 +89,7 @@ class Event(NamedTuple):
     kind: int
     data: bytes
     size: int
-    """Of the data, or of the whole file for LARGE_BEGIN and LARGE_END; in bytes."""
+    """Size of the data, or of the whole file for LARGE_BEGIN and LARGE_END; in bytes."""
 
 
 class TarSplitter:

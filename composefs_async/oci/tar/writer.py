@@ -68,6 +68,7 @@ class LayerSink:
         return self._layer
 
     def write(self, data: bytes, /) -> int:
+        """Write bytes of the tar, packed if the layer is, and hash both; return how many were taken: all."""
         self._tar.update(data)
         rest = memoryview(data)
         while rest:

@@ -29,9 +29,9 @@ class ImageName:
     name: str | None = None
     """Whole, with registry and tag; with a digest the tag may be missing."""
     digest: str | None = None
-    """Of a manifest."""
+    """Digest of a manifest."""
     id: str | None = None
-    """Of the image, or the beginning of one."""
+    """Id of the image, or the beginning of one."""
 
 
 @dataclass(frozen=True, slots=True)
