@@ -36,7 +36,10 @@ COMMANDS: Mapping[str, CommandHelp] = {
     "init": CommandHelp(
         {"PATH": "The directory to make it in."}, ("init /srv/composefs", "--user init", "init --insecure ./repo")
     ),
-    "help": CommandHelp({"TOPIC": "A page, as they are listed without it."}, ("help", "help getting-started")),
+    "help": CommandHelp(
+        {"TOPIC": "A page, as they are listed without it."},
+        ("help", "help getting-started", "help --schema oci images"),
+    ),
     "completion": CommandHelp(
         {"SHELL": "Which shell."}, ("completion bash > ~/.local/share/bash-completion/completions/composefs-async",)
     ),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -22,12 +23,35 @@ _SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command("help")
-@click.argument("topic", required=False)
-def help_(topic: str | None) -> None:
+@click.argument("topic", nargs=-1)
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of what the command TOPIC prints with --json.")
+def help_(topic: tuple[str, ...], schema: bool) -> None:
     """Show the page TOPIC of the documentation; without it, list the topics.
 
-    The options and arguments of a command are shown by its --help.
+    The options and arguments of a command are shown by its --help.  With --schema and no TOPIC, all schemas are printed
+    as one object, by command.
     """
+    if schema:
+        _print_schema(" ".join(topic))
+    elif len(topic) > 1:
+        raise click.UsageError(f"one topic at a time; '{' '.join(topic)} --help' tells of a command")
+    else:
+        _print_page(topic[0] if topic else None)
+
+
+def _print_schema(command: str) -> None:
+    from .json_schemas import SHAPES
+    from .json_schemas import schema as schema_of
+
+    if not command:
+        print_bytes([json.dumps({name: schema_of(name) for name in SHAPES}, indent=2).encode(), b"\n"])
+    elif command in SHAPES:
+        print_bytes([json.dumps(schema_of(command), indent=2).encode(), b"\n"])
+    else:
+        raise NotFoundError(command, "schema", _meant(command, SHAPES))
+
+
+def _print_page(topic: str | None) -> None:
     pages = _pages()
     if topic is None:
         width = max(map(len, pages))
@@ -35,9 +59,12 @@ def help_(topic: str | None) -> None:
     elif topic in pages:
         _show(pages[topic].read_text(encoding="utf-8"))
     else:
-        close = get_close_matches(topic, pages, cutoff=0.5)
-        meant = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {', '.join(pages)}"
-        raise NotFoundError(topic, "page", meant)
+        raise NotFoundError(topic, "page", _meant(topic, pages))
+
+
+def _meant(name: str, names: Iterable[str]) -> str:
+    close = get_close_matches(name, list(names), cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {', '.join(names)}"
 
 
 def _pages() -> Mapping[str, Path]:

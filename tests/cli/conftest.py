@@ -8,17 +8,22 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import anyio
+import click
 import pytest
+from jsonschema import Draft202012Validator
 
 from composefs_async._zstd import zstd
+from composefs_async.cli import context
 from composefs_async.cli.app import run
+from composefs_async.cli.groups import PROGRAM
+from composefs_async.cli.json_schemas import SHAPES, schema
 from composefs_async.oci import Platform, pull
 from composefs_async.repository import Repository
 
@@ -77,6 +82,36 @@ def cli(capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPa
     for name in ("COMPOSEFS_ASYNC_TRACEBACK", "COMPOSEFS_ASYNC_REPO"):
         monkeypatch.delenv(name, raising=False)
     return Cli(capsysbinary)
+
+
+@pytest.fixture(autouse=True)
+def told_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All JSON that commands print in this process is what their schemas tell, without further keys."""
+    printed = context.print_bytes
+
+    def check(pieces: Iterable[bytes]) -> None:
+        pieces = list(pieces)
+        if (current := click.get_current_context(silent=True)) is not None:
+            validator(schema_name(current)).validate(json.loads(b"".join(pieces)))
+        printed(pieces)
+
+    monkeypatch.setattr(context, "print_bytes", check)
+
+
+def schema_name(ctx: click.Context) -> str:
+    """The command's path, with the option that changes what it prints."""
+    path = ctx.command_path.removeprefix(f"{PROGRAM} ")
+    variants = [name for name in SHAPES if name.startswith(f"{path} --")]
+    return next((each for each in variants if ctx.params[option_name(each)] not in (None, False)), path)
+
+
+def option_name(command: str) -> str:
+    return command.split(" --")[1].replace("-", "_")
+
+
+@cache
+def validator(name: str) -> Draft202012Validator:
+    return Draft202012Validator(schema(name, closed=True))
 
 
 @pytest.fixture
