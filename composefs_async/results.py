@@ -205,6 +205,8 @@ class GcResult:
     """Names need them, and they are not there: fsck tells more."""
     unknown_roots: tuple[str, ...] = ()
     """Names that were given, but are no name of a stream or image, and kept nothing."""
+    quarantines: tuple[str, ...] = ()
+    """Directories of what repairs put aside, relative to the repository, the oldest first; not among the counters."""
     notes: tuple[Finding, ...] = ()
     """What is strange and has been left alone: references that lead nowhere, files that are no objects, and streams
     and images that are missing."""

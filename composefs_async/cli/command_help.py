@@ -15,6 +15,7 @@ from .tag_names import ImageName
 
 __all__ = ["COMMANDS", "CommandHelp", "complete"]
 
+_LAYER = "Digest of the layer's tar, sha256:HEX, or NAME:NUMBER, counted from 1 as 'oci layers NAME' does."
 _IMAGE = "A tag, @DIGEST of a manifest, or the first six or more digits of one."
 _TREE = "An EROFS image by id or reference, or an OCI image by tag (tag:NAME in any case) or digest."
 _REGISTRY = "docker://HOST/NAME[:TAG][@DIGEST]."
@@ -93,11 +94,11 @@ COMMANDS: Mapping[str, CommandHelp] = {
     "oci fsck": CommandHelp({"NAME": "Check this image alone."}, ("oci fsck", "oci fsck app:latest")),
     "oci upgrade": CommandHelp({}, ("oci upgrade",)),
     "oci layer": CommandHelp(
-        {"DIFF_ID": "Digest of the layer's tar, sha256:HEX."},
-        (f"oci layer sha256:{'0123456789abcdef' * 4} > layer.tar",),
+        {"LAYER": _LAYER},
+        ("oci layer app:latest:1 > layer.tar", f"oci layer sha256:{'0123456789abcdef' * 4} > layer.tar"),
     ),
     "oci ls-layer": CommandHelp(
-        {"DIFF_ID": "Digest of the layer's tar, sha256:HEX."}, (f"oci ls-layer sha256:{'0123456789abcdef' * 4}",)
+        {"LAYER": _LAYER}, ("oci ls-layer app:latest:2", f"oci ls-layer sha256:{'0123456789abcdef' * 4}")
     ),
     "oci import-layer": CommandHelp(
         {"DIFF_ID": "Digest of the unpacked tar, sha256:HEX.", "NAME": "A reference that keeps the layer."},
@@ -231,7 +232,7 @@ COMMANDS: Mapping[str, CommandHelp] = {
     "boot labels": CommandHelp(
         {"TREE": "A directory, or oci:NAME for an image of the repository."}, ("--no-repo boot labels ./root",)
     ),
-    "gc": CommandHelp({}, ("gc --dry-run", "gc --timeout 60")),
+    "gc": CommandHelp({}, ("gc --dry-run", "gc --timeout 60", "gc --quarantine-older 30d")),
     "fsck": CommandHelp(
         {"FROM": "With --repair, where content may come from: repositories, directories, images and stores."},
         ("fsck", "fsck --repair --dry-run oci:./image", "fsck --repair docker://registry.example/app:1"),

@@ -280,6 +280,7 @@ REPOSITORY: Mapping[str, Shape] = {
         "mounted": ["string"],
         "objects_missing": "integer",
         "unknown_roots": ["string"],
+        "quarantines": ["string"],
         "notes": [_FINDING],
         "blobs_released": "integer",
     },

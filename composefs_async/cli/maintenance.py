@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from dataclasses import asdict
@@ -22,6 +23,21 @@ __all__ = ["gc", "leases", "transaction"]
 
 _TIMEOUT = 600.0
 """Seconds that a collection waits for others where nobody sees it: in cron, each night one more would wait."""
+_AGE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhdw]?)", re.ASCII)
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+class Age(click.ParamType[float]):
+    """A number of seconds, or of other units with their letter: ``90m``, ``12h``, ``30d``."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return *value* in seconds, else fail as a usage error."""
+        found = _AGE.fullmatch(str(value))
+        if found is None:
+            self.fail(f"{value!r} is not an age such as 30d, 12h, 90m or 60s", param, ctx)
+        return float(found[1]) * _SECONDS[found[2]]
 
 
 @click.command
@@ -41,6 +57,12 @@ _TIMEOUT = 600.0
     metavar="SECONDS",
     help="How long to wait for others.  [default: 600 without a terminal, for ever on one]",
 )
+@click.option(
+    "--quarantine-older",
+    type=Age(),
+    metavar="AGE",
+    help="Also delete what 'fsck --repair' put aside longer ago, such as 30d, 12h or 90m.",
+)
 @click.option("--no-wait", is_flag=True, help="Fail at once if somebody else uses the repository.")
 @progress_option
 @as_json
@@ -55,6 +77,7 @@ def gc(
     json_output: bool,
     *,
     ignore_mounts: bool,
+    quarantine_older: float | None,
 ) -> None:
     """Remove objects that nothing with a name needs, and names that lead nowhere.
 
@@ -74,7 +97,14 @@ def gc(
         wait = _TIMEOUT
     with settings.open() as repo, showing(progress, counts=True) as show:
         blobs = prune(repo, roots, dry_run=dry_run, timeout=wait)
-        result = repo.gc(roots, dry_run=dry_run, ignore_mounts=ignore_mounts, timeout=wait, progress=show)
+        result = repo.gc(
+            roots,
+            dry_run=dry_run,
+            ignore_mounts=ignore_mounts,
+            timeout=wait,
+            quarantine_older=quarantine_older,
+            progress=show,
+        )
     if json_output:
         print_json({"dry_run": dry_run, **_as_json(result), "blobs_released": blobs})
         return
@@ -99,6 +129,8 @@ def _print_notes(result: GcResult, dry_run: bool) -> None:
     """On standard error, what cfsctl does not know of."""
     for path in result.leftovers:
         note(f"{'would remove' if dry_run else 'removed'} {path}, left by an interrupted operation")
+    for path in result.quarantines:
+        note(f"{'would remove' if dry_run else 'removed'} {path}, which a repair put aside")
     for name in result.unknown_roots:
         note(f"--root {name}: no stream or image has this name, so nothing was kept for it")
     for image in result.mounted:

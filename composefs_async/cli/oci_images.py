@@ -107,8 +107,8 @@ def _summarize(image: OciImage, referrers: Sequence[str]) -> None:
         rows += [("label", f"{key}={value}") for key, value in sorted(config.labels.items())]
     elif manifest.artifact_type:
         rows.append(("artifact", manifest.artifact_type))
-    rows.append(("layers", f"{len(image.layers)}, {size_text(sum(each.size for each in manifest.layers))} packed"))
-    packed = zip(image.layers, manifest.layers, strict=False)
+    rows.append(("layers", f"{len(image.layer_names)}, {size_text(sum(each.size for each in manifest.layers))} packed"))
+    packed = zip(image.layer_names, manifest.layers, strict=False)
     rows += [("", f"{layer}  {size_text(descriptor.size)}") for layer, descriptor in packed]
     rows += [("erofs", f"{found.hex()}  {key}") for key, found in sorted(image.images.items())]
     rows += [("referrer", digest) for digest in referrers]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import sys
 from collections.abc import AsyncIterator
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..digest import ObjectId
+from ..digest import ObjectId, check_content_digest
+from ..errors import FormatError, NotFoundError
 from .context import ContentDigest, Settings, as_json, print_json
 from .oci_pull import limit_options, limits_of
 from .output import print_bytes
@@ -27,18 +29,58 @@ if TYPE_CHECKING:
 __all__ = ["import_layer", "layer", "ls_layer"]
 
 _PIECE = 1 << 18
+_ALGORITHMS = ("sha256", "sha384", "sha512")
+_NUMBER = re.compile("[1-9][0-9]{0,5}", re.ASCII)
+
+
+class LayerName(click.ParamType[str]):
+    """An argument that names a layer: its diff_id, or an image and the layer's number in it."""
+
+    name = "layer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return *value* if it has one of the two forms, else fail as a usage error."""
+        text = str(value)
+        image, colon, number = text.rpartition(":")
+        if colon and image and _NUMBER.fullmatch(number):
+            return text
+        try:
+            return check_content_digest(text if image in _ALGORITHMS else "")
+        except FormatError:
+            self.fail(f"{text!r} is neither a diff_id, sha256:HEX, nor NAME:NUMBER", param, ctx)
+
+
+def _diff_id(repo: Repository, layer: str) -> str:
+    """The diff_id of what a `LayerName` means.
+
+    Raises:
+        NotFoundError: the image has fewer layers.
+    """
+    from ..oci.catalogue import open_image
+
+    image, _, number = layer.rpartition(":")
+    if not _NUMBER.fullmatch(number):
+        return layer
+    names = open_image(repo, image).layer_names
+    if int(number) > len(names):
+        raise NotFoundError(layer, "layer", f"{image} has {len(names)}")
+    return names[int(number) - 1]
 
 
 @click.command
-@click.argument("diff_id", type=ContentDigest())
+@click.argument("layer", type=LayerName())
 @click.option("--dumpfile", is_flag=True, help="List the members in the form of a dump file.")
 @as_json
 @click.pass_obj
-def layer(settings: Settings, diff_id: str, dumpfile: bool, json_output: bool) -> None:
-    """Print the layer DIFF_ID as the tar that it was, bit for bit, verified at the end."""
+def layer(settings: Settings, layer: str, dumpfile: bool, json_output: bool) -> None:
+    """Print LAYER as the tar that it was, bit for bit, verified at the end.
+
+    It is a diff_id or NAME:NUMBER, as 'oci layers NAME' counts them.
+    """
     if dumpfile and json_output:
         raise click.UsageError("--dumpfile and --json exclude each other")
     with settings.open() as repo:
+        diff_id = _diff_id(repo, layer)
         if dumpfile:
             _print_lines(repo, diff_id)
         elif json_output:
@@ -81,12 +123,16 @@ def _describe(repo: Repository, diff_id: str) -> None:
 
 
 @click.command
-@click.argument("diff_id", type=ContentDigest())
+@click.argument("layer", type=LayerName())
 @as_json
 @click.pass_obj
-def ls_layer(settings: Settings, diff_id: str, json_output: bool) -> None:
-    """List the members of the layer DIFF_ID, a line each in the form of a dump file."""
+def ls_layer(settings: Settings, layer: str, json_output: bool) -> None:
+    """List the members of LAYER, a line each in the form of a dump file.
+
+    It is a diff_id or NAME:NUMBER, as 'oci layers NAME' counts them.
+    """
     with settings.open() as repo:
+        diff_id = _diff_id(repo, layer)
         if json_output:
             _list_json(repo, diff_id)
         else:

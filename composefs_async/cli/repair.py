@@ -82,7 +82,7 @@ def _print(result: RepairResult, path: str) -> None:
         click.echo(f"{printable(_shown(name))}: {would_be if name in result.recovered_refs else 'is still damaged'}")
     if result.quarantine:
         place = f"{path}/{result.quarantine}"
-        click.echo(f"put aside: {printable(place)}; delete that directory when nobody needs it")
+        click.echo(f"put aside: {printable(place)}; 'gc --quarantine-older 30d' deletes it later")
     click.echo("status: ok" if result.ok else f"status: {len(result.unrepaired)} error(s) left")
     for remedy in dict.fromkeys(each.remedy for each in result.unrepaired):
         for each in result.unrepaired:

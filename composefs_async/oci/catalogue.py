@@ -76,6 +76,13 @@ class OciImage:
     images: dict[str, ObjectId]
     """EROFS images by the name of their reference, ``composefs.image…``."""
 
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Names of the layers, lowest first: diff_ids, or digests for an artifact; a layer can be there twice."""
+        if self.config is not None:
+            return self.config.diff_ids
+        return tuple(layer.digest for layer in self.manifest.layers)
+
     def image(self, version: int) -> ObjectId | None:
         """The EROFS image in format *version* (0, 1 or 2), if it has been made."""
         return self.images.get(image_ref(version))

@@ -63,10 +63,8 @@ def layer_usage(repo: Repository, name: str) -> list[LayerUsage]:
             listed.update(_objects(state, stream_id))
         commands = _commands(image)
         return [
-            LayerUsage(layer, descriptor.size, *_split(state, stream_id, listed), command)
-            for (layer, stream_id), descriptor, command in zip(
-                image.layers.items(), image.manifest.layers, commands, strict=False
-            )
+            LayerUsage(layer, descriptor.size, *_split(state, image.layers[layer], listed), command)
+            for layer, descriptor, command in zip(image.layer_names, image.manifest.layers, commands, strict=False)
         ]
 
 
@@ -99,13 +97,13 @@ def _split(state: RepoState, stream_id: ObjectId, listed: Counter[bytes]) -> tup
 
 def _commands(image: OciImage) -> list[str]:
     """The command that made each layer; the history lists steps without one, too, and may be missing or wrong."""
-    nothing = [""] * len(image.layers)
+    nothing = [""] * len(image.layer_names)
     if image.config is None:
         return nothing
     history: Any = json.loads(image.config_raw).get("history")
     if not isinstance(history, list):
         return nothing
     steps = [each for each in history if isinstance(each, dict) and each.get("empty_layer") is not True]
-    if len(steps) != len(image.layers):
+    if len(steps) != len(image.layer_names):
         return nothing
     return [made if isinstance(made := each.get("created_by"), str) else "" for each in steps]

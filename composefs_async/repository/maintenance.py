@@ -32,6 +32,7 @@ class UpkeepOperations(OpenRepository):
         dry_run: bool = False,
         ignore_mounts: bool = False,
         timeout: float | None = None,
+        quarantine_older: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> GcResult:
         """Delete objects that no reference or mount needs, and dangling names.  Safe to interrupt at any point.
@@ -46,6 +47,7 @@ class UpkeepOperations(OpenRepository):
                 sight anyway, and need a reference.
             dry_run: only tell what would be removed; waits for nobody.
             timeout: how many seconds in all to wait for others; 0 waits for nobody.
+            quarantine_older: also delete what repairs put aside so many seconds ago, or before; None keeps all of it.
 
         Raises:
             RepositoryInUseError: the time is over; what has been removed until then stays removed.
@@ -58,6 +60,7 @@ class UpkeepOperations(OpenRepository):
             dry_run=dry_run,
             ignore_mounts=ignore_mounts,
             timeout=timeout,
+            quarantine_older=quarantine_older,
             progress=progress,
         )
 
@@ -68,6 +71,7 @@ class UpkeepOperations(OpenRepository):
         dry_run: bool = False,
         ignore_mounts: bool = False,
         timeout: float | None = None,
+        quarantine_older: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> GcResult:
         """Collect garbage like `gc`, in a worker thread; a cancellation ends it soon, also while it waits."""
@@ -78,6 +82,7 @@ class UpkeepOperations(OpenRepository):
             dry_run=dry_run,
             ignore_mounts=ignore_mounts,
             timeout=timeout,
+            quarantine_older=quarantine_older,
             progress=in_loop(progress),
         )
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,7 @@ def test_gc_in_json(cli: Cli, place: Path) -> None:
         "mounted": [],
         "objects_missing": 0,
         "unknown_roots": [],
+        "quarantines": [],
         "notes": [{"type": "broken-symlink", "path": "streams/refs/a"}],
         "blobs_released": 0,
     }
@@ -167,3 +169,40 @@ def test_leases_are_listed_and_dropped(cli: Cli, place: Path) -> None:
     on("leases", "drop", DIGEST).good()
     on("leases", "drop", DIGEST).failed(3, DIGEST)
     assert on("leases", "--json").good().json == {"leases": []}
+
+
+# -- what repairs put aside --------------------------------------------------------------------
+
+
+def test_gc_deletes_what_repairs_put_aside_long_ago(cli: Cli, repo: Path, tmp_path: Path) -> None:
+    place = repo / ".composefs-async/quarantine"
+    now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/file").write_bytes(b"stays")
+    for name in ("20200101T000000Z", "20200101T000000Z-2", now, "notes", "20209999T000000Z"):
+        (place / name / "objects/ab").mkdir(parents=True)
+        (place / name / "objects/ab/cd").write_bytes(b"?")
+        (place / name / "link").symlink_to(tmp_path / "outside")
+    old = [f".composefs-async/quarantine/20200101T000000Z{end}" for end in ("", "-2")]
+    before = sorted(place.rglob("*"))
+    assert cli.on(repo)("gc", "--json").good().json["quarantines"] == []
+    run = cli.on(repo)("gc", "--dry-run", "--quarantine-older", "30d").good()
+    assert [f"would remove {path}, which a repair put aside" in run.err for path in old] == [True, True]
+    assert sorted(place.rglob("*")) == before
+    assert cli.on(repo)("gc", "--json", "--quarantine-older", "30d").good().json["quarantines"] == old
+    assert sorted(each.name for each in place.iterdir()) == sorted([now, "notes", "20209999T000000Z"])
+    assert (tmp_path / "outside/file").read_bytes() == b"stays"
+    assert len(cli.on(repo)("gc", "--json", "--quarantine-older", "0").good().json["quarantines"]) == 1
+    assert sorted(each.name for each in place.iterdir()) == ["20209999T000000Z", "notes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("60", 60), ("90m", 5400), ("1.5h", 5400), ("30d", 2592000), ("2w", 1209600), ("7s", 7)]
+)
+def test_ages_have_units(text: str, seconds: float) -> None:
+    assert maintenance.Age().convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "d", "-1d", "1y", "1e9", "1 d", "\u0661d", "nan"])
+def test_what_is_no_age_is_refused(text: str, cli: Cli, repo: Path) -> None:
+    cli.on(repo)("gc", f"--quarantine-older={text}").failed(2, "is not an age")

@@ -216,3 +216,33 @@ def test_input_that_is_a_terminal_or_closed_is_refused(empty: Path, program: Cal
 def test_what_is_no_tar_is_told_as_that(cli: Any, empty: Path) -> None:
     told = cli.on(empty)("oci", "import-layer", "sha256:" + "0" * 64, stdin=b"x" * 1024)
     told.failed(5, "not a tar archive", "tar offset 0")
+
+
+# -- layers by their number --------------------------------------------------------------------
+
+
+def test_a_layer_goes_by_its_number_in_an_image(cli: Any, repo: Path) -> None:
+    on = cli.on(repo)
+    layers = [each["name"] for each in on("oci", "layers", "basic", "--json").good().json["layers"]]
+    assert len(layers) > 1
+    on("oci", "tag", "basic", "app:1").good()
+    for number, name in enumerate(layers, 1):
+        assert on("oci", "layer", f"basic:{number}").good().out == on("oci", "layer", name).good().out
+        assert on("oci", "ls-layer", f"app:1:{number}").good().out == on("oci", "ls-layer", name).good().out
+        assert on("oci", "layer", f"basic:{number}", "--json").good().json["diffId"] == name
+    on("oci", "ls-layer", f"basic:{len(layers) + 1}").failed(3, f"layer not found: basic:{len(layers) + 1}", "has")
+    on("oci", "ls-layer", "nothing:1").failed(3, "nothing")
+    for wrong in ("basic", "basic:0", "basic:01", "basic:x", ":1", "basic:1234567", "basic:\u0661"):
+        on("oci", "ls-layer", wrong).failed(2, "NAME:NUMBER")
+
+
+def test_a_layer_that_is_twice_in_an_image_is_counted_twice(cli: Any, empty: Path, tmp_path: Path) -> None:
+    (tmp_path / "layer.tar").write_bytes(TAR)
+    layer = ("--layer", tmp_path / "layer.tar")
+    cli.on(empty)("oci", "build", "twice", *layer, *layer, "--progress=none").good()
+    found = cli.on(empty)("oci", "layers", "twice", "--json").good().json["layers"]
+    assert [each["name"] for each in found] == [DIFF_ID, DIFF_ID]
+    assert cli.on(empty)("oci", "layer", "twice:2").good().out == TAR
+    summary = cli.on(empty)("oci", "inspect", "twice", "--summary").good().text
+    assert summary.count(DIFF_ID) == 2
+    assert "layers    2, " in summary

@@ -15,6 +15,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count, islice
 
 from ..._log import logger
@@ -30,6 +31,7 @@ from ...results import GcResult
 from .. import leases, reachability, spools
 from ..mounted import mounted_images
 from ..reach_cache import ReachCache
+from ..repair import quarantine
 from . import shards
 from .candidates import Survey, leftovers
 from .idset import IdSet
@@ -58,6 +60,7 @@ def gc(
     dry_run: bool = False,
     ignore_mounts: bool = False,
     timeout: float | None = None,
+    quarantine_older: float | None = None,
     progress: ProgressCallback | None = None,
     check: Check | None = None,
 ) -> GcResult:
@@ -71,6 +74,7 @@ def gc(
         ignore_mounts: do not keep what is mounted in this mount namespace and has no reference.
         dry_run: only tell what would be removed; needs neither the exclusive lock nor permission to write.
         timeout: how many seconds in all to wait for others who use the repository; 0 waits for nobody.
+        quarantine_older: also delete what repairs put aside so many seconds ago, or before.
         progress: gets an event for about a thousand objects; while it works others may wait.
         check: called now and then; what it raises ends the run.
 
@@ -89,7 +93,8 @@ def gc(
         if not dry_run:
             collection.sweep(timeout)
             spools.expire(state)
-    result = collection.result()
+        kept = () if quarantine_older is None else quarantine.expire(state, quarantine_older, dry_run=dry_run)
+    result = replace(collection.result(), quarantines=tuple(kept))
     verb = "would collect" if dry_run else "collected"
     _log.info("%s: %s %d objects of %d bytes", state.path, verb, result.objects_removed, result.objects_bytes)
     return result

@@ -6,8 +6,11 @@ not own where content comes from (`sources`) nor what needs it (`repair`).
 
 from __future__ import annotations
 
+import calendar
 import errno
 import os
+import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
@@ -19,10 +22,13 @@ from ..._sys import errnos, files
 from ..._sys.beneath import make_directories, opened_beneath, opened_parent
 from ...digest import Algorithm, ObjectId
 
-__all__ = ["QUARANTINE", "Quarantine", "digest_descriptors", "quarantines", "replace"]
+__all__ = ["QUARANTINE", "Quarantine", "digest_descriptors", "expire", "quarantines", "replace"]
 
 QUARANTINE = ".composefs-async/quarantine"
 """Holds a directory for each repair that removed something.  Nothing reads it; composefs-rs ignores it."""
+
+_TIME = "%Y%m%dT%H%M%SZ"
+_NAME = re.compile(r"([0-9]{8}T[0-9]{6}Z)(?:-[0-9]+)?", re.ASCII)
 
 _MAX_FILES = 128
 _MAX_BYTES = 64 << 20
@@ -42,6 +48,34 @@ def quarantines(state: RepoState) -> list[str]:
         if errnos.is_unread(error):
             raise
         return []
+
+
+def expire(state: RepoState, age: float, *, dry_run: bool = False) -> list[str]:
+    """Delete what repairs put aside more than *age* seconds ago, a directory for each repair; not durable.
+
+    Stopped anywhere, the next run does the rest.  Directories whose names no repair made are left alone.
+
+    Args:
+        dry_run: delete nothing.
+
+    Returns:
+        The directories, relative to the repository, the oldest first.
+    """
+    before = time.time() - age
+    found = sorted(path for path in quarantines(state) if (made := _made(path)) is not None and made <= before)
+    for path in () if dry_run else found:
+        with files.naming(state.path), opened_parent(path, dir_fd=state.fd) as (fd, name):
+            shutil.rmtree(name, dir_fd=fd)
+    return found
+
+
+def _made(path: str) -> float | None:
+    """When a directory was made, by its name, in seconds since 1970."""
+    found = _NAME.fullmatch(os.path.basename(path))
+    try:
+        return calendar.timegm(time.strptime(found[1], _TIME)) if found else None
+    except ValueError:
+        return None
 
 
 class Quarantine:
@@ -91,7 +125,7 @@ class Quarantine:
     def _make(self) -> str:
         """A new one: repairs can be at work at the same time."""
         make_directories(QUARANTINE, DIRECTORY_MODE, dir_fd=self._state.fd)
-        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        now = time.strftime(_TIME, time.gmtime())
         for number in count(1):
             path = f"{QUARANTINE}/{now}" + (f"-{number}" if number > 1 else "")
             try:
