@@ -80,6 +80,25 @@ def test_a_directory_is_stored_on_uvloop(tmp_path: Path) -> None:
     assert run(example("bulk_uvloop"), tmp_path / "d", tmp_path / "r").startswith("3 files, 2 new objects")
 
 
+def test_counters_are_exported_by_opentelemetry(tmp_path: Path) -> None:
+    pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is not installed")
+    (tmp_path / "d").mkdir()
+    for name, content in (("a", "12345"), ("b", "123"), ("c", "123")):
+        (tmp_path / "d" / name).write_text(content)
+    exported = json.loads(run(example("metrics_opentelemetry"), tmp_path / "d", tmp_path / "r"))
+    (scope,) = exported["resource_metrics"][0]["scope_metrics"]
+    found = {each["name"]: (each["unit"], each["data"]["data_points"]) for each in scope["metrics"]}
+    assert {name: (unit, points[0]["value"]) for name, (unit, points) in found.items()} == {
+        "composefs.objects_stored": ("", 2),
+        "composefs.objects_present": ("", 1),
+        "composefs.objects_replaced": ("", 0),
+        "composefs.bytes_written": ("By", 8),
+        "composefs.flushes": ("", 1),
+        "composefs.flush_requests": ("", 1),
+    }
+    assert all(each["attributes"] == {"composefs.repository": str(tmp_path / "r")} for _, (each,) in found.values())
+
+
 def test_an_image_is_pulled_on_trio_and_its_files_are_listed(tmp_path: Path) -> None:
     output = run(example("pull_trio"), f"oci:{LAYOUTS / 'basic'}", tmp_path / "r")
     assert len(re.findall("objects, ", output)) == 2
