@@ -31,6 +31,7 @@ __all__ = [
     "ImportStarted",
     "LayerDiffersFromPeers",
     "LayerDone",
+    "LayerPartial",
     "LayerSkipped",
     "LayerStarted",
     "ManifestStored",
@@ -118,6 +119,17 @@ class LayerDiffersFromPeers:
     diff_id: str
     reason: str
     """One line: which program, what it does, and where."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPartial:
+    """A zstd:chunked layer comes without what the repository has; its digest as shipped is not going to be checked."""
+
+    diff_id: str
+    fetched: int
+    """Bytes that are missing."""
+    size: int
+    """Of the layer as shipped, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +338,7 @@ ProgressEvent: TypeAlias = (
     | LayerSkipped
     | LayerDone
     | LayerDiffersFromPeers
+    | LayerPartial
     | ImageMade
     | ManifestStored
     | ImageTagged

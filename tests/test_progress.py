@@ -24,6 +24,7 @@ from composefs_async.progress import (
     ImportStarted,
     LayerDiffersFromPeers,
     LayerDone,
+    LayerPartial,
     LayerSkipped,
     LayerStarted,
     ManifestStored,
@@ -141,6 +142,11 @@ EVENTS: list[tuple[ProgressEvent, dict[str, object], bool]] = [
     (
         LayerDiffersFromPeers("sha256:a", "a link with a size"),
         {"event": "layer-differs-from-peers", "diff_id": "sha256:a", "reason": "a link with a size"},
+        False,
+    ),
+    (
+        LayerPartial("sha256:a", 3, 9),
+        {"event": "layer-partial", "diff_id": "sha256:a", "fetched": 3, "size": 9},
         False,
     ),
     (

@@ -209,6 +209,7 @@ def _notes() -> Callable[[], None]:
             "mount": ("oci_trees", "Mount an image."),
             "fsck": ("oci_check", "Check images and the repository."),
             "upgrade": ("oci_upgrade", "Make what images lack: EROFS images, and manifests."),
+            "index-contents": ("oci_images", "Let pulls of zstd:chunked layers find the files of an image."),
         },
         "Layers": {
             "layer": ("oci_layers", "Print a layer as the tar that it was."),

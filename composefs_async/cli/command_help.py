@@ -72,6 +72,7 @@ COMMANDS: Mapping[str, CommandHelp] = {
     ),
     "oci images": CommandHelp({}, ("oci images --long", "oci images --json")),
     "oci inspect": CommandHelp({"NAME": _IMAGE}, ("oci inspect app:latest", "oci inspect app:latest --config")),
+    "oci index-contents": CommandHelp({"NAME": _IMAGE}, ("oci index-contents app:latest",)),
     "oci layers": CommandHelp({"NAME": _IMAGE}, ("oci layers app:latest",)),
     "oci tag": CommandHelp({"IMAGE": _IMAGE, "NAME": "The new tag."}, ("oci tag app:latest app:1.2",)),
     "oci untag": CommandHelp({"NAME": "A tag."}, ("oci untag app:1.1",)),

@@ -147,6 +147,7 @@ REPOSITORY: Mapping[str, Shape] = {
         "source?": "string",
         "fetched?": "integer",
         "resumed?": "integer",
+        "partial?": "integer",
     },
     "oci images": {
         "images": [

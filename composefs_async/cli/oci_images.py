@@ -18,7 +18,7 @@ from .tables import table
 if TYPE_CHECKING:
     from ..oci.catalogue import ImageSummary, OciImage
 
-__all__ = ["images", "inspect", "layers", "tag", "untag"]
+__all__ = ["images", "index_contents", "inspect", "layers", "tag", "untag"]
 
 
 @click.command
@@ -136,6 +136,22 @@ def layers(settings: Settings, name: str, json_output: bool) -> None:
         for number, each in enumerate(found, 1)
     ]  # fmt: skip
     click.echo(table([("#", "LAYER", "PACKED", "EXCLUSIVE", "SHARED", "CREATED BY"), *rows]))
+
+
+@click.command
+@click.argument("name")
+@click.pass_obj
+def index_contents(settings: Settings, name: str) -> None:
+    """Let pulls of zstd:chunked layers find the files of the image NAME, however its own layers were packed.
+
+    Such a pull fetches only the files that the repository lacks.  Layers that are zstd:chunked are found without this.
+    Reads all files of the image.
+    """
+    from ..oci.contents import index_contents
+
+    with settings.open() as repo:
+        count = index_contents(repo, name)
+    tell(f"{count} files of {printable(name)} can be found by their content")
 
 
 @click.command

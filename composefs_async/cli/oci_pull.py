@@ -131,6 +131,7 @@ def stats_text(stats: ImportStats) -> str:
 @click.option("--no-spool", is_flag=True, help="Let them arrive in memory, so that the next pull cannot go on.")
 @click.option("--chunk-size", type=click.IntRange(64 << 10, 1 << 30), help="Bytes of a layer to ask for at once.")
 @click.option("--keep-blobs", is_flag=True, help="Keep layers also as they were shipped, to be pushed bit for bit.")
+@click.option("--no-partial", is_flag=True, help="Fetch zstd:chunked layers whole, whatever of them is here already.")
 @click.option("--bootc-auth", is_flag=True, help="Look for credentials where bootc keeps them, too.")
 @access_options()
 @transfer_options
@@ -234,6 +235,7 @@ def _to_json(outcome: _Outcome) -> dict[str, Any]:
         found["seals"] = outcome.seals
     if result.source:
         found |= {"source": result.source, "fetched": result.bytes_fetched, "resumed": result.bytes_resumed}
+        found["partial"] = result.layers_partial
     return found
 
 
@@ -248,6 +250,9 @@ def _tell(outcome: _Outcome) -> None:
     if result.source:
         resumed = f", {size_text(result.bytes_resumed)} resumed" if result.bytes_resumed else ""
         tell(f"source   {printable(result.source)}; {size_text(result.bytes_fetched)} fetched{resumed}")
+    if result.layers_partial:
+        count = f"{result.layers_partial} of {len(result.layers)} layers"
+        tell(f"partial  {count}, verified by diff_id; the digest as shipped was not checked")
     for seal in outcome.seals:
         tell(f"seal     {printable(seal)} holds")
     if outcome.boot is not None:

@@ -28,6 +28,7 @@ from ..progress import (
     ImportStarted,
     LayerDiffersFromPeers,
     LayerDone,
+    LayerPartial,
     LayerSkipped,
     LayerStarted,
     Message,
@@ -122,6 +123,8 @@ def _done(event: ProgressEvent) -> str:
             return f"{diff_id[:_SHORT]}: {counts}, {read} read"
         case LayerDiffersFromPeers(diff_id, reason):
             return f"{diff_id[:_SHORT]}: {printable(reason)}"
+        case LayerPartial(diff_id, fetched, size):
+            return f"{diff_id[:_SHORT]}: {size_text(fetched)} of {size_text(size)} are fetched, the rest is here"
         case ImageMade(version, image_id, size):
             return f"image {image_id[:12]}: EROFS version {version}, {size_text(size)}"
         case ImageTagged(tag, _):
@@ -221,7 +224,7 @@ class _Bars:
                 self._progress.update(self._tasks[""], completed=moved, total=total)
             case LayerSkipped(diff_id):
                 self._progress.console.print(f"{diff_id[:_SHORT]} present", highlight=False)
-            case LayerDiffersFromPeers():
+            case LayerDiffersFromPeers() | LayerPartial():
                 self._progress.console.print(_done(event), highlight=False, markup=False)
             case Message(text):
                 self._progress.console.print(printable(text), highlight=False, markup=False)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .building.builder import ImageBuilder, build_image, edit_config
     from .building.config import ConfigSettings
     from .catalogue import OciImage
+    from .contents import index_contents, index_contents_async
     from .documents import Descriptor, ImageConfig, ImageLayer, Manifest
     from .erofs_images import ensure_images, ensure_images_async, image_tree, image_tree_async
     from .exporting.export import CopyResult, export_images
@@ -37,7 +38,16 @@ if TYPE_CHECKING:
     from .progress_stream import ProgressStream
     from .reading import read_file, read_file_async
     from .repository_copy import CopiedImage, copy_image
-    from .sources.base import Blob, BlockingBlob, ImageSource, LocalBlob, ResolvedImage, SpooledBlob, StreamedBlob
+    from .sources.base import (
+        Blob,
+        BlockingBlob,
+        ImageSource,
+        LocalBlob,
+        PartialBlob,
+        ResolvedImage,
+        SpooledBlob,
+        StreamedBlob,
+    )
     from .sources.opening import open_source
 
 __all__ = [
@@ -60,6 +70,7 @@ __all__ = [
     "Manifest",
     "ObjectSource",
     "OciImage",
+    "PartialBlob",
     "Platform",
     "ProgressStream",
     "PullResult",
@@ -78,6 +89,8 @@ __all__ = [
     "image_tree",
     "image_tree_async",
     "import_layer",
+    "index_contents",
+    "index_contents_async",
     "layer_usage",
     "layer_usage_async",
     "open_source",
@@ -102,6 +115,7 @@ _HOMES = {
     "LayerResult": ".importing.layers",
     "Limits": ".limits",
     "LocalBlob": ".sources.base",
+    "PartialBlob": ".sources.base",
     "Manifest": ".documents",
     "ObjectSource": ".._maintenance.repair.sources",
     "OciImage": ".catalogue",
@@ -123,6 +137,8 @@ _HOMES = {
     "image_tree": ".erofs_images",
     "image_tree_async": ".erofs_images",
     "import_layer": ".importing.layers",
+    "index_contents": ".contents",
+    "index_contents_async": ".contents",
     "open_source": ".sources.opening",
     "pull": ".importing.pull",
     "LayerUsage": ".layer_sizes",

@@ -95,6 +95,10 @@ class Transfer:
     """In place of one inside the repository."""
     keep_blobs: bool = False
     """Keep layers also as they were shipped, so that they can be pushed bit for bit."""
+    partial: bool = True
+    """Of zstd:chunked layers fetch only the files that the repository lacks."""
+    partial_size: int = 1 << 20
+    """Smaller layers are fetched whole."""
     connect_timeout: float = 15.0
     """Seconds for a connection, and for TLS on it."""
     header_timeout: float = 60.0

@@ -72,11 +72,10 @@ class Download:
         self._changed = Event()
         self._error: BaseException | None = None
         self._at = 0  # of the places
+        self._wanted: list[tuple[int, int]] = [(0, size)]
         self._failures: list[str] = []
         self._redirect: Redirect | None = None
-        self._renewals = 0
-        self._wrong_sizes = 0
-        self._skipped = 0
+        self._renewals, self._wrong_sizes, self._skipped = 0, 0, 0
         self._workers = 0
         self._tasks: TaskGroup | None = None
         self._begun = False
@@ -124,6 +123,25 @@ class Download:
                 raise self._error
             await self._changed.wait()
 
+    def want(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Bring these parts of the blob, in their order, and nothing else from now on."""
+        self._wanted = list(ranges)
+        if self._begun:
+            self._add_workers(self._transfer.connections)
+        self._notify()
+
+    async def bring(self, start: int, end: int) -> int:
+        """Wait, as `wait` does, until a part that is wanted is there; returns up to where there is no gap."""
+        found = await self.wait(start)
+        while found < end:
+            found = await self.wait(found)
+        return found
+
+    @property
+    def gives_parts(self) -> bool:
+        """Whether the place that is asked gives parts of blobs, as far as is known."""
+        return self._places[self._at].endpoint.ranges is not False
+
     @property
     def can_be_read_again(self) -> bool:
         """All that has come is still there."""
@@ -156,11 +174,8 @@ class Download:
 
     @property
     def _is_parallel(self) -> bool:
-        return (
-            not self._single
-            and self.size > self._transfer.parallel_size
-            and self._places[self._at].endpoint.ranges is not False
-        )
+        large = self.size > self._transfer.parallel_size or self._wanted != [(0, self.size)]
+        return not self._single and large and self.gives_parts
 
     async def _work(self) -> None:
         try:
@@ -196,10 +211,11 @@ class Download:
         taken = RangeSet(self.spool.present.as_list())
         for part in self._parts:
             taken.add(part.start, part.end)
-        for start, end in taken.gaps(0, self.size)[:1]:
-            chunk = self._transfer.chunk_size
-            until = min(end, (start // chunk + 1) * chunk) if parallel else end
-            return Part(start, until)
+        for wanted in self._wanted:
+            for start, end in taken.gaps(*wanted)[:1]:
+                chunk = self._transfer.chunk_size
+                until = min(end, (start // chunk + 1) * chunk) if parallel else end
+                return Part(start, until)
         return None
 
     def _priority(self) -> tuple[int, int]:
@@ -379,4 +395,5 @@ class Download:
 
     def report(self) -> None:
         """Tell how far it has come."""
-        self._observe(Fetched(self.received, self.spool.resumed, self.size, len(self._parts)))
+        wanted = sum(end - start for start, end in self._wanted)
+        self._observe(Fetched(self.received, self.spool.resumed, wanted, len(self._parts)))

@@ -443,7 +443,10 @@ def test_shell_completion_knows_the_commands(program: Callable[..., Any]) -> Non
         "COMP_WORDS": "composefs-async oci i",
         "COMP_CWORD": "2",
     }
-    assert program(env=environment).good().text == "plain,images\nplain,inspect\nplain,import-layer\n"
+    assert (
+        program(env=environment).good().text
+        == "plain,images\nplain,inspect\nplain,index-contents\nplain,import-layer\n"
+    )
 
 
 # -- how much is said --------------------------------------------------------------------------

@@ -6,12 +6,14 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from composefs_async.testing.registry import FakeRegistry, Fault
 
+from ..registry.chunked import ChunkedImage, content, make_chunked, tar_of
 from .conftest import Cli
 
 LAYOUT = Path(__file__).parent.parent / "vectors/layouts/one"
@@ -186,3 +188,31 @@ def test_copy_pushes_an_image_of_the_repository(cli: Cli, empty: Path, served: S
     on("oci", "copy", plain, "x", target, "--referrers").failed(2, "see 'oci push'")
     on("oci", "copy", plain, "x", "y", target).failed(2, "at a time")
     on("oci", "copy", plain, "oci-archive:x.tar", target).failed(2, "at a time")
+
+
+def test_layers_of_which_only_what_is_missing_comes(cli: Cli, empty: Path, served: Served) -> None:
+    files = {f"file{number:03}": content(number, 10_000) for number in range(160)}
+    served.registry.put_blob("a/c", b"{}")
+    for tag, changed in (("1", {}), ("2", {"file001": b"x" * 10_000})):
+        ChunkedImage([make_chunked(tar_of({**files, **changed}))]).put(served.registry, tag, "a/c")
+    on = cli.on(empty)
+
+    def pull(tag: str, *options: str) -> Any:
+        return on(
+            "oci", "pull", f"docker://{served.host}/a/c:{tag}", tag, "--tls-verify=false", "--progress=none", *options
+        )
+
+    pull("1", "--no-image").good()
+    whole = pull("2", "--no-partial", "--no-image", "--json").good().json
+    assert (whole["partial"], whole["fetched"] > 1_500_000) == (0, True)
+    on("oci", "untag", "2").good()
+    on("gc").good()
+    lines = pull("2", "--no-image").good().text.splitlines()
+    assert lines[-1] == "partial  1 of 1 layers, verified by diff_id; the digest as shipped was not checked"
+    on("oci", "untag", "2").good()
+    on("gc").good()
+    Path(empty, ".composefs-async/contents").unlink()
+    assert on("oci", "index-contents", "1").good().text == "160 files of 1 can be found by their content\n"
+    found = pull("2", "--no-image", "--json").good().json
+    assert (found["partial"], found["fetched"] < 100_000) == (1, True)
+    on("oci", "index-contents", "3").failed(3, "3")

@@ -59,6 +59,8 @@ class LayerResult:
     present: bool
     """It was there, or somebody else brought it; nothing was read for this caller."""
     stats: ImportStats
+    packed_verified: bool = True
+    """Not if it came unpacked, or in parts: then its diff_id was checked, and its digest as shipped was not."""
 
 
 @dataclass(frozen=True, slots=True)

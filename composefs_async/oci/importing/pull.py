@@ -10,7 +10,7 @@ import errno
 import importlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -39,15 +39,15 @@ from ...results import ImportStats
 from ...tree.inodes import Directory
 from ..documents import ImageLayer
 from ..erofs_images import Documents, MadeImage, find_images, lacks_images, make_missing, publish_image
-from ..kept_blobs import keep_blob
 from ..limits import Limits
 from ..platforms import Platform
-from ..sources.base import BlockingBlob, ImageSource, LocalBlob, ResolvedImage, SpooledBlob
+from ..sources.base import BlockingBlob, ImageSource, PartialBlob, ResolvedImage
 from ..sources.opening import open_source, transport_of
 from .incremental_tree import GrowingTree
 from .layers import ImportRun, LayerResult, find_layer, skipped, store_blob, store_layer
 from .one_pass import OnePassSource
 from .pull_result import PullResult
+from .remains import keep_of_blob
 from .unpack import Unpacker, byte_source
 
 if TYPE_CHECKING:
@@ -351,25 +351,26 @@ class _Pull:
             if self._image.config is None:
                 raw = Unpacker(self._state, byte_source(blob), descriptor.digest, raw=True, limits=self._run.limits)
                 return await store_blob(self._run, descriptor, raw)
+            unpacked = isinstance(blob, PartialBlob) or (isinstance(blob, BlockingBlob) and blob.unpacked)
             unpacker = Unpacker(
                 self._state,
                 byte_source(blob),
                 layer.name,
                 media_type=descriptor.media_type,
-                packed_digest=None if isinstance(blob, BlockingBlob) and blob.unpacked else descriptor.digest,
+                packed_digest=None if unpacked else descriptor.digest,
                 limits=self._run.limits,
             )
             follower = tree.follow(layer.name) if tree is not None else None
+            total = blob.size if isinstance(blob, PartialBlob) else descriptor.size
             try:
-                result = await store_layer(self._run, layer.name, unpacker, descriptor.size, follower)
+                result = await store_layer(self._run, layer.name, unpacker, total, follower)
             finally:
                 if tree is not None and follower is not None:
                     tree.let_go(follower)
-            # What is not packed can be had from the layer itself.
-            keeps = self._keep_blobs and not result.present and descriptor.digest != layer.name
-            if keeps and isinstance(blob, LocalBlob | SpooledBlob):
-                offset = blob.offset if isinstance(blob, LocalBlob) else 0
-                await hop(keep_blob, self._state, descriptor.digest, blob.fd, blob.size, offset)
+            if not result.present:
+                keep = partial(keep_of_blob, self._state, layer, blob, result.stream_id, self._run.limits)
+                await hop(partial(keep, whole=self._keep_blobs))
+                result = replace(result, packed_verified=not unpacked)
             return result
 
     # -- images --------------------------------------------------------------------------------

@@ -35,3 +35,5 @@ class PullResult:
     """Bytes of layers that an earlier pull had fetched before it was stopped."""
     manifest_made: bool = False
     """The source has no manifest, and this one was made of what it has."""
+    layers_partial: int = 0
+    """Layers of which parts were fetched: their diff_ids were checked, and their digests as shipped were not."""

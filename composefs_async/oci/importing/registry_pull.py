@@ -16,6 +16,7 @@ from ..._repo.state import RepoState
 from ...progress import Message, ProgressCallback
 from ...registry.access import Access, Transfer
 from ...repository import Repository, state_of
+from ..contents import RepositoryContents
 from ..limits import Limits
 from ..origins import at_hand, remember
 from ..platforms import Platform
@@ -74,6 +75,7 @@ async def pull_from_registry(
             limits=run.limits,
             spool_directory=spool_directory(state),
             known=known,
+            contents=RepositoryContents(state),
         ) as source,
     ):
         image = await source.resolve(platform=platform)
@@ -85,4 +87,10 @@ async def pull_from_registry(
             run, source, image, tag, make_images, keep_blobs=transfer is not None and transfer.keep_blobs
         )
         await hop(remember, state, reference, source.top_digest, result.manifest_digest, platform)
-        return replace(result, source=source.host, bytes_fetched=source.fetched, bytes_resumed=source.resumed)
+        return replace(
+            result,
+            source=source.host,
+            bytes_fetched=source.fetched,
+            bytes_resumed=source.resumed,
+            layers_partial=sum(not layer.packed_verified for layer in result.layers),
+        )

@@ -19,7 +19,7 @@ from ..._repo.batch import Buffer
 from ..._repo.state import RepoState
 from ...errors import CompressionError, OciError
 from ..limits import Limits
-from ..sources.base import BlockingBlob, LocalBlob, SpooledBlob, StreamedBlob
+from ..sources.base import BlockingBlob, LocalBlob, PartialBlob, SpooledBlob, StreamedBlob
 from .decompress import HEAD_SIZE, Compression, Decompressor, decompressor, detect, for_media_type
 from .hashes import BlobHashes
 
@@ -51,7 +51,7 @@ class Receivable(Protocol):
 
 
 ByteSource: TypeAlias = (
-    AsyncIterable[bytes] | Readable | Receivable | LocalBlob | StreamedBlob | BlockingBlob | SpooledBlob
+    AsyncIterable[bytes] | Readable | Receivable | LocalBlob | StreamedBlob | BlockingBlob | SpooledBlob | PartialBlob
 )
 Delivery: TypeAlias = LocalBlob | BlockingBlob | SpooledBlob | AsyncIterator[bytes]
 
@@ -60,7 +60,7 @@ def byte_source(source: ByteSource) -> Delivery:
     """One form for all of them.  Files are read in blocks, although iterating over them gives lines."""
     if isinstance(source, LocalBlob | BlockingBlob | SpooledBlob):
         return source
-    if isinstance(source, StreamedBlob):
+    if isinstance(source, StreamedBlob | PartialBlob):
         return source.chunks
     if isinstance(source, Readable):
         return _Pieces(source.read)

@@ -14,7 +14,16 @@ from typing import Protocol, TypeAlias
 from ..documents import Descriptor, ImageConfig, ImageLayer, Manifest
 from ..platforms import Platform
 
-__all__ = ["Blob", "BlockingBlob", "ImageSource", "LocalBlob", "ResolvedImage", "SpooledBlob", "StreamedBlob"]
+__all__ = [
+    "Blob",
+    "BlockingBlob",
+    "ImageSource",
+    "LocalBlob",
+    "PartialBlob",
+    "ResolvedImage",
+    "SpooledBlob",
+    "StreamedBlob",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,19 @@ class SpooledBlob:
     the size if the offset is it.  Raises why it will not come.  What is before the offset is not read any more."""
 
 
-Blob: TypeAlias = LocalBlob | StreamedBlob | BlockingBlob | SpooledBlob
+@dataclass(frozen=True, slots=True)
+class PartialBlob:
+    """A layer of which parts were fetched, as the tar that it unpacks to: only that is verified, by its diff_id."""
+
+    chunks: AsyncIterator[bytes]
+    """Of the tar.  Valid inside the context manager."""
+    size: int
+    """Of the tar, in bytes."""
+    fetched: LocalBlob
+    """What has been fetched, at its place in the blob: at least the table of contents."""
+
+
+Blob: TypeAlias = LocalBlob | StreamedBlob | BlockingBlob | SpooledBlob | PartialBlob
 
 
 @dataclass(frozen=True, slots=True)

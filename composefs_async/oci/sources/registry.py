@@ -39,7 +39,10 @@ from ..documents import (
 from ..jsondoc import brief
 from ..limits import Limits
 from ..platforms import Candidate, Platform, choose
-from .base import Blob, ImageSource, ResolvedImage, SpooledBlob
+from .base import Blob, ImageSource, LocalBlob, PartialBlob, ResolvedImage, SpooledBlob
+from .chunked.assembly import Contents
+from .chunked.toc import find_positions
+from .partial import Partial
 
 __all__ = ["Known", "RegistrySource", "check_reference", "open_reference", "open_registry"]
 
@@ -76,12 +79,14 @@ async def open_registry(
     limits: Limits | None = None,
     spool_directory: Path | None = None,
     known: Known | None = None,
+    contents: Contents | None = None,
 ) -> AsyncIterator[RegistrySource]:
     """Open the registry that *reference* names; its connections are closed at the end of the block.
 
     Args:
         spool_directory: for layers on their way; without one they are in memory.
         known: spares requests for documents that are at hand.
+        contents: spares fetching files of layers that are at hand.
 
     Raises:
         InvalidNameError: the reference is not spelled right.
@@ -90,7 +95,7 @@ async def open_registry(
     parsed = parse_reference(reference)
     session = await Session.open(access or Access(), transfer or Transfer(), progress)
     try:
-        yield RegistrySource(session, parsed, limits or Limits(), spool_directory, known)
+        yield RegistrySource(session, parsed, limits or Limits(), spool_directory, known, contents)
     finally:
         await session.aclose()
 
@@ -108,7 +113,10 @@ class RegistrySource:
         limits: Limits,
         spool_directory: Path | None = None,
         known: Known | None = None,
+        contents: Contents | None = None,
     ) -> None:
+        self._contents = contents if session.transfer.partial and not session.transfer.keep_blobs else None
+        self._whole: set[str] = set()
         self._session, self._reference, self._limits = session, reference, limits
         self._spools = session.transfer.spool_directory or spool_directory if session.transfer.spool else None
         self._known = known
@@ -280,9 +288,17 @@ class RegistrySource:
             )
             try:
                 async with download.running():
+                    partial = await self._partial(descriptor, download)
                     try:
-                        yield SpooledBlob(spool.fd, descriptor.size, spool.path, download.wait)
+                        if partial is None:
+                            yield SpooledBlob(spool.fd, descriptor.size, spool.path, download.wait)
+                        else:
+                            async with partial.opened() as chunks:
+                                yield PartialBlob(chunks, partial.layer.size, partial.layer.blob)
                     except (FormatError, IntegrityError) as error:
+                        if partial is not None:
+                            self._whole.add(descriptor.digest)
+                            await partial.blame(error, self.host)
                         await self._blame(descriptor, download, error)
                         raise
                 done = True
@@ -293,6 +309,22 @@ class RegistrySource:
         finally:
             with CancelScope(shield=True):
                 await in_thread(spool.drop if done or descriptor.digest in self._damaged else spool.close)
+
+    async def _partial(self, descriptor: Descriptor, download: Download) -> Partial | None:
+        """The layer without what is at hand of it; None if all of it is fetched, for whatever reason."""
+        name, positions = self._names.get(descriptor.digest, descriptor.digest), find_positions(descriptor)
+        if (
+            self._contents is None
+            or positions is None
+            or descriptor.size < self._session.transfer.partial_size
+            or name == descriptor.digest  # of an artifact, or not packed
+            or descriptor.digest in self._whole | self._damaged
+            or download.spool.forgets
+            or not download.gives_parts
+        ):
+            return None
+        blob = LocalBlob(download.spool.fd, descriptor.size, download.spool.path)
+        return await Partial.begin(self._session, name, blob, positions, download, self._contents, self._limits)
 
     async def _spool(self, descriptor: Descriptor) -> Spool:
         digest, size, directory = descriptor.digest, descriptor.size, self._spools
