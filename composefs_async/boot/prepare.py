@@ -26,14 +26,15 @@ from ..errors import BootError, FormatError, ObjectNotFoundError
 from ..oci.catalogue import OciImage, open_image
 from ..oci.erofs_images import image_tree
 from ..repository import Repository, state_of
-from ..tree.inodes import ExternalFile
+from ..tree.inodes import Directory, ExternalFile
 from ..tree.transform import XattrFilter
-from .bootfiles import BootFile, OpenFile, check_paths, check_space, differing, remove_files, write_files
+from .bootfiles import OpenFile, check_paths, check_space, differing, remove_files, write_files
 from .entries import EntryText, find_entries
 from .images import ensure_boot_image
 from .kargs import parse_kargs
 from .plan import BootLayout, BootPlan, Request, plan_entries
 from .reading import object_reader
+from .sharing import share_kernels
 from .state import Origin, make_state, state_path
 from .trees import image_boot_tree
 from .uki import read_at, read_uki
@@ -130,19 +131,14 @@ def prepare_boot(
     )
     open_file = _opener(repo)
     root = image_tree(repo, image, XattrFilter.ALLOWLIST_ONLY)
-    entries = find_entries(root, object_reader(state_of(repo)))
-    plan = plan_entries(entries, request, root, open_file)
-    if layout == "bootc":
-        _share_kernels(plan, bootdir, top, boot_id.hex())
-    check_paths(plan.files)
-    reference, place = f"{_REFERENCES}/{boot_id.hex()}", state_path(top, boot_id.hex())
+    plan = _planned(repo, root, request, bootdir, top)
     wanted = differing(bootdir, plan.files, open_file)
     check_space(bootdir, wanted)
+    place = state_path(top, boot_id.hex())
     if layout == "bootc" and os.path.lexists(place) and not os.path.lexists(f"{place}/{boot_id.hex()}.origin"):
         plan.warnings.append(f"{place} is there in another form than bootc's, and stays as it is")
     if not dry_run:
-        if dict(repo.named_images(_REFERENCES)).get(boot_id.hex()) != boot_id.hex():
-            repo.add_reference("images", reference, boot_id.hex(), replace=True)
+        _refer(repo, boot_id)
         origin = Origin(container_reference or name, plan.boot_type, plan.boot_digest, image.manifest.digest)
         boot_root = image_boot_tree(repo, image) if layout == "bootc" and not os.path.lexists(place) else root
         make_state(top, boot_id.hex(), layout, boot_root, open_file, origin)
@@ -150,7 +146,7 @@ def prepare_boot(
     return PreparedBoot(
         boot_id,
         request.karg,
-        reference,
+        f"{_REFERENCES}/{boot_id.hex()}",
         tuple((file.path, file.size) for file in plan.files),
         tuple(file.path for file in wanted),
         place,
@@ -158,6 +154,23 @@ def prepare_boot(
         tuple(plan.warnings),
         dry_run,
     )
+
+
+def _planned(repo: Repository, root: Directory, request: Request, bootdir: str, top: str) -> BootPlan:
+    """What is to be written for the entries of the tree *root*, with paths that a boot partition can have."""
+    entries = find_entries(root, object_reader(state_of(repo)))
+    plan = plan_entries(entries, request, root, _opener(repo))
+    if request.layout == "bootc":
+        share_kernels(plan, bootdir, top, request.image.hex())
+    check_paths(plan.files)
+    return plan
+
+
+def _refer(repo: Repository, boot_id: ObjectId) -> None:
+    """Keep the image from garbage collection by its reference, durably."""
+    name = boot_id.hex()
+    if dict(repo.named_images(_REFERENCES)).get(name) != name:
+        repo.add_reference("images", f"{_REFERENCES}/{name}", name, replace=True)
 
 
 @async_operation
@@ -228,47 +241,6 @@ def _opener(repo: Repository) -> OpenFile:
         return objects.open_object(state_of(repo), ObjectId(inode.digest))
 
     return open_file
-
-
-def _share_kernels(plan: BootPlan, bootdir: str, sysroot: str, image: str) -> None:
-    """Use kernel and initrd of another deployment if they are the same, as bootc does."""
-    if not plan.boot_digest or plan.boot_type != "bls":
-        return
-    own = f"bootc_composefs-{image}"
-    deploy = os.path.dirname(state_path(sysroot, image))
-    with contextlib.suppress(FileNotFoundError):
-        for other in sorted(os.listdir(deploy)):
-            place = f"bootc_composefs-{other}"
-            if other == image or not _has_kernel(bootdir, place, plan, own):
-                continue
-            with contextlib.suppress(OSError), open(os.path.join(deploy, other, f"{other}.origin"), "rb") as file:
-                if f"\ndigest={plan.boot_digest}\n".encode() in file.read(_CONF_LIMIT):
-                    _use(plan, own, place)
-                    return
-
-
-def _has_kernel(bootdir: str, place: str, plan: BootPlan, own: str) -> bool:
-    """Whether all files are there, with the right sizes."""
-    for file in plan.files:
-        if file.path.startswith(f"{own}/"):
-            path = os.path.join(bootdir, place, file.path.removeprefix(f"{own}/"))
-            try:
-                if os.stat(path).st_size != file.size:
-                    return False
-            except OSError:
-                return False
-    return True
-
-
-def _use(plan: BootPlan, own: str, place: str) -> None:
-    changed: list[BootFile] = []
-    for file in plan.files:
-        if file.path.startswith(f"{own}/"):
-            file = BootFile(place + file.path.removeprefix(own), file.content)  # noqa: PLW2901
-        elif isinstance(file.content, bytes):
-            file = BootFile(file.path, file.content.replace(f"/{own}/".encode(), f"/{place}/".encode()))  # noqa: PLW2901
-        changed.append(file)
-    plan.files = changed
 
 
 # -- the other way -----------------------------------------------------------------------------

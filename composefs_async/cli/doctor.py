@@ -7,7 +7,7 @@ import platform
 import sys
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +16,9 @@ from .output import printable
 from .progress import size_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .._repo.links import LinkedDirectory
     from .._sys.probe import Abilities
     from .._sys.rootless_probe import RootlessAbilities
 
@@ -42,32 +45,47 @@ _PACKAGES = ("composefs-async", "anyio", "uvloop", "trio", "zlib-ng", "backports
 @click.pass_obj
 def doctor(settings: Settings, path: str | None, storage: str | None, json_output: bool) -> None:
     """Tell what the directory PATH (or the repository's place, or here), its file system and the kernel can do."""
-    if storage is not None:
-        if path is not None:
-            raise click.UsageError("--storage checks a store, and takes no PATH beside it")
+    if storage is None:
+        _examine(path or _existing(settings.path() if settings.chosen else os.curdir), json_output)
+    elif path is not None:
+        raise click.UsageError("--storage checks a store, and takes no PATH beside it")
+    else:
         _check_storage(storage, json_output)
-        return
+
+
+def _examine(place: str, json_output: bool) -> None:
+    """Print what a directory, its file system and this machine can do."""
     from .. import _native
     from .._repo.links import linked_directories
     from .._sys.probe import probe
     from .._sys.rootless_probe import probe_rootless
 
-    place = path or _existing(settings.path() if settings.chosen else os.curdir)
     found, rootless, links = probe(place), probe_rootless(), linked_directories(place)
-    native: dict[str, Any] = {"backend": _native.BACKEND, "implementations": dict(_native.FEATURES)}
     versions = {"python": platform.python_version(), "kernel": os.uname().release} | _versions()
     if json_output:
         print_json(
             {
                 "filesystem": asdict(found),
                 "rootless": asdict(rootless),
-                "native": native,
+                "native": {"backend": _native.BACKEND, "implementations": dict(_native.FEATURES)},
                 "versions": versions,
                 "cpus": os.cpu_count(),
                 "links": [asdict(each) for each in links],
             }
         )
         return
+    _print_place(place, found, links)
+    click.echo("mounts without root:")
+    for good, name, meaning in _rootless_lines(rootless):
+        click.echo(f"  {_WORDS[good]:4}{name:18}{meaning}")
+    _print_digests()
+    click.echo("versions:")
+    for name, number in versions.items():
+        click.echo(f"  {name:18}{number}")
+    click.echo(f"  {'executable':18}{sys.executable}")
+
+
+def _print_place(place: str, found: Abilities, links: Iterable[LinkedDirectory]) -> None:
     kind = f" ({found.kind})" if found.kind else ""
     click.echo(f"{printable(os.path.abspath(place))}{kind}:")
     for good, name, meaning in _lines(found):
@@ -76,19 +94,17 @@ def doctor(settings: Settings, path: str | None, storage: str | None, json_outpu
     for each in links:
         what = f"{each.path} is a link to {each.target}, made by user {each.owner}"
         click.echo(f"  link {printable(what)}: {_LINK[each.followed]}")
-    click.echo("mounts without root:")
-    for good, name, meaning in _rootless_lines(rootless):
-        click.echo(f"  {_WORDS[good]:4}{name:18}{meaning}")
+
+
+def _print_digests() -> None:
+    from .. import _native
+
     click.echo("digests:")
-    click.echo(f"  {native['backend']} code on {os.cpu_count()} processor(s)")
+    click.echo(f"  {_native.BACKEND} code on {os.cpu_count()} processor(s)")
     if (missing := _native.missing()) is not None:
         click.echo(f"  {missing}")
     for algorithm, implementations in _native.FEATURES.items():
         click.echo(f"  {algorithm}: {', '.join(implementations)}")
-    click.echo("versions:")
-    for name, number in versions.items():
-        click.echo(f"  {name:18}{number}")
-    click.echo(f"  {'executable':18}{sys.executable}")
 
 
 def _check_storage(root: str, json_output: bool) -> None:

@@ -169,43 +169,34 @@ class Connections:
         """
         origin = origin_of(url)
         pool = await self._pool(origin, (certificates_of, clients, insecure))
-        wait = patience if patience is not None else self.transfer.header_timeout
-        connect = self.transfer.connect_timeout
-        if probing and origin.host in ("localhost", "127.0.0.1", "::1"):
-            connect = min(connect, _PROBE)
-        timeouts = {"connect": connect, "read": wait, "write": self.transfer.idle_timeout, "pool": None}
-        idle = dict(timeouts)
+        timeouts = self._timeouts(origin, patience, probing=probing)
+        stated = {"Host": origin.authority, "User-Agent": self.user_agent, "Accept-Encoding": "identity", **headers}
+        content = None if body is None else body()
         request = httpcore2.Request(
-            method,
-            url,
-            headers=list(
-                {
-                    "Host": origin.authority,
-                    "User-Agent": self.user_agent,
-                    "Accept-Encoding": "identity",
-                    **headers,
-                }.items()
-            ),
-            content=None if body is None else body(),
-            extensions={"timeout": idle},
+            method, url, headers=list(stated.items()), content=content, extensions={"timeout": timeouts}
         )
         try:
             # A body may take any time as long as it moves.
-            with fail_after(None if body is not None else wait + 2 * connect):
+            with fail_after(None if body is not None else timeouts["read"] + 2 * timeouts["connect"]):
                 raw = await pool.handle_async_request(request)
         except _FAILURES as error:
             raise _failure(error, url) from error
-        idle["read"] = self.transfer.idle_timeout
+        timeouts["read"] = self.transfer.idle_timeout
         try:
-            encoding = _header(raw.headers, b"content-encoding")
-            if encoding not in (None, "identity"):
-                raise TransportError(f"{shown(url)}: the answer is encoded, which was not asked for")
-            decoded = [(name.decode("ascii").lower(), value.decode("latin-1")) for name, value in raw.headers]
+            decoded = _decoded(raw, url)
             async with aclosing(raw.aiter_stream()) as stream:
                 yield Response(raw.status, url, decoded, stream)
         finally:
             with CancelScope(shield=True), move_on_after(_CLOSING):
                 await raw.aclose()
+
+    def _timeouts(self, origin: Origin, patience: float | None, *, probing: bool) -> dict[str, float]:
+        """Seconds for a request; ``read`` is that of the answer's begin, until it has begun."""
+        connect = self.transfer.connect_timeout
+        if probing and origin.host in ("localhost", "127.0.0.1", "::1"):
+            connect = min(connect, _PROBE)
+        wait = patience if patience is not None else self.transfer.header_timeout
+        return {"connect": connect, "read": wait, "write": self.transfer.idle_timeout}
 
     async def _pool(self, origin: Origin, trust: _Trust) -> httpcore2.AsyncConnectionPool:
         key = (origin, trust)
@@ -320,6 +311,13 @@ def _cause(error: BaseException) -> OSError | None:
         if isinstance(current, BaseExceptionGroup):
             pending += current.exceptions
     return found
+
+
+def _decoded(raw: httpcore2.Response, url: str) -> list[tuple[str, str]]:
+    """The headers of an answer, whose body must be as it is."""
+    if _header(raw.headers, b"content-encoding") not in (None, "identity"):
+        raise TransportError(f"{shown(url)}: the answer is encoded, which was not asked for")
+    return [(name.decode("ascii").lower(), value.decode("latin-1")) for name, value in raw.headers]
 
 
 def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> str | None:
