@@ -15,10 +15,9 @@ from ..digest import Algorithm, ObjectId
 from ..errors import NotFoundError
 from ..tree import Directory, ExternalFile, InlineFile, Inode, Special, Symlink
 from .context import ObjectIdType, Settings, as_json, print_json
-from .output import print_bytes, printable
+from .output import print_bytes, printable, table
 from .progress import size_text
 from .sources import boot_source, take, take_both
-from .tables import table
 
 if TYPE_CHECKING:
     from ..boot.explain import BootExplanation

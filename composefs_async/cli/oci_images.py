@@ -11,9 +11,8 @@ import click
 
 from .account import tell
 from .context import Settings, as_json, print_json
-from .output import print_bytes, printable, say
+from .output import print_bytes, printable, say, table
 from .progress import size_text
-from .tables import table
 
 if TYPE_CHECKING:
     from ..oci.catalogue import ImageSummary, OciImage

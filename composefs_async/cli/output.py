@@ -1,4 +1,6 @@
-"""How the programs print: bytes, errors, and text of whatever origin.  Needs nothing but Python, so that it is quick.
+"""How the programs print: bytes, errors, and text of whatever origin.
+
+Needs nothing but Python, so that it is quick; tables alone need Rich.
 
 Everything that came from outside passes through `printable` or `context.print_json` on its way to a terminal: a tag,
 or the architecture in somebody's config, may contain escape sequences.
@@ -8,10 +10,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-__all__ = ["drop_output", "print_bytes", "printable", "say"]
+__all__ = ["drop_output", "print_bytes", "printable", "say", "table"]
 
 _OUTPUT = "standard output"
 
@@ -56,3 +58,23 @@ def say(text: str) -> None:
         if sys.stderr is not None:
             sys.stderr.write(f"{text}\n")
             sys.stderr.flush()
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return lines that draw *rows* as cfsctl does, of which the first has the titles; cells are made printable."""
+    from rich.cells import cell_len
+
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+
+    def ruler(left: str, line: str, middle: str, right: str) -> str:
+        return left + middle.join(line * (width + 2) for width in widths) + right
+
+    def drawn(row: list[str]) -> str:
+        padded = (f" {cell}{' ' * (width - cell_len(cell))} " for cell, width in zip(row, widths, strict=True))
+        return f"│{'┆'.join(padded)}│"
+
+    title, *others = map(drawn, cells)
+    between = f"\n{ruler('├', '╌', '┼', '┤')}\n"
+    head = [ruler("┌", "─", "┬", "┐"), title, ruler("╞", "═", "╪", "╡")]
+    return "\n".join([*head, between.join(others), ruler("└", "─", "┴", "┘")])

@@ -9,11 +9,10 @@ import click
 
 from .account import tell
 from .context import Settings, as_json, print_json
-from .output import printable
+from .output import printable, table
 from .progress import progress_option, showing, size_text
 from .registry_options import RegistryCommand, access_of, access_options, run_within, transfer_of, transfer_options
 from .registry_reading import RemoteReference
-from .tables import table
 
 if TYPE_CHECKING:
     from ..oci.push import PushResult

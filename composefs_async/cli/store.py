@@ -13,8 +13,8 @@ from ..digest import Algorithm
 from .account import tell
 from .context import Settings, as_json, print_json
 from .output import printable
+from .output import table as drawn
 from .progress import progress_option, showing, size_text
-from .tables import table as drawn
 
 if TYPE_CHECKING:
     from ..exchange.store import Store
