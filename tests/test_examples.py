@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
+import io
 import json
 import re
 import subprocess
 import sys
+import tarfile
 import threading
 from functools import partial
 from pathlib import Path
 
 import pytest
+
+from composefs_async._zstd import zstd
 
 ROOT = Path(__file__).parent.parent
 LAYOUTS = Path(__file__).parent / "vectors/layouts"
@@ -143,7 +148,12 @@ class Served(http.server.BaseHTTPRequestHandler):
         digest = which if ":" in which else entry["digest"]
         path = self.layout / "blobs" / digest.replace(":", "/")
         content = path.read_bytes() if path.exists() and "/missing/" not in self.path else None
-        self.send_response(404 if content is None else 200)
+        asked = self.headers.get("Range")
+        self.send_response(404 if content is None else 206 if asked else 200)
+        if content is not None and asked:
+            start, last = map(int, asked.removeprefix("bytes=").split("-"))
+            self.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
+            content = content[start : last + 1]
         if what == "manifests":
             self.send_header("Content-Type", entry["mediaType"])
             self.send_header("Docker-Content-Digest", digest)
@@ -169,3 +179,25 @@ def test_many_images_are_pulled_by_a_service(tmp_path: Path, loop: str) -> None:
     assert done.returncode == 1, done.stderr
     assert sorted(line.split(": ")[0] for line in done.stdout.splitlines()) == names
     assert "has no such thing" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
+def test_one_file_of_a_remote_image_is_printed(tmp_path: Path, loop: str) -> None:
+    pytest.importorskip(loop)
+    content = zstd.decompress((LAYOUTS.parent / "zstd_chunked/images.tar.zst").read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        archive.extractall(tmp_path, filter="data")
+    handler = type("Handler", (Served,), {"layout": tmp_path / "two"})
+    command = [sys.executable, "-W", "error", example("remote_file"), "--insecure", f"--loop={loop}"]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        try:
+            place = f"docker://127.0.0.1:{server.server_port}/a/x:1"
+            done = subprocess.run([*command, place, "/usr/lib/f1"], capture_output=True, check=True)
+            other = subprocess.run([*command, place, "nothing"], capture_output=True, check=False, text=True)
+        finally:
+            server.shutdown()
+    digest = "429bea488e39eca13edd3ce8ddaa2bdec3ec46d96281132ba72c3ecc90c05845"
+    assert (len(done.stdout), hashlib.sha256(done.stdout).hexdigest()) == (30_000, digest)
+    assert done.stderr.startswith(b"30014 of 1599008 bytes of sha256:")
+    assert (other.returncode, other.stderr) == (1, f"nothing is in no layer of {place}\n")
