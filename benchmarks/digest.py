@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import platform
 import random
 import shutil
 import subprocess
@@ -24,6 +22,8 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from provenance import print_provenance, provenance
 
 from composefs_async import _native
 from composefs_async.digest import BLOCK_SIZE, Algorithm
@@ -155,13 +155,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="best of so many (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     options = parser.parse_args()
+    origin = provenance("fsverity")
+    print_provenance(origin)
     data = memoryview(random.Random(0).randbytes(options.size << 20))
     results = {algorithm.value: measure(algorithm, data, options.rounds) for algorithm in Algorithm}
     processes = against_fsverity(data, options.rounds)
     show(results, processes)
     if options.json:
-        about = {"machine": platform.machine(), "python": platform.python_version(), "cpus": os.cpu_count()}
-        report = {"about": about, "size_mib": options.size, "speed_mb_s": results, "process_seconds": processes}
+        report = {"provenance": origin, "size_mib": options.size, "speed_mb_s": results, "process_seconds": processes}
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from imports import OURS, Run, run
+from provenance import print_provenance, provenance
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     options = parser.parse_args()
+    origin = provenance("mkcomposefs", "cfsctl")
+    print_provenance(origin)
     with tempfile.TemporaryDirectory(prefix="composefs-bench-", dir=options.dir) as folder:
         run(["cp", "-a", options.directory, f"{folder}/source"], {})
         runs = measure(f"{folder}/source", Path(folder), options.rounds)
     show(runs)
     if options.json:
         report = {f"{work}, {name}": [asdict(found) for found in each] for (work, name), each in runs.items()}
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+        options.json.write_text(json.dumps({"provenance": origin, "runs": report}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from typing import Any
 import anyio
 from imports import OURS, run
 from inputs import DEFAULT_CACHE, Input, make_input
+from provenance import print_provenance, provenance
 
 from composefs_async.digest import Algorithm, ObjectId
 from composefs_async.exchange import fetch, open_store
@@ -466,6 +467,8 @@ def main() -> None:
         each.add_argument("--dir", type=Path, default=Path("/dev/shm"))
         each.add_argument("--json", type=Path)
     options = parser.parse_args()
+    origin = provenance(*(() if options.command == "scale" else ("rclone", "aws", "skopeo", "cfsctl")))
+    print_provenance(origin)
     with tempfile.TemporaryDirectory(dir=options.dir) as directory:
         if options.command == "scale":
             scale(options.images, options.objects, Path(directory))
@@ -473,7 +476,8 @@ def main() -> None:
         given = make_input(options.input, options.cache, options.scale)
         table = transfers(given, Path(directory), options.delay, not options.no_peers, options.cache)
     if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in table.rows], indent=1))
+        report = {"provenance": origin, "rows": [asdict(row) for row in table.rows]}
+        options.json.write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ import gc
 import hashlib
 import json
 import os
-import platform
 import random
 import shutil
 import stat
@@ -34,6 +33,7 @@ from pathlib import Path
 from tarfile import DIRTYPE, REGTYPE, SYMTYPE, USTAR_FORMAT, TarInfo
 
 from imports import Run, run
+from provenance import print_provenance, provenance
 
 from composefs_async import fsverity
 from composefs_async.digest import Algorithm, ObjectId
@@ -206,6 +206,8 @@ def main() -> None:
     parser.add_argument("--dump", type=Path, metavar="FILE", help="a dump file instead of made-up trees")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     options = parser.parse_args()
+    origin = provenance("mkcomposefs")
+    print_provenance(origin)
     with tempfile.TemporaryDirectory() as folder:
         if options.dump:
             sources = {options.dump.name: options.dump}
@@ -226,7 +228,7 @@ def main() -> None:
     show("bytes an entry", 0, sizes)
     if options.json:
         report = {
-            "about": {"machine": platform.machine(), "python": platform.python_version(), "cpus": os.cpu_count()},
+            "provenance": origin,
             "entries": entries,
             "us_per_entry": results,
             "bytes_per_entry": sizes,

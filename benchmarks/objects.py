@@ -23,6 +23,7 @@ from typing import Any
 
 import anyio
 import trio
+from provenance import print_provenance, provenance
 
 from composefs_async import Repository
 from composefs_async._native import BACKEND
@@ -120,13 +121,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     options = parser.parse_args()
+    origin = provenance()
+    print_provenance(origin)
     contents = [os.urandom(options.size) for _ in range(options.count)]
     results = measure(contents, options.dir, options.rounds)
     print(f"{options.count} objects of {options.size} bytes, {BACKEND} code")
     for name, microseconds in results.items():
         print(f"{name:32}{microseconds:8.1f} µs{results['one by one'] / microseconds:8.2f} × one by one")
     if options.json:
-        options.json.write_text(json.dumps({"backend": BACKEND, "microseconds": results}, indent=2) + "\n")
+        options.json.write_text(json.dumps({"provenance": origin, "microseconds": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

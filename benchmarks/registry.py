@@ -27,6 +27,7 @@ from pathlib import Path
 import anyio
 from imports import MEMORY, OURS, Run, run, settle
 from inputs import DEFAULT_CACHE, Input, make_input
+from provenance import print_provenance, provenance
 
 from composefs_async.testing.registry import FakeRegistry
 
@@ -180,6 +181,7 @@ def main() -> None:
     if not shutil.which("docker-registry"):
         sys.exit("docker-registry is not on PATH: apt-get install docker-registry")
     os.environ.pop("HTTP_PROXY", None)
+    print_provenance(provenance("docker-registry", "cfsctl", "skopeo", "podman"))
     for name in options.names:
         given = make_input(name, options.cache, options.scale)
         with docker_registry(options.dir) as host:

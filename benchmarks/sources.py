@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from inputs import DEFAULT_CACHE, make_input
+from provenance import print_provenance, provenance
 
 OURS = f"{sys.executable} -P -m composefs_async"
 
@@ -141,6 +142,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     given = make_input(options.input, options.cache, options.scale)
+    origin = provenance("cfsctl", "skopeo", "podman")
+    print_provenance(origin)
     print(given)
     with fresh(options.dir) as made:
         inputs_of(given.reference, made, options.driver)
@@ -153,7 +156,7 @@ def main() -> None:
     for row in rows:
         print(f"{row.task:24} {row.program:28} {row.seconds:7.2f} s {row.rss >> 20:6} MiB")
     if options.json:
-        record = {"input": asdict(given), "cpus": os.cpu_count(), "rows": [asdict(row) for row in rows]}
+        record = {"provenance": origin, "input": asdict(given), "rows": [asdict(row) for row in rows]}
         options.json.write_text(json.dumps(record, indent=1))
 
 

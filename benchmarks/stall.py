@@ -24,6 +24,7 @@ from pathlib import Path
 import anyio
 from inputs import DEFAULT_CACHE, make_input
 from objects import LOOPS
+from provenance import print_provenance, provenance
 
 from composefs_async import Repository
 from composefs_async.oci import import_layer, pull
@@ -97,6 +98,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     reference = None if options.large else make_input(options.name, options.cache, options.scale).reference
+    origin = provenance()
+    print_provenance(origin)
     results = {}
     for loop in options.loops:
         place = Path(tempfile.mkdtemp(prefix="composefs-bench-", dir=options.dir))
@@ -104,7 +107,7 @@ def main() -> None:
         shutil.rmtree(place)
         print(f"{loop:10}" + "".join(f"{name:>10} {value:8.2f}" for name, value in results[loop].items()))
     if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+        options.json.write_text(json.dumps({"provenance": origin, "loops": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

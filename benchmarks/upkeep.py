@@ -22,6 +22,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from provenance import print_provenance, provenance
+
 from composefs_async import Repository
 from composefs_async._native import BACKEND
 from composefs_async.splitstream import OCI_LAYER
@@ -143,6 +145,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     options = parser.parse_args()
+    origin = provenance("cfsctl")
+    print_provenance(origin)
     programs = {"ours": OURS}
     if cfsctl := shutil.which("cfsctl"):
         programs["cfsctl"] = [cfsctl]
@@ -158,7 +162,7 @@ def main() -> None:
         shutil.rmtree(place)
     if options.json:
         figures = {name: {program: vars(cost) for program, cost in row.items()} for name, row in costs.items()}
-        values = {"backend": BACKEND, "objects": options.objects, "longest_wait": wait, "costs": figures}
+        values = {"provenance": origin, "objects": options.objects, "longest_wait": wait, "costs": figures}
         options.json.write_text(json.dumps(values, indent=2) + "\n")
 
 
