@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .digest import ObjectId
+
 __all__ = ["KINDS", "Finding", "Kind"]
 
 
@@ -151,8 +153,8 @@ class Finding:
     """A name in `KINDS`."""
     path: str
     """Relative to the repository: ``objects/xx/rest``, ``streams/NAME``, ``images/refs/a/b``, ``meta.json``."""
-    object_id: str = ""
-    """In hexadecimal: of the object that is missing, or that a name leads to."""
+    object_id: ObjectId | None = None
+    """Id of the object that is missing, or that a name leads to."""
     name: str = ""
     """Name of a named reference of the stream at *path*, or an OCI tag."""
     digest: str = ""
@@ -178,11 +180,22 @@ class Finding:
     @property
     def text(self) -> str:
         """One line for people, ``fsck: <kind>: …``; of the kinds that composefs-rs knows exactly its own."""
+        return f"fsck: {self.kind}: {self._filled(KINDS[self.kind].text)}"
+
+    @property
+    def reason(self) -> str:
+        """What is wrong with the thing at *path*, without its kind and path."""
+        return self._filled(KINDS[self.kind].text.removeprefix("{path}: "))
+
+    def _filled(self, text: str) -> str:
+        return text.format_map({name: value or "" for name, value in self._values().items()})
+
+    def _values(self) -> dict[str, Any]:
+        """The fields, the id in hexadecimal."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return f"fsck: {self.kind}: {KINDS[self.kind].text.format_map(values)}"
+        return values | ({"object_id": self.object_id.hex()} if self.object_id is not None else {})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: ``type``, ``path``, the optional fields that are set, ``unread`` and ``notice`` if so."""
-        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "kind"}
-        set_values = {name: value for name, value in values.items() if value}
+        set_values = {name: value for name, value in self._values().items() if value and name != "kind"}
         return {"type": self.kind, **set_values, **({"notice": True} if self.is_notice else {})}

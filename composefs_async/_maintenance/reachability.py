@@ -151,7 +151,7 @@ class Reached:
     def notes(self) -> list[Finding]:
         """What is missing."""
         return [
-            Finding("missing-object-ref", f"objects/{object_id.path}", object_id=object_id.hex())
+            Finding("missing-object-ref", f"objects/{object_id.path}", object_id=object_id)
             for object_id in sorted(self.missing)
         ]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .._aio.hops import hop
 from .._aio.operations import async_operation, operation
@@ -99,7 +100,7 @@ def _check_images(repo: Repository, name: str | None, found: FsckResult) -> OciF
             return OciFsckResult(found, 1, 1, (missing,))
         tags = {name: tags[name]}
     wrong = {(each.name, each.object_id): each for each in found.findings if each.kind == "named-stream-invalid"}
-    wrong |= {(each.path, ""): each for each in found.findings if each.kind in _LAYER_KINDS}
+    wrong |= {(each.path, None): each for each in found.findings if each.kind in _LAYER_KINDS}
     checks = [_ImageCheck(repo, tag, path, wrong) for tag, (path, _) in sorted(tags.items())]
     for each in checks:
         each.run(tags[each.tag][1])
@@ -127,7 +128,9 @@ class _Broken(Exception):  # noqa: N818
 class _ImageCheck:
     """One image."""
 
-    def __init__(self, repo: Repository, tag: str, path: str, wrong: Mapping[tuple[str, str], Finding]) -> None:
+    def __init__(
+        self, repo: Repository, tag: str, path: str, wrong: Mapping[tuple[str, ObjectId | None], Finding]
+    ) -> None:
         self.tag = tag
         self.findings: list[Finding] = []
         self._repo, self._path = repo, path
@@ -153,7 +156,7 @@ class _ImageCheck:
             self._check_layer(diff_id, config_refs)
         self._check_erofs(config, config_refs)
 
-    def _found(self, kind: str, error: Exception | None = None, **fields: str) -> None:
+    def _found(self, kind: str, error: Exception | None = None, **fields: Any) -> None:
         unread = isinstance(error, OSError) and is_unread(error)
         self.findings.append(Finding(kind, self._path, name=self.tag, **fields, unread=unread))
 
@@ -222,9 +225,9 @@ class _ImageCheck:
         elif cause := self._cannot_open(refs[diff_id]):
             detail = f"Opening object {refs[diff_id].text}"
             self._found("layer-object-missing", cause, digest=diff_id, detail=detail, cause=str(cause))
-        elif unnamed := self._wrong.get((diff_id, refs[diff_id].hex())):
+        elif unnamed := self._wrong.get((diff_id, refs[diff_id])):
             self._found("layer-digest-mismatch", digest=diff_id, detail=unnamed.detail)
-        elif finding := self._wrong.get((f"streams/{name}", "")):
+        elif finding := self._wrong.get((f"streams/{name}", None)):
             what = f"the content has the digest {finding.measured}"
             if finding.kind == "stream-tail-missing":
                 what = f"the last {finding.detail} bytes of the tar, all zeros, were not kept"
@@ -245,8 +248,8 @@ class _ImageCheck:
             detail = f"Opening image '{sealed}'"
             self._found("seal-image-missing", cause, digest=sealed, detail=detail, cause=str(cause))
         for reference in sorted(refs.keys() & IMAGE_REFS):
-            image_id = refs[reference].hex()
-            if cause := self._cannot_open_image(image_id):
+            image_id = refs[reference]
+            if cause := self._cannot_open_image(image_id.hex()):
                 self._found("image-missing", cause, object_id=image_id, detail=f"{reference}: {cause}")
 
     def _cannot_open(self, object_id: ObjectId) -> Exception | None:

@@ -383,8 +383,8 @@ def object_of_a_layer_is_a_link_to_itself(v: Victim) -> list[Finding]:
     v.link(f"objects/{victim.path}", victim.path[3:])
     return [
         Finding("object-open-failed", f"objects/{victim.path}", detail=_IS_LINK),
-        Finding("object-check-failed", v.layers[0], object_id=victim.hex(), detail=_IS_LINK),
-        Finding("object-check-failed", f"images/{v.image}", object_id=victim.hex(), detail=_IS_LINK),
+        Finding("object-check-failed", v.layers[0], object_id=victim, detail=_IS_LINK),
+        Finding("object-check-failed", f"images/{v.image}", object_id=victim, detail=_IS_LINK),
     ]
 
 
@@ -395,8 +395,8 @@ def directory_of_an_object_of_a_layer_is_a_file(v: Victim) -> list[Finding]:
     v.object(victim).parent.write_text("x")
     return [
         Finding("unexpected-file-type", f"objects/{victim.path[:2]}", detail="RegularFile"),
-        Finding("missing-object-ref", v.layers[0], object_id=victim.hex()),
-        Finding("image-missing-object", f"images/{v.image}", object_id=victim.hex()),
+        Finding("missing-object-ref", v.layers[0], object_id=victim),
+        Finding("image-missing-object", f"images/{v.image}", object_id=victim),
     ]
 
 
@@ -542,8 +542,8 @@ def object_of_a_layer_is_missing(v: Victim) -> list[Finding]:
     victim = v.objects_of(v.layers[0])[0]
     v.object(victim).unlink()
     return [
-        Finding("missing-object-ref", v.layers[0], object_id=victim.hex()),
-        Finding("image-missing-object", f"images/{v.image}", object_id=victim.hex()),
+        Finding("missing-object-ref", v.layers[0], object_id=victim),
+        Finding("image-missing-object", f"images/{v.image}", object_id=victim),
     ]
 
 
@@ -551,7 +551,7 @@ def object_of_a_layer_is_missing(v: Victim) -> list[Finding]:
 def stream_of_a_layer_is_missing(v: Victim) -> list[Finding]:
     victim = v.id_of(v.layers[0])
     v.object(victim).unlink()
-    lost = {"name": v.diff_ids[0], "object_id": victim.hex()}
+    lost = {"name": v.diff_ids[0], "object_id": victim}
     return [
         Finding("missing-named-ref", v.config_path, **lost),
         Finding("broken-symlink", v.layers[0]),
@@ -641,7 +641,7 @@ def config_refers_to_another_layer_that_has_no_name(v: Victim) -> list[Finding]:
     other = v.id_of("streams/other")
     (v.path / "streams/other").unlink()
     v.rewrite(layers={v.diff_ids[0]: other})
-    what = {"name": v.diff_ids[0], "object_id": other.hex(), "expected": v.diff_ids[0]}
+    what = {"name": v.diff_ids[0], "object_id": other, "expected": v.diff_ids[0]}
     detail = f"the content has the digest {sha256_content_digest(b'other content')}"
     return [Finding("named-stream-invalid", v.config_path, **what, detail=detail)]
 
@@ -651,28 +651,28 @@ def config_refers_to_the_other_layer(v: Victim) -> list[Finding]:
     """Which has its own name."""
     other = v.id_of(v.layers[1])
     v.rewrite(layers={v.diff_ids[0]: other})
-    what = {"name": v.diff_ids[0], "object_id": other.hex(), "expected": v.diff_ids[0]}
+    what = {"name": v.diff_ids[0], "object_id": other, "expected": v.diff_ids[0]}
     detail = f"the content has the digest {v.diff_ids[1]}"
     return [Finding("named-stream-invalid", v.config_path, **what, detail=detail)]
 
 
 @case(streams_checked=-1)
 def name_of_a_layer_is_lost(v: Victim) -> list[Finding]:
-    lost = {"name": v.diff_ids[0], "object_id": v.id_of(v.layers[0]).hex(), "expected": v.layers[0]}
+    lost = {"name": v.diff_ids[0], "object_id": v.id_of(v.layers[0]), "expected": v.layers[0]}
     (v.path / v.layers[0]).unlink()
     return [Finding("named-ref-unlinked", path, **lost) for path in (v.config_path, v.manifest_path)]
 
 
 @case(streams_checked=-1)
 def name_of_the_config_is_lost(v: Victim) -> list[Finding]:
-    config = {"name": f"config:{v.config}", "object_id": v.id_of(v.config_path).hex(), "expected": v.config_path}
+    config = {"name": f"config:{v.config}", "object_id": v.id_of(v.config_path), "expected": v.config_path}
     (v.path / v.config_path).unlink()
     return [Finding("named-ref-unlinked", v.manifest_path, **config)]
 
 
 def _image_lost(v: Victim) -> Finding:
     [(name, image)] = [item for item in v.refs_of(v.config_path).items() if item[0].startswith("composefs.")]
-    fields = {"name": name, "object_id": image.hex(), "expected": f"images/{image.hex()}"}
+    fields = {"name": name, "object_id": image, "expected": f"images/{image.hex()}"}
     return Finding("named-ref-unlinked", v.config_path, **fields)
 
 
@@ -686,7 +686,7 @@ def name_of_the_image_is_lost(v: Victim) -> list[Finding]:
 def stream_refers_to_an_image_that_is_none(v: Victim) -> list[Finding]:
     image = v.store(b"no image")
     v.stream("sealed", b"content", {"composefs.image": image})
-    fields = {"name": "composefs.image", "object_id": image.hex()}
+    fields = {"name": "composefs.image", "object_id": image}
     return [
         Finding("named-ref-unlinked", "streams/sealed", **fields, expected=f"images/{image.hex()}"),
         Finding("named-image-invalid", "streams/sealed", **fields, detail=ANY),
@@ -717,7 +717,7 @@ def image_is_none(v: Victim) -> list[Finding]:
 @case(images_checked=1, images_corrupted=1)
 def image_has_the_name_of_another(v: Victim) -> list[Finding]:
     path = v.link_to("images/" + "ab" * 32, ObjectId.from_hex(v.image))
-    return [Finding("image-name-mismatch", path, object_id=v.image)]
+    return [Finding("image-name-mismatch", path, object_id=ObjectId.from_hex(v.image))]
 
 
 @case(machine=True, objects_corrupted=1, images_corrupted=1)
@@ -745,7 +745,7 @@ def image_is_a_socket(v: Victim) -> list[Finding]:
     detail = f"checking named ref '{name}': {cause}"
     return [
         Finding("object-open-failed", f"objects/{victim.path}", detail=cause),
-        Finding("object-check-failed", v.config_path, object_id=victim.hex(), detail=detail),
+        Finding("object-check-failed", v.config_path, object_id=victim, detail=detail),
         Finding("image-open-failed", f"images/{v.image}", detail=cause),
     ]
 
@@ -891,7 +891,7 @@ def layer_of_an_artifact_has_no_stream(v: Victim) -> list[Finding]:
 @oci_case(known=False)
 def image_is_not_there(v: Victim) -> list[Finding]:
     (v.path / "images" / v.image).unlink()
-    return [of_image("image-missing", object_id=v.image, detail=ANY)]
+    return [of_image("image-missing", object_id=ObjectId.from_hex(v.image), detail=ANY)]
 
 
 @oci_case(left=("invalid-ref-name",))

@@ -188,7 +188,7 @@ def test_layers_without_a_name_are_compared_with_what_refers_to_them(
     object_id, layer = victim.store(content), victim.diff_ids[0]
     (victim.path / "streams/made").unlink(missing_ok=True)
     victim.rewrite(layers={layer: object_id})
-    fields = {"name": layer, "object_id": object_id.hex(), "detail": detail}
+    fields = {"name": layer, "object_id": object_id, "detail": detail}
     if make is of_another_size:
         fields["expected"] = "99"
     expected = [Finding("named-stream-invalid", victim.config_path, **fields)] if detail else []
@@ -202,8 +202,8 @@ def test_a_layer_without_a_name_that_lacks_an_object_is_not_to_blame(victim: Vic
     (victim.path / "streams/made").unlink()
     victim.object(lost).unlink()
     assert checked(victim).findings == (
-        Finding("missing-object-ref", victim.config_path, object_id=lost.hex()),
-        Finding("image-missing-object", f"images/{victim.image}", object_id=lost.hex()),
+        Finding("missing-object-ref", victim.config_path, object_id=lost),
+        Finding("image-missing-object", f"images/{victim.image}", object_id=lost),
     )
 
 
@@ -220,7 +220,7 @@ def test_what_a_config_without_a_name_refers_to_is_compared_too(victim: Victim) 
     in_manifest = {**victim.refs_of(victim.manifest_path), f"config:{victim.config}": victim.id_of(victim.config_path)}
     victim.document("manifest", victim.payload(victim.manifest_path), in_manifest)
     victim.document("config", config, refs)  # takes the name
-    fields = {"name": layer, "object_id": other.hex(), "expected": layer}
+    fields = {"name": layer, "object_id": other, "expected": layer}
     detail = f"the content has the digest {victim.diff_ids[1]}"
     assert checked(victim).findings == (Finding("named-stream-invalid", victim.manifest_path, **fields, detail=detail),)
 
@@ -233,7 +233,7 @@ def test_references_of_which_nobody_knows_more_may_lead_to_anything(victim: Vict
     (victim.path / "streams/other").unlink()
     victim.stream("mine", b"content", {"other": (object_id := victim.store(bytes(file)))})
     detail = {"detail": "the stream claims 99 bytes, but has 7", "expected": "99"}
-    finding = Finding("named-stream-invalid", "streams/mine", name="other", object_id=object_id.hex(), **detail)
+    finding = Finding("named-stream-invalid", "streams/mine", name="other", object_id=object_id, **detail)
     assert checked(victim).findings == (finding,)
 
 

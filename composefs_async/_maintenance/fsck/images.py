@@ -10,7 +10,6 @@ from ...digest import ObjectId
 from ...erofs.reader.tree import IMAGE_LIMIT
 from ...erofs.references import image_object_ids
 from ...errors import ErofsError, FormatError
-from ...findings import Finding
 from .context import Run, os_text, raise_ours
 from .links import open_entry
 from .object_reader import sizes
@@ -57,7 +56,7 @@ def _check_name(run: Run, path: str, name: str, target: str) -> ObjectId | None:
     except FormatError:
         return None  # which is a finding already
     if found.hex() != name:
-        run.found("image-name-mismatch", path, object_id=found.hex())
+        run.found("image-name-mismatch", path, object_id=found)
     return found
 
 
@@ -76,8 +75,8 @@ def check_needed_image(run: Run, needed: Needed) -> None:
     else:
         _check_objects(run, needed.path, ids)
         return
-    fields = {"name": needed.name, "object_id": needed.object_id.hex(), "detail": detail}
-    run.findings.append(Finding("named-image-invalid", needed.path, **fields, unread=unread))
+    kind, path = "named-image-invalid", needed.path
+    run.found(kind, path, object_id=needed.object_id, name=needed.name, detail=detail, unread=unread)
 
 
 def _read(state: RepoState, fd: int) -> bytes:

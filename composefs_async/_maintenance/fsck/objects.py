@@ -66,13 +66,13 @@ def object_not_found(run: Run, kind: str, path: str, object_id: ObjectId, name: 
             if stat.S_ISREG(os.fstat(fd).st_mode):
                 return  # it has come meanwhile
     except (FileNotFoundError, NotADirectoryError):
-        run.found(kind, path, object_id=object_id.hex(), name=name)
+        run.found(kind, path, object_id=object_id, name=name)
         return
     except OSError as error:
         raise_ours(error, f"objects/{object_id.path}")
         detail, answer = os_text(error), error.errno or 0
     detail = f"checking named ref '{name}': {detail}" if name else detail
-    run.failed("object-check-failed", path, answer, object_id=object_id.hex(), detail=detail)
+    run.failed("object-check-failed", path, answer, object_id=object_id, detail=detail)
 
 
 def check_top(run: Run) -> list[int]:

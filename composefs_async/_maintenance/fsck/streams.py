@@ -105,7 +105,7 @@ class StreamCheck:
         for finding in self.mismatches:
             if finding.expected not in known:
                 self._run.findings.append(finding)
-            elif not finding.object_id:
+            elif finding.object_id is None:
                 self._run.found("stream-digest-unknown", finding.path)
 
     # -- what has no name ----------------------------------------------------------------------
@@ -145,11 +145,18 @@ class StreamCheck:
         finally:
             source.close()
         for each in wrong:
-            self._found_needed(needed, each.text.removeprefix(f"fsck: {each.kind}: {each.path}: "), each.expected)
+            self._found_needed(needed, each.reason, each.expected)
 
     def _found_needed(self, needed: Needed, detail: str, expected: str = "", *, unread: bool = False) -> None:
-        fields = {"name": needed.name, "object_id": needed.object_id.hex(), "expected": expected, "detail": detail}
-        finding = Finding("named-stream-invalid", needed.path, **fields, unread=unread)
+        finding = Finding(
+            "named-stream-invalid",
+            needed.path,
+            object_id=needed.object_id,
+            name=needed.name,
+            expected=expected,
+            detail=detail,
+            unread=unread,
+        )
         (self.mismatches if expected else self._run.findings).append(finding)
 
     # -- references ----------------------------------------------------------------------------
@@ -177,7 +184,7 @@ class StreamCheck:
     def _check_lost_name(self, path: str, name: str, object_id: ObjectId, expected: str) -> None:
         """Something that this stream needs has no name; if it is known which one it had, and nothing else has that."""
         if expected and target_of(self._run.state, expected) is None:
-            fields = {"name": name, "object_id": object_id.hex(), "expected": expected}
+            fields = {"name": name, "object_id": object_id, "expected": expected}
             self._run.found("named-ref-unlinked", path, **fields)
 
     # -- content -------------------------------------------------------------------------------

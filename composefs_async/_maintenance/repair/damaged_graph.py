@@ -97,8 +97,7 @@ class Damage:
                 object_id = ObjectId.from_path(finding.path)
                 if object_id.algorithm is self._state.algorithm and self._is_damaged(object_id):
                     self.corrupt[object_id] = finding.text
-        elif finding.kind in _NEEDED:
-            needed = ObjectId.from_hex(finding.object_id)
+        elif finding.kind in _NEEDED and (needed := finding.object_id) is not None:
             self.flawed.add((name_of(finding.name, needed) or "", needed))
         elif finding.kind in (*_MALFORMED, *_FLAWED, _WRONG_SIZE):
             category, _, name = finding.path.partition("/")
