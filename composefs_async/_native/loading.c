@@ -4,6 +4,7 @@
 
 #include "beneath.h"
 #include "files.h"
+#include "object.h"
 #include "retry.h"
 
 #include <endian.h>
@@ -11,43 +12,20 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define PATH_SIZE (2 * SHA2_MAX_DIGEST + 2)                     /* XX/REST and NUL */
-#define MEASURE_VERITY _IOWR('f', 134, uint16_t[2])             /* FS_IOC_MEASURE_VERITY of linux/fsverity.h */
 #define OPEN_FLAGS (O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC) /* a pipe in the place of an object must not hold us up */
 
 #define READ_AT_ONCE 65536
 
-struct measured { /* struct fsverity_digest */
-    uint16_t algorithm, size;
-    uint8_t digest[SHA2_MAX_DIGEST];
-};
-
-static const char *path_of(const uint8_t *id, size_t width, char path[PATH_SIZE])
-{
-    static const char digits[] = "0123456789abcdef";
-    char *to = path;
-
-    for (size_t i = 0; i < width; i++) {
-        *to++ = digits[id[i] >> 4];
-        *to++ = digits[id[i] & 15];
-        if (i == 0)
-            *to++ = '/';
-    }
-    *to = '\0';
-    return path;
-}
-
 void loading_sizes(int objects, const uint8_t *ids, size_t count, size_t width, int64_t *sizes)
 {
-    char path[PATH_SIZE];
+    char path[OBJECT_PATH_SIZE];
     struct stat st;
 
     for (size_t i = 0; i < count; i++) {
-        if (RETRY(fstatat(objects, path_of(ids + i * width, width, path), &st, AT_SYMLINK_NOFOLLOW)))
+        if (RETRY(fstatat(objects, object_path(ids + i * width, width, path), &st, AT_SYMLINK_NOFOLLOW)))
             sizes[i] = -(int64_t)errno;
         else
             sizes[i] = S_ISREG(st.st_mode) ? (int64_t)st.st_size : -EINVAL;
@@ -65,15 +43,21 @@ static void fail(struct loading *loading, size_t index, int error, const char *s
 
 static void check_measure(struct loading *loading, int fd, size_t index, const uint8_t *id)
 {
-    size_t width = loading->params.algorithm->digest_size;
-    struct measured measured = {.size = SHA2_MAX_DIGEST};
+    uint8_t digest[SHA2_MAX_DIGEST];
 
-    if (RETRY(ioctl(fd, MEASURE_VERITY, &measured)))
-        fail(loading, index, errno, "measure", NULL);
-    else if (measured.algorithm != loading->params.number || measured.size != width)
+    switch (object_measure(&loading->params, fd, id, digest)) {
+    case OBJECT_SAME:
+        break;
+    case OBJECT_OTHER:
+        fail(loading, index, 0, "digest", digest);
+        break;
+    case OBJECT_STRANGE:
         fail(loading, index, 0, "measure", NULL);
-    else if (memcmp(measured.digest, id, width) != 0)
-        fail(loading, index, 0, "digest", measured.digest);
+        break;
+    case OBJECT_FAILED:
+        fail(loading, index, errno, "measure", NULL);
+        break;
+    }
 }
 
 enum taken { TAKEN, FAILED, FULL };
@@ -143,8 +127,8 @@ static int check(struct loading *loading, const uint8_t *ids, size_t count, cons
 /* Opens and takes one object. */
 static enum taken take_one(struct loading *loading, size_t index, const uint8_t *id, size_t *filled)
 {
-    char path[PATH_SIZE];
-    int fd = beneath_open(loading->objects, path_of(id, loading->params.algorithm->digest_size, path), OPEN_FLAGS, 0);
+    char path[OBJECT_PATH_SIZE];
+    int fd = beneath_open(loading->objects, object_path(id, loading->params.algorithm->digest_size, path), OPEN_FLAGS, 0);
     enum taken taken;
 
     loading->sizes[index] = -1;

@@ -3,6 +3,7 @@
 #include "shards.h"
 
 #include "beneath.h"
+#include "object.h"
 #include "retry.h"
 
 #include <endian.h>
@@ -14,8 +15,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#define PATH_SIZE (2 * SHARDS_MAX_ID + 2) /* XX/REST and NUL */
 
 struct entry { /* struct linux_dirent64 (getdents(2)) */
     uint64_t inode;
@@ -99,19 +98,6 @@ static bool is_among(const uint8_t *id, const uint8_t *ids, size_t count, size_t
     return false;
 }
 
-static void format_path(char *path, const uint8_t *id, size_t width)
-{
-    static const char digits[] = "0123456789abcdef";
-
-    for (size_t i = 0; i < width; i++) {
-        *path++ = digits[id[i] >> 4];
-        *path++ = digits[id[i] & 15];
-        if (i == 0)
-            *path++ = '/';
-    }
-    *path = 0;
-}
-
 /* -- one directory -------------------------------------------------------------------------------------------- */
 
 static int append(struct shards_buffer *buffer, const void *data, size_t size)
@@ -192,11 +178,11 @@ int shards_compare(struct shards_listing *listing, int objects, unsigned shard, 
 {
     const struct table table = {ids, count, width, since};
     uint8_t id[SHARDS_MAX_ID] = {(uint8_t)shard};
-    char path[PATH_SIZE];
+    char path[OBJECT_PATH_SIZE];
     int fd, status;
 
     *listing = (struct shards_listing){0};
-    format_path(path, id, 1);
+    (void)object_path(id, 1, path);
     path[2] = 0; /* behind a slash a link would be followed */
     fd = beneath_open(objects, path, O_RDONLY | O_DIRECTORY, 0);
     if (fd < 0)
@@ -217,13 +203,13 @@ void shards_free(struct shards_listing *listing)
 /* The directory of *id*, of which *shard* may be open already as *fd*.  Returns -1 with errno. */
 static int open_shard(int objects, const uint8_t *id, int *shard, int fd)
 {
-    char path[PATH_SIZE];
+    char path[OBJECT_PATH_SIZE];
 
     if (*shard == id[0])
         return fd;
     if (*shard >= 0)
         close(fd);
-    format_path(path, id, 1);
+    (void)object_path(id, 1, path);
     path[2] = 0;
     fd = beneath_open(objects, path, O_PATH | O_DIRECTORY, 0);
     *shard = fd < 0 ? -1 : id[0];
@@ -232,13 +218,13 @@ static int open_shard(int objects, const uint8_t *id, int *shard, int fd)
 
 size_t shards_remove(int objects, const uint8_t *ids, size_t count, size_t width, uint8_t *statuses, int *error)
 {
-    char path[PATH_SIZE];
+    char path[OBJECT_PATH_SIZE];
     int shard = -1, fd = -1;
     size_t i;
 
     *error = 0;
     for (i = 0; i < count && !*error; i++) {
-        format_path(path, ids + i * width, width);
+        (void)object_path(ids + i * width, width, path);
         fd = open_shard(objects, ids + i * width, &shard, fd);
         if (fd >= 0 && RETRY(unlinkat(fd, path + 3, 0)) == 0)
             statuses[i] = 1;

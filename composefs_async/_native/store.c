@@ -4,6 +4,7 @@
 #include "store.h"
 
 #include "beneath.h"
+#include "object.h"
 #include "retry.h"
 
 #include <errno.h>
@@ -25,13 +26,7 @@ struct enable_arg {
     uint64_t sig_ptr, reserved2[11];
 };
 
-struct measured {
-    uint16_t algorithm, size;
-    uint8_t digest[SHA2_MAX_DIGEST];
-};
-
 #define ENABLE_VERITY _IOW('f', 133, struct enable_arg)  /* FS_IOC_ENABLE_VERITY */
-#define MEASURE_VERITY _IOWR('f', 134, uint16_t[2])      /* FS_IOC_MEASURE_VERITY: the header without the digest */
 #define NO_REPLACE 1                                     /* RENAME_NOREPLACE, linux/fs.h since 3.15 */
 
 #define TEMPORARY_TRIES 16
@@ -49,7 +44,7 @@ struct object {
     const uint8_t *id;
     struct verity_item content;
     bool probably_new;
-    char path[2 * SHA2_MAX_DIGEST + 2];                /* XX/REST */
+    char path[OBJECT_PATH_SIZE];
     char temporary[sizeof "XX/.tmp-object-" + 12];     /* empty: there is no such name */
     const char *step;
     int fd;
@@ -62,20 +57,6 @@ static int failed(struct object *object, const char *step)
 }
 
 /* -- names ---------------------------------------------------------------------------------------------------- */
-
-static void name_object(struct object *object)
-{
-    static const char digits[] = "0123456789abcdef";
-    char *to = object->path;
-
-    for (size_t i = 0; i < object->batch->params.algorithm->digest_size; i++) {
-        *to++ = digits[object->id[i] >> 4];
-        *to++ = digits[object->id[i] & 15];
-        if (i == 0)
-            *to++ = '/';
-    }
-    *to = '\0';
-}
 
 static int directory_of(const struct object *object, char name[3])
 {
@@ -116,15 +97,14 @@ enum found { ABSENT, GOOD, CORRUPT };
 /* 0 if the file measures as *id*, EBADMSG if as something else, or what the kernel says. */
 static int measure(const struct object *object, int fd)
 {
-    const struct verity_params *params = &object->batch->params;
-    struct measured measured = {.size = SHA2_MAX_DIGEST};
-
-    if (RETRY(ioctl(fd, MEASURE_VERITY, &measured)))
+    switch (object_measure(&object->batch->params, fd, object->id, NULL)) {
+    case OBJECT_SAME:
+        return 0;
+    case OBJECT_FAILED:
         return errno;
-    return measured.algorithm == params->number && measured.size == params->algorithm->digest_size &&
-                   memcmp(measured.digest, object->id, measured.size) == 0
-               ? 0
-               : EBADMSG;
+    default:
+        return EBADMSG;
+    }
 }
 
 /* What says that the thing itself is wrong: no regular file, or what fs-verity keeps of it is damaged.  All other errors
@@ -475,7 +455,7 @@ ptrdiff_t store_batch_run(struct store_batch *batch, const struct verity_item *i
             hashed += window;
         }
         if (!error) {
-            name_object(&object);
+            (void)object_path(object.id, digest, object.path);
             object.probably_new = new_in_a_row >= NEW_IN_A_ROW && items[i].size <= LARGE;
             error = store_one(&object, &outcome);
             new_in_a_row = outcome == STORE_STORED ? new_in_a_row + 1 : 0;
