@@ -10,7 +10,7 @@ share one, so where both are wanted the first is made.  Images that other tools 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -45,6 +45,7 @@ from .importing.incremental_tree import tree_of_layers
 __all__ = [
     "Documents",
     "MadeImage",
+    "document_stream",
     "ensure_images",
     "ensure_images_async",
     "find_images",
@@ -264,12 +265,18 @@ def _document(
     wanted = [*refs, *_image_refs({**kept, **found})]
     if present is not None and known is not None and present_refs == dict(wanted) and present_objects == [stored.id]:
         return present
-    writer = SplitstreamWriter(state.algorithm, content_type)
-    for key, stream_id in wanted:
+    content = document_stream(content_type, stored.id, stored.size, wanted)
+    return objects.ensure_object(state, content, compare=True).id
+
+
+def document_stream(content_type: int, payload: ObjectId, size: int, refs: Iterable[tuple[str, ObjectId]]) -> bytes:
+    """Return the stream of a config or manifest, whose content of *size* bytes is the object *payload*."""
+    writer = SplitstreamWriter(payload.algorithm, content_type)
+    for key, stream_id in refs:
         writer.add_named_stream_ref(key, stream_id)
-    writer.write_reference(stored.id)
-    writer.add_external_size(stored.size)
-    return objects.ensure_object(state, writer.done(), compare=True).id
+    writer.write_reference(payload)
+    writer.add_external_size(size)
+    return writer.done()
 
 
 def _image_refs(refs: Mapping[str, ObjectId]) -> Iterator[tuple[str, ObjectId]]:

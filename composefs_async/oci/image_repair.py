@@ -42,9 +42,10 @@ from ..naming import (
 from ..progress import ProgressCallback
 from ..repository import Repository, state_of
 from ..results import RepairResult
-from ..splitstream import OCI_CONFIG, OCI_MANIFEST, SplitstreamWriter
+from ..splitstream import OCI_CONFIG, OCI_MANIFEST
 from ..tree.inodes import Directory
 from .catalogue import open_image
+from .erofs_images import document_stream
 from .filesystem import XattrFilter
 from .importing.incremental_tree import tree_of_layers
 from .limits import Limits
@@ -284,12 +285,7 @@ def _write(
     present = run.damage.roots.links["streams"].get(name)
     if present is not None and run.damage.is_whole(present) and _refs_of(run, name) == dict(refs):
         return present
-    writer = SplitstreamWriter(run.state.algorithm, content_type)
-    for key, stream_id in refs:
-        writer.add_named_stream_ref(key, stream_id)
-    writer.write_reference(digest(payload, run.state.algorithm))
-    writer.add_external_size(len(payload))
-    content = writer.done()
+    content = document_stream(content_type, digest(payload, run.state.algorithm), len(payload), refs)
     run.put([content], source)
     return digest(content, run.state.algorithm)
 
