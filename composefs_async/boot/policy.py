@@ -101,9 +101,10 @@ class Policy:
         Raises:
             SELinuxPolicyError: an expression is malformed.
         """
-        self.specifications = specifications
+        self.specifications: tuple[Specification, ...] = specifications
         self.reading: Reading = reading
-        self.aliases, self._engine = aliases, engine
+        self.aliases: tuple[Mapping[bytes, bytes], ...] = aliases
+        self._engine = engine
         self._ordered = specifications if reading == "composefs" else _libselinux_order(specifications)
         try:
             self._matcher: Matcher = matcher_for([_rule(each, reading) for each in self._ordered], engine=engine)

@@ -21,7 +21,8 @@ class Other:
     """A shape that is no plain one: what a value may be instead, or the values under keys that are not known before."""
 
     def __init__(self, *choices: Shape, values: Shape | None = None) -> None:
-        self.choices, self.values = choices, values
+        self.choices: tuple[Shape, ...] = choices
+        self.values: Shape | None = values
 
 
 def maybe(shape: Shape) -> Other:
