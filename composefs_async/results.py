@@ -75,6 +75,9 @@ class ImportStats:
     """Packed bytes taken from the source."""
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     """Time per stage, added over worker threads, so that it can exceed the time that passed."""
+    objects_reflinked: int = 0
+    """Of those stored, whose content is shared with the source's files."""
+    bytes_reflinked: int = 0
 
     def __add__(self, other: ImportStats) -> ImportStats:
         stages = self.seconds | {
@@ -91,6 +94,8 @@ class ImportStats:
             self.layers_present + other.layers_present,
             self.bytes_read + other.bytes_read,
             stages,
+            self.objects_reflinked + other.objects_reflinked,
+            self.bytes_reflinked + other.bytes_reflinked,
         )
 
 

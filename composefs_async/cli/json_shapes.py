@@ -39,6 +39,7 @@ _STATS: Shape = {
     **dict.fromkeys(("objects_stored", "objects_present", "objects_replaced"), "integer"),
     **dict.fromkeys(("bytes_stored", "bytes_present", "bytes_inline"), "integer"),
     **dict.fromkeys(("layers_imported", "layers_present", "bytes_read"), "integer"),
+    **dict.fromkeys(("objects_reflinked", "bytes_reflinked"), "integer"),
     "seconds": mapping("number"),
 }
 _FINDING: dict[str, Shape] = {

@@ -100,9 +100,10 @@ def limits_of(
 def stats_text(stats: ImportStats) -> str:
     """As cfsctl prints it, and what only we know."""
     replaced = f" + {stats.objects_replaced} corrupt ones replaced" if stats.objects_replaced else ""
+    shared = f", {size_text(stats.bytes_reflinked)} of it shared" if stats.objects_reflinked else ""
     return (
         f"{stats.objects_stored} new + {stats.objects_present} already present objects{replaced}; "
-        f"{size_text(stats.bytes_stored)} stored, {size_text(stats.bytes_inline)} inlined"
+        f"{size_text(stats.bytes_stored)} stored{shared}, {size_text(stats.bytes_inline)} inlined"
     )
 
 
@@ -131,6 +132,13 @@ def stats_text(stats: ImportStats) -> str:
 @click.option("--no-spool", is_flag=True, help="Let them arrive in memory, so that the next pull cannot go on.")
 @click.option("--chunk-size", type=click.IntRange(64 << 10, 1 << 30), help="Bytes of a layer to ask for at once.")
 @click.option("--keep-blobs", is_flag=True, help="Keep layers also as they were shipped, to be pushed bit for bit.")
+@click.option(
+    "--link",
+    type=click.Choice(["auto", "require", "none"]),
+    default="auto",
+    show_default=True,
+    help="Share content with the files of containers-storage or Docker by reflinks.",
+)
 @click.option("--no-partial", is_flag=True, help="Fetch zstd:chunked layers whole, whatever of them is here already.")
 @click.option("--bootc-auth", is_flag=True, help="Look for credentials where bootc keeps them, too.")
 @access_options()

@@ -145,6 +145,8 @@ def transfer_of(options: dict[str, Any]) -> Transfer:
         given["spool"] = False
     if options.get("keep_blobs"):
         given["keep_blobs"] = True
+    if options.get("link"):
+        given["link"] = options["link"]
     if options.get("no_partial"):
         given["partial"] = False
     return Transfer(**given)

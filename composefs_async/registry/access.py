@@ -95,6 +95,8 @@ class Transfer:
     """In place of one inside the repository."""
     keep_blobs: bool = False
     """Keep layers also as they were shipped, so that they can be pushed bit for bit."""
+    link: Literal["auto", "require", "none"] = "auto"
+    """Share content with the files of a store on the same file system (reflinks): where possible, everywhere, never."""
     partial: bool = True
     """Of zstd:chunked layers fetch only the files that the repository lacks."""
     partial_size: int = 1 << 20

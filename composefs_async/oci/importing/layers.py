@@ -35,6 +35,7 @@ from ..limits import Limits
 from ..sources.base import BlockingBlob, LocalBlob, StreamedBlob
 from ..tar.header import INLINE_MAX
 from ..tar.split import PIECE, TarSplitter
+from .clones import Clones, Link
 from .incremental_tree import Follower
 from .single_flight import Holder, fly, holding
 from .stages import Conveyor, store_raw
@@ -73,13 +74,21 @@ class ImportRun:
     holder: Holder
     told: set[str] = field(default_factory=set[str])
     """Layers of which it has been reported that others make something else."""
+    link: Link = "auto"
+    """Whether content is shared with files of the source."""
     verify: bool = False
     """Read what is reused, too, and compare it with the digest by which it is known."""
 
     @classmethod
     @asynccontextmanager
     async def begin(
-        cls, repo: Repository, progress: ProgressCallback | None, limits: Limits | None, *, verify: bool = False
+        cls,
+        repo: Repository,
+        progress: ProgressCallback | None,
+        limits: Limits | None,
+        *,
+        verify: bool = False,
+        link: Link = "auto",
     ) -> AsyncIterator[ImportRun]:
         """Check that the repository can be written, and keep exclusive operations of its handle away.
 
@@ -90,7 +99,7 @@ class ImportRun:
         await hop(state.require_writable)
         async with using(state):
             with holding() as holder:
-                yield cls(state, progress or _ignore, limits or Limits(), holder, verify=verify)
+                yield cls(state, progress or _ignore, limits or Limits(), holder, link=link, verify=verify)
 
     async def once(self, kind: str, name: str, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """`fly` for something of this repository, whichever handles it is wanted through."""
@@ -176,6 +185,7 @@ async def store_layer(
     total: int,
     follower: Follower | None = None,
     label: str = "",
+    clones: Clones | None = None,
 ) -> LayerResult:
     """Store a tar layer without publishing it; the same layer wanted twice at once is read once.
 
@@ -183,6 +193,7 @@ async def store_layer(
         diff_id: None if it is to be computed.
         total: packed size in bytes, for progress; 0 if it is not known.
         follower: sees the layer, if it is read here.
+        clones: of files in the layer, if the source offers them; closed when this returns.
         label: what events, but for the last, and messages have in the place of a diff_id that is not known yet.
     """
 
@@ -197,7 +208,7 @@ async def store_layer(
         limit = run.limits.max_file_size
         # The splitter does not compare what it carries whole with the limit.
         splitter = TarSplitter(carry_limit=min(PIECE, max(limit, INLINE_MAX)), max_file_size=limit)
-        conveyor = Conveyor(run.state, unpacker, splitter, observe, carriers=carriers, follower=follower)
+        conveyor = Conveyor(run.state, unpacker, splitter, observe, carriers=carriers, follower=follower, clones=clones)
         with inputs_named(f"layer {diff_id}" if diff_id else label or "layer"):
             done = await conveyor.run()
         run.differs(diff_id or unpacker.digests[1], splitter.difference)

@@ -43,6 +43,7 @@ from ..limits import Limits
 from ..platforms import Platform
 from ..sources.base import BlockingBlob, ImageSource, PartialBlob, ResolvedImage
 from ..sources.opening import open_source, transport_of
+from .clones import offered_clones
 from .incremental_tree import GrowingTree
 from .layers import ImportRun, LayerResult, find_layer, skipped, store_blob, store_layer
 from .one_pass import OnePassSource
@@ -97,7 +98,7 @@ async def pull(
             place if that happens at `ManifestStored` or later.
         limits: on what the image may make us do; raise them only for a source that is trusted.
         access: how registries are reached; as podman would, if not given.
-        transfer: how layers are fetched from them, and whether they are also kept as they were shipped.
+        transfer: how layers are fetched, whether they are kept as they were shipped, too, and what is shared.
 
     Raises:
         AuthenticationError, RegistryError: the registry refuses.
@@ -130,13 +131,13 @@ async def pull(
     if isinstance(source, str):
         await hop(_check_policy, source, access)
     opening = open_source(source, limits) if isinstance(source, str) else nullcontext(source)
-    async with ImportRun.begin(repo, progress, limits, verify=verify) as run, opening as opened:
+    link = "auto" if transfer is None else transfer.link
+    async with ImportRun.begin(repo, progress, limits, verify=verify, link=link) as run, opening as opened:
         if isinstance(opened, OnePassSource):
             return await _pull_once(run, opened, str(source), tag, platform, make_images)
         image = await opened.resolve(platform=platform)
-        keep_blobs = transfer is not None and transfer.keep_blobs
-        name = tag or check_tag(image.reference)
-        return await pull_resolved(run, opened, image, name, make_images, keep_blobs=keep_blobs)
+        keep = transfer is not None and transfer.keep_blobs
+        return await pull_resolved(run, opened, image, tag or check_tag(image.reference), make_images, keep_blobs=keep)
 
 
 def _check_policy(reference: str, access: Access | None) -> None:
@@ -362,14 +363,15 @@ class _Pull:
             )
             follower = tree.follow(layer.name) if tree is not None else None
             total = blob.size if isinstance(blob, PartialBlob) else descriptor.size
+            clones = offered_clones(self._state, blob, self._run.link)
             try:
-                result = await store_layer(self._run, layer.name, unpacker, total, follower)
+                result = await store_layer(self._run, layer.name, unpacker, total, follower, clones=clones)
             finally:
                 if tree is not None and follower is not None:
                     tree.let_go(follower)
             if not result.present:
-                keep = partial(keep_of_blob, self._state, layer, blob, result.stream_id, self._run.limits)
-                await hop(partial(keep, whole=self._keep_blobs))
+                state, limits = self._state, self._run.limits
+                await hop(keep_of_blob, state, layer, blob, result.stream_id, limits, self._keep_blobs)
                 result = replace(result, packed_verified=not unpacked)
             return result
 

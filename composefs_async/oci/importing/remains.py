@@ -18,7 +18,7 @@ __all__ = ["keep_of_blob"]
 
 
 def keep_of_blob(
-    state: RepoState, layer: ImageLayer, blob: Blob, stream_id: ObjectId, limits: Limits, *, whole: bool
+    state: RepoState, layer: ImageLayer, blob: Blob, stream_id: ObjectId, limits: Limits, whole: bool
 ) -> None:
     """Keep what a later pull or push can use of a blob whose layer has just come.
 

@@ -11,9 +11,8 @@ This module publishes nothing.  Objects of a layer that failed stay, unreference
 from __future__ import annotations
 
 import mmap
-import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -28,12 +27,15 @@ from ..._aio.pipeline import Belt, Stage
 from ..._repo import objects
 from ..._repo.batch import NATIVE, Buffer, StoredBatch, store_whole_batch
 from ..._repo.state import RepoState
+from ..._sys.files import Tmpfile
 from ...digest import ObjectId
 from ...errors import OciError
 from ...results import ImportStats, StoredObject, StoreOutcome
 from ...splitstream import OCI_LAYER, SplitstreamWriter
 from ..tar.split import EXTERNAL, INLINE, LARGE_BEGIN, LARGE_END, LARGE_PIECE, PIECE, TarSplitter
+from .clones import Clones
 from .incremental_tree import Follower
+from .large_files import LargeFile
 from .unpack import Unpacker
 
 __all__ = ["Conveyor", "store_raw"]
@@ -58,37 +60,6 @@ class Observer(Protocol):
     def __call__(self, packed: int, stats: ImportStats, /) -> None: ...
 
 
-class _LargeFile:
-    """A file that does not fit into a chunk: written and hashed in pieces by whoever has them."""
-
-    def __init__(self, state: RepoState, size: int) -> None:
-        self._state, self._size = state, size
-        self._tmpfile = objects.create_object_tmpfile(state)
-        self._hashes: dict[int, bytes] = {}
-
-    def take(self, offset: int, content: memoryview) -> None:
-        self.hash(offset, content)
-        self.write(offset, content)
-
-    def hash(self, offset: int, content: memoryview) -> None:
-        self._hashes[offset] = fsverity.piece_hashes(content, self._state.algorithm)
-
-    def write(self, offset: int, content: memoryview) -> None:
-        written = 0
-        with objects.object_errors(self._state):
-            while written < len(content):
-                written += os.pwrite(self._tmpfile.fd, content[written:], offset + written)
-
-    def finish(self) -> StoredObject:
-        hashes = [self._hashes[offset] for offset in sorted(self._hashes)]
-        object_id = fsverity.digest_from_pieces(hashes, self._size, self._state.algorithm)
-        with objects.object_errors(self._state):
-            return objects.publish_object_tmpfile(self._state, self._tmpfile, self._size, object_id)
-
-    def discard(self) -> None:
-        self._tmpfile.discard()
-
-
 _NOTHING = StoredBatch([], b"")
 
 
@@ -104,8 +75,10 @@ class _Chunk:
     items: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
     contents: list[memoryview] = field(default_factory=list[memoryview])
     """Of whole files, in order."""
-    pieces: list[tuple[_LargeFile, int, memoryview]] = field(default_factory=list[tuple[_LargeFile, int, memoryview]])
-    ended: list[_LargeFile] = field(default_factory=list[_LargeFile])
+    pieces: list[tuple[LargeFile, int, memoryview]] = field(default_factory=list[tuple[LargeFile, int, memoryview]])
+    ended: list[LargeFile] = field(default_factory=list[LargeFile])
+    clones: dict[int, Tmpfile] = field(default_factory=dict[int, Tmpfile])
+    """By the number of a whole file, the file in which its content is already."""
     ids: list[ObjectId] | None = None
     """Of the contents, if they and the pieces have been hashed."""
     stored: StoredBatch = _NOTHING
@@ -125,6 +98,7 @@ class Conveyor:
         splitter: fresh; its limits are the caller's choice.
         carriers: how many chunks are worked on at once.
         follower: sees the body of the stream as it is made.
+        clones: of files in the layer, by where their content stands.
     """
 
     def __init__(
@@ -136,18 +110,20 @@ class Conveyor:
         *,
         carriers: int,
         follower: Follower | None = None,
+        clones: Clones | None = None,
     ) -> None:
         self._state, self._unpacker, self._splitter, self._observe = state, unpacker, splitter, observe
-        self._follower = follower
+        self._follower, self._clones = follower, clones
+        self._reflinked = [0, 0]
         self._carriers = carriers
         self._buffers = [memoryview(mmap.mmap(-1, _HEADROOM + _CHUNK)) for _ in range(carriers + _CHUNKS_MORE)]
         self._ended = False
         self._fed, self._moved = Event(), Event()  # the next time; only for a source that is not read here
         self._writer = SplitstreamWriter(state.algorithm, OCI_LAYER)
         self._tail = b""
-        self._large: _LargeFile | None = None
+        self._large: LargeFile | None = None
         self._large_offset = 0
-        self._open_large: set[_LargeFile] = set()
+        self._open_large: set[LargeFile] = set()
         self._counts: dict[int, list[int]] = {outcome: [0, 0] for outcome in StoreOutcome}
         self._inline = 0
         self._flushed, self._flushing = 0, False
@@ -170,7 +146,7 @@ class Conveyor:
             self._buffers.clear()  # memory for the stream, which is put together now
             return await write_hop(self._state, self._end), self.stats()
         finally:
-            await _discard(self._open_large)
+            await _discard(self._open_large, self._clones)
 
     def _belt(self) -> Belt[_Chunk]:
         stages = [
@@ -193,6 +169,8 @@ class Conveyor:
             bytes_inline=self._inline,
             bytes_read=self._unpacker.bytes_read,
             seconds=dict(self._seconds),
+            objects_reflinked=self._reflinked[0],
+            bytes_reflinked=self._reflinked[1],
         )
 
     async def _carry(self, belt: Belt[_Chunk], tasks: TaskGroup) -> None:
@@ -243,22 +221,36 @@ class Conveyor:
             start = _HEADROOM - len(self._tail)
             chunk.buffer[start:_HEADROOM] = self._tail
             view = chunk.view = chunk.buffer[start : _HEADROOM + len(chunk.view)]
+            base = self._splitter.offset
             consumed, chunk.items = self._splitter.split(view, chunk.final)
             self._tail = bytes(view[consumed:])
             chunk.contents = [view[begin:end] for kind, begin, end in chunk.items if kind == EXTERNAL]
-            self._take_large(chunk, [item for item in chunk.items if item[0] > EXTERNAL])
+            if self._clones is not None:
+                self._take_clones(chunk, base, self._clones)
+            self._take_large(chunk, base)
 
-    def _take_large(self, chunk: _Chunk, items: Iterable[tuple[int, int, int]]) -> None:
-        for kind, begin, end in items:
-            if kind == LARGE_BEGIN:
-                self._large, self._large_offset = _LargeFile(self._state, end), 0
+    def _take_clones(self, chunk: _Chunk, base: int, clones: Clones) -> None:
+        whole = [(begin, end) for kind, begin, end in chunk.items if kind == EXTERNAL]
+        for number, (begin, end) in enumerate(whole):
+            clone = clones.take(base + begin, end - begin)
+            if clone is not None:
+                chunk.clones[number] = clone
+
+    def _take_large(self, chunk: _Chunk, base: int) -> None:
+        before = 0
+        for kind, begin, end in chunk.items:
+            if kind <= EXTERNAL:
+                before = end
+            elif kind == LARGE_BEGIN:
+                clone = None if self._clones is None else self._clones.take(base + before, end)
+                if clone is not None and self._clones is not None:
+                    self._clones.give_up(clone)
+                self._large, self._large_offset = LargeFile(self._state, end, clone), 0
                 self._open_large.add(self._large)
-                continue
-            assert self._large is not None
-            if kind == LARGE_PIECE:
+            elif self._large is not None and kind == LARGE_PIECE:
                 chunk.pieces.append((self._large, self._large_offset, chunk.view[begin:end]))
                 self._large_offset += end - begin
-            else:
+            elif self._large is not None:
                 chunk.ended.append(self._large)
 
     def _digest(self, chunk: _Chunk) -> None:
@@ -283,7 +275,24 @@ class Conveyor:
     def _store_contents(self, chunk: _Chunk) -> None:
         if chunk.contents:
             with objects.object_errors(self._state):
-                chunk.stored = store_whole_batch(self._state, chunk.contents, chunk.ids)
+                if chunk.clones:
+                    self._store_with_clones(chunk)
+                else:
+                    chunk.stored = store_whole_batch(self._state, chunk.contents, chunk.ids)
+
+    def _store_with_clones(self, chunk: _Chunk) -> None:
+        """Name the clones, and store the other files."""
+        others = [number for number in range(len(chunk.contents)) if number not in chunk.clones]
+        ids = None if chunk.ids is None else [chunk.ids[number] for number in others]
+        batch = store_whole_batch(self._state, [chunk.contents[number] for number in others], ids)
+        found = dict(zip(others, zip(batch.ids, batch.outcomes, strict=True), strict=True))
+        for number, clone in chunk.clones.items():
+            content = chunk.contents[number]
+            object_id = chunk.ids[number] if chunk.ids else fsverity.digest(content, self._state.algorithm)
+            stored = objects.publish_object_tmpfile(self._state, clone, len(content), object_id)
+            found[number] = stored.id, stored.outcome
+        in_order = [found[number] for number in range(len(chunk.contents))]
+        chunk.stored = StoredBatch([each[0] for each in in_order], bytes(each[1] for each in in_order))
 
     def _finish(self, chunk: _Chunk) -> None:
         with chunk.timed("finish"):
@@ -298,6 +307,7 @@ class Conveyor:
             sizes = [len(content) for content in chunk.contents]
             self._count(chunk.stored.outcomes, sizes)
             self._count([large.outcome for large in ended], [large.size for large in ended])
+            self._count_clones(chunk, ended)
             self._inline += sum(end - begin for kind, begin, end in chunk.items if kind == INLINE)
             self._writer.write_body(body, sum(sizes) + sum(large.size for large in ended))
         if self._follower is not None:
@@ -313,7 +323,19 @@ class Conveyor:
             count[0] += 1
             count[1] += size
 
-    def _finish_large(self, large: _LargeFile) -> StoredObject:
+    def _count_clones(self, chunk: _Chunk, ended: Sequence[StoredObject]) -> None:
+        """Count clones that are objects now, and close all."""
+        large = [stored for file, stored in zip(chunk.ended, ended, strict=True) if file.is_clone]
+        sizes = [stored.size for stored in large if stored.outcome != StoreOutcome.PRESENT]
+        for number, clone in chunk.clones.items():
+            if chunk.stored.outcomes[number] != StoreOutcome.PRESENT:
+                sizes.append(len(chunk.contents[number]))
+            if self._clones is not None:
+                self._clones.done(clone)
+        self._reflinked[0] += len(sizes)
+        self._reflinked[1] += sum(sizes)
+
+    def _finish_large(self, large: LargeFile) -> StoredObject:
         stored = large.finish()
         self._open_large.discard(large)
         large.discard()
@@ -327,14 +349,16 @@ class Conveyor:
             return objects.ensure_object(self._state, self._writer.done(), compare=True)
 
 
-async def _discard(unfinished: set[_LargeFile]) -> None:
+async def _discard(unfinished: set[LargeFile], clones: Clones | None = None) -> None:
     """Remove what is left of large files in a worker thread, also when the caller has been cancelled."""
 
     def discard() -> None:
         while unfinished:
             unfinished.pop().discard()
+        if clones is not None:
+            clones.close()
 
-    if unfinished:
+    if unfinished or clones is not None:
         with CancelScope(shield=True):
             await hop(discard)
 
@@ -347,7 +371,7 @@ async def store_raw(state: RepoState, unpacker: Unpacker, size: int) -> tuple[St
         OciError: it has not *size* bytes.
     """
     buffer = memoryview(mmap.mmap(-1, _CHUNK))
-    large = await write_hop(state, _LargeFile, state, size)
+    large = await write_hop(state, LargeFile, state, size)
     try:
         offset = 0
         while not unpacker.ended:

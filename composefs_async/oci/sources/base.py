@@ -17,6 +17,7 @@ from ..platforms import Platform
 __all__ = [
     "Blob",
     "BlockingBlob",
+    "Cloner",
     "ImageSource",
     "LocalBlob",
     "PartialBlob",
@@ -43,6 +44,19 @@ class LocalBlob:
     """Where the blob begins in the file, in bytes."""
 
 
+class Cloner(Protocol):
+    """Takes files whose content stands in a layer, to share it instead of writing it."""
+
+    def clone(self, fd: int, offset: int, size: int, /) -> int | None:
+        """Return a descriptor to read instead of *fd*, which the caller closes; None if there is no better one.
+
+        Args:
+            offset: where the content begins in the tar, in bytes.
+            size: of the content, in bytes.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class BlockingBlob:
     """A blob that a function brings, called in worker threads, one call at a time."""
@@ -54,6 +68,8 @@ class BlockingBlob:
     """In bytes; 0 if it is not known."""
     unpacked: bool = False
     """The layer comes as what its blob unpacks to, because the source has nothing else: only that is verified."""
+    offer: Callable[[Cloner], object] | None = None
+    """Call this before the first read to have files of the layer offered, in the threads that read."""
 
 
 @dataclass(frozen=True, slots=True)

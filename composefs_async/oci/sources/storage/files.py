@@ -21,6 +21,7 @@ from ...._sys.in_root import open_in_root
 from ....erofs.reader.tree import image_to_tree
 from ....errors import ErofsError, OciError
 from ....tree import Directory, ExternalFile, InlineFile, Symlink
+from ..base import Cloner
 from .recipe import FilePart
 
 __all__ = ["DamagedFileError", "LayerFiles", "LayerReader", "damaged_files"]
@@ -186,8 +187,13 @@ class LayerReader:
         self._parts, self._files = parts, files
         self._here = memoryview(b"")
         self._fd = -1
-        self._at = self._left = 0
+        self._at = self._left = self._offset = 0
         self._name = b""
+        self._cloner: Cloner | None = None
+
+    def offer(self, cloner: Cloner) -> None:
+        """Have the content of files shared where *cloner* can; call it before the first read."""
+        self._cloner = cloner
 
     def close(self) -> None:
         """Close the file that is being read."""
@@ -217,6 +223,7 @@ class LayerReader:
                 self._begin(part)
                 continue
             filled += size
+            self._offset += size
         return filled
 
     def _begin(self, part: bytes | FilePart) -> None:
@@ -228,6 +235,11 @@ class LayerReader:
             self._here = memoryview(opened)
         else:
             self._fd, self._at, self._left, self._name = opened, 0, part.size, part.name
+            if self._cloner is not None:
+                clone = self._cloner.clone(opened, self._offset, part.size)
+                if clone is not None:
+                    self._fd = clone
+                    os.close(opened)
 
     def _read(self, view: memoryview) -> int:
         size = os.preadv(self._fd, [view[: self._left]], self._at)

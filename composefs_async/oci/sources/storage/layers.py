@@ -82,7 +82,7 @@ async def opened_layer(layer: StoredLayer, size: int, limits: Limits) -> AsyncIt
     try:
         reader = await in_checked_thread(lambda check: opened(stack, check))
         try:
-            yield BlockingBlob(reader.readinto, size, unpacked=True)
+            yield BlockingBlob(reader.readinto, size, unpacked=True, offer=reader.offer)
         except DigestMismatchError as error:
             names = await hop(damaged_names, layer, limits)
             if names:
