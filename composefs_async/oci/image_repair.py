@@ -51,6 +51,7 @@ from .importing.incremental_tree import tree_of_layers
 from .limits import Limits
 from .repair_sources import ImageDocuments, ImagesOfRepository, ImagesSource, open_images
 from .sources.opening import is_reference
+from .sparse_repair import SparseFiles
 
 __all__ = ["repair"]
 
@@ -300,6 +301,7 @@ def _make_images(run: Repair, layers: Sequence[tuple[str, ObjectId]]) -> list[tu
             content = build_image(tree, run.state.algorithm, version)
             made[image_ref(version)] = digest(content, run.state.algorithm)
             run.put([content], LAYERS)
+            run.bring(made[image_ref(version)], SparseFiles(run))
     return [(key, made[key]) for key in sorted(made)]
 
 
@@ -307,7 +309,10 @@ def _make_images(run: Repair, layers: Sequence[tuple[str, ObjectId]]) -> list[tu
 
 
 def _rebuild_images(run: Repair) -> None:
-    """Build those that are missing or corrupt from their layers; one that comes out with another id is not taken."""
+    """Build those that are missing or corrupt from their layers, and the sparse files that images refer to.
+
+    An image that comes out with another id is not taken.
+    """
     with run.state.shared():
         for manifest_digest in _hurt_manifests(run.damage):
             with suppress(ComposefsError, OSError):  # its documents or layers are not whole either
@@ -318,11 +323,11 @@ def _rebuild_images(run: Repair) -> None:
                     for key, wanted in lacking.items():
                         contents = (build_image(tree, run.state.algorithm, each) for each in _VERSIONS.get(key, ()))
                         _put_image(run, wanted, contents)
-        run.mend_names()
+        run.take(SparseFiles(run))
 
 
 def _tree(run: Repair, layers: Sequence[tuple[str, ObjectId]]) -> Directory:
-    return tree_of_layers(run.state, layers, XattrFilter.ALLOWLIST_ONLY, store=not run.dry_run)
+    return tree_of_layers(run.state, layers, XattrFilter.ALLOWLIST_ONLY)
 
 
 def _put_image(run: Repair, wanted: ObjectId, contents: Iterator[bytes]) -> None:

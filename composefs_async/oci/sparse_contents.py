@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from .. import fsverity
 from .._repo import objects
 from .._repo.state import RepoState
-from .._sys.files import Tmpfile
 from ..digest import ObjectId
 from ..errors import DigestMismatchError, IntegrityError
 from .tar.header import INLINE_MAX
@@ -54,25 +53,44 @@ class SparseContents:
             with objects.object_errors(self._state):
                 tmpfile = objects.create_object_tmpfile(self._state) if self._store else None
                 try:
-                    return self._large(size, segments, data, tmpfile)
+                    found = _large(self._state, size, segments, data, tmpfile.fd if tmpfile else None)
+                    if tmpfile is not None:
+                        objects.publish_object_tmpfile(self._state, tmpfile, size, found)
+                    return found
                 finally:
                     if tmpfile is not None:
                         tmpfile.discard()
 
-    def _large(self, size: int, segments: list[Segment], data: _Data, tmpfile: Tmpfile | None) -> ObjectId:
-        hasher = fsverity.Hasher(self._state.algorithm)
-        for hole, length in stored_segments(segments, size):
-            hasher.update_zeros(hole)
-            for piece in data.take(length):
-                if tmpfile is not None:
-                    _write(tmpfile.fd, piece, hasher.size)
-                hasher.update(piece)
-        data.verify()
-        found = hasher.id()
-        if tmpfile is not None:
-            os.ftruncate(tmpfile.fd, size)
-            objects.publish_object_tmpfile(self._state, tmpfile, size, found)
-        return found
+    def write(self, content: SparseContent) -> int:
+        """Make a file again; returns the descriptor of one without a name, and the caller closes it.
+
+        Raises:
+            As `find`.
+        """
+        size = content.form.size
+        with _opened(self._state, content) as data, objects.object_errors(self._state):
+            segments = _segments(content, data)
+            tmpfile = objects.create_object_tmpfile(self._state)
+            try:
+                _large(self._state, size, segments, data, tmpfile.fd)
+                return os.dup(tmpfile.fd)
+            finally:
+                tmpfile.discard()
+
+
+def _large(state: RepoState, size: int, segments: list[Segment], data: _Data, fd: int | None) -> ObjectId:
+    """Digest a file, and write it to *fd*, which is empty, if that is given."""
+    hasher = fsverity.Hasher(state.algorithm)
+    for hole, length in stored_segments(segments, size):
+        hasher.update_zeros(hole)
+        for piece in data.take(length):
+            if fd is not None:
+                _write(fd, piece, hasher.size)
+            hasher.update(piece)
+    data.verify()
+    if fd is not None:
+        os.ftruncate(fd, size)
+    return hasher.id()
 
 
 class _Data:
