@@ -114,11 +114,13 @@ def _check_storage(root: str, json_output: bool) -> None:
     from .exit_codes import COULD_NOT_CHECK, exit_code
 
     found = check_storage(os.path.abspath(root) if root else None)
-    damaged = [each for each in found if each.problem is not None]
-    unchecked = [each for each in found if each.unchecked is not None]
+    damaged = [each for each in found.layers if each.problem is not None]
+    unchecked = [each for each in found.layers if each.unchecked is not None]
+    hurt = [each for each in found.images if not each.good]
     if json_output:
-        counts = {"damaged": len(damaged), "unchecked": len(unchecked)}
-        print_json({"layers": [asdict(each) for each in found], **counts})
+        counts = {"damaged": len(damaged), "unchecked": len(unchecked), "images_damaged": len(hurt)}
+        layers, images = ([asdict(each) for each in some] for some in (found.layers, found.images))
+        print_json({"layers": layers, "images": images, **counts})
     else:
         for each in damaged:
             click.echo(printable(f"layer {each.id}: {each.problem}"))
@@ -126,12 +128,19 @@ def _check_storage(root: str, json_output: bool) -> None:
                 click.echo(f"  damaged: {printable(name)}")
         for each in unchecked:
             click.echo(printable(f"layer {each.id}: not checked: {each.unchecked}"))
-        containers = sum(each.diff_id is None for each in found)
+        for image in found.images:
+            if image.unchecked is not None:
+                click.echo(printable(f"image {image.id[:12]}: not checked: {image.unchecked}"))
+        for image in hurt:
+            layers_text = ", ".join(f"layer {each[:12]} is damaged" for each in image.damaged_layers)
+            problem = "; ".join(filter(None, (image.problem, layers_text)))
+            click.echo(printable(f"image {image.id[:12]} ({', '.join(image.names) or 'without a name'}): {problem}"))
+        containers = sum(each.diff_id is None for each in found.layers)
         click.echo(
-            f"{len(found)} layers, {len(damaged)} damaged, {len(unchecked)} could not be checked, "
-            f"{containers} of containers skipped"
+            f"{len(found.layers)} layers, {len(damaged)} damaged, {len(unchecked)} could not be checked, "
+            f"{containers} of containers skipped; {len(found.images)} images, {len(hurt)} damaged"
         )
-    if damaged:
+    if damaged or hurt:
         raise click.exceptions.Exit(exit_code(DigestMismatchError("store", "", "")))
     if unchecked:
         raise click.exceptions.Exit(COULD_NOT_CHECK)

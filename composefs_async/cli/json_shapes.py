@@ -119,8 +119,18 @@ REPOSITORY: Mapping[str, Shape] = {
                 "files": ["string"],
             }
         ],
+        "images": [
+            {
+                "id": "string",
+                "names": ["string"],
+                "problem": maybe("string"),
+                "unchecked": maybe("string"),
+                "damaged_layers": ["string"],
+            }
+        ],
         "damaged": "integer",
         "unchecked": "integer",
+        "images_damaged": "integer",
     },
     "upgrade": {
         "path": "string",

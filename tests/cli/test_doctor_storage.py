@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def test_golden_stores_are_whole_and_stay_as_they_are(cli: Any, stores: Path) ->
         result = cli("doctor", "--storage", stores / name, "--json")
         assert (name, result.code, result.json["damaged"]) == (name, 0, 0)
         assert len(result.json["layers"]) >= 3
+        assert len(result.json["images"]) >= 1
+        assert [each["problem"] for each in result.json["images"]] == [None] * len(result.json["images"])
         assert all(each["diff_id"] for each in result.json["layers"])
     assert listing(stores) == before
 
@@ -53,8 +56,9 @@ def test_what_cannot_be_read_is_not_damaged(cli: Any, stores: Path, monkeypatch:
 
     monkeypatch.setattr("composefs_async.oci.sources.storage.files.open_in_root", refuse)
     found = check_storage(str(stores / "overlay-store"))
-    assert [each.problem for each in found] == [None] * 3
-    assert any(each.unchecked and "Permission denied" in each.unchecked for each in found)
+    assert [each.problem for each in found.layers] == [None] * 3
+    assert any(each.unchecked and "Permission denied" in each.unchecked for each in found.layers)
+    assert all(each.good for each in found.images)
 
 
 @pytest.mark.parametrize("damage", ["changed", "removed"])
@@ -73,7 +77,44 @@ def test_a_damaged_file_is_named(cli: Any, stores: Path, damage: str) -> None:
     result = cli("doctor", "--storage", stores / "overlay-store")
     assert result.code == 4
     assert victim.name in result.text
-    assert " 1 damaged" in result.text
+    assert "layers, 1 damaged" in result.text
+    lines = [line for line in result.text.splitlines() if line.startswith("image ")]
+    assert len(lines) >= 1
+    assert all("localhost/" in line and " is damaged" in line for line in lines)
+
+
+def documents(store: Path) -> list[Path]:
+    """Manifests and configs of all images."""
+    return sorted(path for path in store.glob("overlay-images/*/*") if path.is_file())
+
+
+def test_documents_of_images_are_compared_with_their_digests(cli: Any, stores: Path) -> None:
+    store = stores / "overlay-store"
+    for path in documents(store):
+        content = path.read_bytes()
+        for changed, words in ((content + b" ", "expected digest"), (None, "is missing")):
+            if changed is None:
+                path.unlink()
+            else:
+                path.write_bytes(changed)
+            result = cli("doctor", "--storage", store, "--json")
+            problems = [each["problem"] for each in result.json["images"] if each["problem"]]
+            assert (result.code, result.json["damaged"], len(problems) >= 1) == (4, 0, True), path
+            assert all(words in problem for problem in problems), problems
+        path.write_bytes(content)
+    assert cli("doctor", "--storage", store).code == 0
+
+
+def test_an_image_without_one_of_its_layers_is_told(cli: Any, stores: Path) -> None:
+    store = stores / "overlay-store"
+    records = store / "overlay-layers/layers.json"
+    layers = json.loads(records.read_bytes())
+    records.write_text(json.dumps([each for each in layers if each.get("parent")]))
+    result = cli("doctor", "--storage", store)
+    assert result.code == 2
+    told = [line for line in result.text.splitlines() if line.startswith("image ")]
+    assert len(told) >= 1
+    assert all("not checked: its layer" in line and "is in no store" in line for line in told)
 
 
 def test_a_store_that_is_not_there_is_said(cli: Any, tmp_path: Path) -> None:

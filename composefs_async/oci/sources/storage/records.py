@@ -43,6 +43,8 @@ class ImageRecord:
     """The id of the top layer."""
     manifests: dict[str, str]
     """Keys of big data by the digests of the manifests that they are; the plain ``manifest`` first."""
+    documents: dict[str, str] = field(default_factory=dict[str, str])
+    """The digests that the store has noted of all big data, by key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ class Store:
             tuple(document.list_of("names", str) or ()),
             document.get("layer", str) or None,
             manifests,
+            digests,
         )
 
     def layers(self) -> dict[str, LayerRecord]:
