@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from ..oci.conftest import Tar
+
 
 class Cfsctl:
     """One version of cfsctl at work on one repository."""
@@ -45,3 +47,8 @@ def cfsctl(tool: Callable[[str], Path]) -> Callable[..., Cfsctl]:
         return Cfsctl(tool(name), repository)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tar() -> Tar:
+    return Tar()
