@@ -122,7 +122,11 @@ COMMANDS: Mapping[str, CommandHelp] = {
     ),
     "oci copy": CommandHelp(
         {"SOURCE": f"{_IMAGE}  Or any image that 'oci pull' takes.", "DESTINATION": "Where to, as said above."},
-        ("oci copy app:latest oci-archive:app.tar", "oci copy app:latest docker-archive:- | docker load"),
+        (
+            "oci copy app:latest oci-archive:app.tar",
+            "oci copy app:latest docker-archive:- | docker load",
+            "oci copy --tag-pattern '1.*' docker://registry.example/app docker://mirror.example/app",
+        ),
     ),
     "oci tags": CommandHelp({"IMAGE": "docker://HOST/NAME."}, ("oci tags docker://docker.io/library/alpine",)),
     "oci catalog": CommandHelp({"HOST": _HOST}, ("oci catalog registry.example",)),

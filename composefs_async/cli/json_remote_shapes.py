@@ -61,7 +61,7 @@ _DESCRIPTOR: Shape = {
 
 REMOTE: Mapping[str, Shape] = {
     "oci push": _PUSH,
-    "oci copy": Other(_OF_REPOSITORY, _PUSH, _BETWEEN_REGISTRIES, _EXPORTS),
+    "oci copy": Other(_OF_REPOSITORY, _PUSH, _BETWEEN_REGISTRIES, {"tags": mapping(_BETWEEN_REGISTRIES)}, _EXPORTS),
     "oci tags": {"Repository": "string", "Tags": ["string"]},
     "oci catalog": {"repositories": ["string"]},
     "oci manifest head": {

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from ..errors import ImageNotFoundError
 from .account import tell
 from .context import Settings, as_json, print_json
 from .oci_pull import PlatformType
+from .output import printable
 from .progress import progress_option, showing, size_text
 from .registry_options import RegistryCommand, access_of, access_options, run_within, transfer_of, transfer_options
 from .registry_pushing import push_image, write_digest
-from .registry_reading import RemoteReference
+from .registry_reading import RemoteReference, with_client
 
 if TYPE_CHECKING:
     from ..oci.exporting.export import CopyResult
     from ..progress import ProgressCallback
+    from ..registry.client import RegistryClient
     from ..registry.copying import Copied, Destination, Source
 
 __all__ = ["copy"]
@@ -54,6 +58,10 @@ class Endpoint(click.ParamType[str]):
     metavar="FORM",
     help="Of what comes from a repository: original, plain, gzip[:LEVEL] or zstd[:LEVEL].",
 )
+@click.option("--all-tags", is_flag=True, help="Copy every tag of SOURCE, docker://HOST/NAME, under the same name.")
+@click.option(
+    "--tag-pattern", metavar="GLOB", help="With --all-tags, or instead: copy the tags that fit, such as 'v1.*'."
+)
 @click.option("--platform", type=PlatformType(), help="Take this one's manifest alone out of an index.")
 @click.option("--all", "-a", "everything", is_flag=True, help="Copy all that an index names, which is done anyway.")
 @click.option("--referrers", is_flag=True, help="Copy signatures and whatever else refers to the image, too.")
@@ -77,6 +85,8 @@ def copy(
     name: str | None,
     zerocopy: bool,
     layers: str,
+    all_tags: bool,
+    tag_pattern: str | None,
     platform: Any,
     everything: bool,
     referrers: bool,
@@ -90,7 +100,7 @@ def copy(
     """Copy the image SOURCE to DESTINATION.
 
     Between docker://HOST/NAME[:TAG][@DIGEST] and oci:DIR[:TAG], all that it names is copied and digests do not change.
-    Options without --src- or --dest- are for both.
+    Options without --src- or --dest- are for both.  With --all-tags or --tag-pattern neither has a tag.
 
     Otherwise SOURCE is a tag of the repository, @DIGEST, or any image that 'oci pull' takes, and DESTINATION is one of
 
@@ -118,8 +128,11 @@ def copy(
         raise click.UsageError("--name and --zerocopy need --from")
     if not sources:
         raise click.UsageError("Missing argument 'DESTINATION'")
-    wanted = _Wanted(layers, platform, everything, referrers, dry_run, digestfile, progress, json_output)
-    if _between_registries(sources, destination):
+    pattern = tag_pattern or ("*" if all_tags else None)
+    wanted = _Wanted(layers, platform, everything, referrers, dry_run, digestfile, progress, json_output, pattern)
+    if pattern is not None:
+        _copy_tags(settings, sources, destination, options, wanted)
+    elif _between_registries(sources, destination):
         _copy_between(settings, sources, destination, options, wanted)
     elif destination.startswith("docker:"):
         _copy_to_registry(settings, sources, destination, options, wanted)
@@ -138,6 +151,8 @@ class _Wanted(NamedTuple):
     digestfile: str | None
     progress: str
     json_output: bool
+    pattern: str | None = None
+    """Of the tags to copy, if it is not one image."""
 
 
 def _copy_to_registry(
@@ -171,6 +186,60 @@ def _copy_out(settings: Settings, sources: tuple[str, ...], destination: str, wa
     _print_export(copied, wanted.json_output, destination)
 
 
+def _copy_tags(
+    settings: Settings, sources: tuple[str, ...], destination: str, options: dict[str, Any], wanted: _Wanted
+) -> None:
+    """Copy the tags of a repository in a registry that fit, one after the other and under their names."""
+    from ..registry.reference import parse_reference
+
+    if len(sources) > 1 or not sources[0].startswith("docker:") or not destination.startswith(("docker:", "oci:")):
+        raise click.UsageError("tags are copied from docker://HOST/NAME to docker://HOST/NAME or oci:DIR")
+    if wanted.digestfile is not None or wanted.layers != "auto" or (wanted.everything and wanted.platform is not None):
+        raise click.UsageError("--all-tags and --tag-pattern exclude --digestfile, --layers, and --all with --platform")
+    source = parse_reference(sources[0], default_tag=None)
+    if source.tag or source.digest or _has_tag(destination):
+        raise click.UsageError("with --all-tags and --tag-pattern, SOURCE and DESTINATION have no tag")
+    found = with_client(settings, _merged(options, "src"), lambda client: _fitting(client, str(source), wanted.pattern))
+    if not found:
+        raise ImageNotFoundError(str(source), reason=f"it has no tag that fits {wanted.pattern!r}")
+    copied: dict[str, dict[str, Any]] = {}
+    for tag in found:
+        with showing(wanted.progress) as show:
+            names = f"{source}:{tag}", f"{destination}:{tag}"
+            work = partial(_copy, settings, *names, options, wanted=wanted, show=show)
+            copied[tag] = _to_json(run_within(settings, options["timeout"], work), wanted)
+        if not wanted.json_output:
+            (click.echo if wanted.dry_run else tell)(printable(f"{copied[tag]['digest']}  {tag}"))
+    if wanted.json_output:
+        print_json({"tags": copied})
+
+
+def _has_tag(destination: str) -> bool:
+    from ..oci.sources.layout import locate
+    from ..registry.reference import parse_reference
+
+    if destination.startswith("oci:"):
+        place = locate(destination)
+        return place.tag is not None or place.digest is not None
+    target = parse_reference(destination, default_tag=None)
+    return target.tag is not None or target.digest is not None
+
+
+async def _fitting(client: RegistryClient, source: str, pattern: str | None) -> list[str]:
+    """The tags of a repository that fit *pattern*, sorted."""
+    return sorted([tag async for tag in client.tags(source) if fnmatchcase(tag, pattern or "*")])
+
+
+def _to_json(result: Copied, wanted: _Wanted) -> dict[str, Any]:
+    return {
+        "digest": result.digest,
+        "documents": result.documents,
+        "blobs": result.blobs,
+        "size": result.size,
+        "dry_run": wanted.dry_run,
+    }
+
+
 def _copy_between(
     settings: Settings, sources: tuple[str, ...], destination: str, options: dict[str, Any], wanted: _Wanted
 ) -> None:
@@ -184,15 +253,7 @@ def _copy_between(
         result = run_within(settings, options["timeout"], work)
     write_digest(wanted.digestfile, result.digest)
     if wanted.json_output:
-        print_json(
-            {
-                "digest": result.digest,
-                "documents": result.documents,
-                "blobs": result.blobs,
-                "size": result.size,
-                "dry_run": wanted.dry_run,
-            }
-        )
+        print_json(_to_json(result, wanted))
         return
     counts = {how: list(result.blobs.values()).count(how) for how in dict.fromkeys(result.blobs.values())}
     say = click.echo if wanted.dry_run else tell

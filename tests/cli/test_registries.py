@@ -216,3 +216,40 @@ def test_layers_of_which_only_what_is_missing_comes(cli: Cli, empty: Path, serve
     found = pull("2", "--no-image", "--json").good().json
     assert (found["partial"], found["fetched"] < 100_000) == (1, True)
     on("oci", "index-contents", "3").failed(3, "3")
+
+
+def test_tags_are_copied(cli: Cli, served: Served, tmp_path: Path) -> None:
+    registry, plain = served.registry, "--tls-verify=false"
+    for tag in ("1.0", "1.1", "2.0"):
+        registry.put_manifest("a/b", tag, registry.content[DIGEST])
+    source, target = f"docker://{served.host}/a/b", f"docker://{served.host}/c/d"
+    dry = cli("oci", "copy", plain, "--tag-pattern=1.*", "--dry-run", "--progress=none", source, target)
+    assert dry.good().text == f"{DIGEST}  1.0\n{DIGEST}  1.1\n"
+    assert not registry.repository("c/d").tags
+    cli("oci", "copy", plain, "--tag-pattern=1.*", "--progress=none", source, target).good()
+    assert registry.repository("c/d").tags == {"1.0": DIGEST, "1.1": DIGEST}
+    found = cli("oci", "copy", plain, "--all-tags", source, f"oci:{tmp_path / 'layout'}", "--json").good().json["tags"]
+    assert {tag: each["digest"] for tag, each in found.items()} == dict.fromkeys(["1", "1.0", "1.1", "2.0"], DIGEST)
+    index = json.loads((tmp_path / "layout/index.json").read_bytes())
+    assert sorted(each["annotations"]["org.opencontainers.image.ref.name"] for each in index["manifests"]) == sorted(
+        found
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "options", "code", "words"),
+    [
+        ("a/b:1", "docker://{}/c/d", ["--all-tags"], 2, "have no tag"),
+        ("a/b", "docker://{}/c/d:1", ["--all-tags"], 2, "have no tag"),
+        ("a/b", "docker-archive:x.tar", ["--all-tags"], 2, "docker://HOST/NAME"),
+        ("a/b", "docker://{}/c/d", ["--all-tags", "--digestfile=x"], 2, "exclude"),
+        ("a/b", "docker://{}/c/d", ["--tag-pattern=x*"], 3, "no tag that fits 'x*'"),
+        ("x/y", "docker://{}/c/d", ["--all-tags"], 3, "x/y"),
+    ],
+)
+def test_tags_that_cannot_be_copied(
+    source: str, target: str, options: list[str], code: int, words: str, cli: Cli, served: Served
+) -> None:
+    command = ["oci", "copy", "--tls-verify=false", "--progress=none", *options, f"docker://{served.host}/{source}"]
+    cli(*command, target.format(served.host)).failed(code, words)
+    assert "c/d" not in served.registry.repositories or not served.registry.repository("c/d").tags
