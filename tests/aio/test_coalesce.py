@@ -72,6 +72,30 @@ async def test_a_batch_takes_no_more_than_the_weight_allows() -> None:
     assert sorted(sizes) == [1, 3, 3, 3]
 
 
+async def test_a_batch_that_has_just_the_weight_is_full() -> None:
+    sizes: list[int] = []
+
+    def run(items: Sequence[int]) -> list[int | Exception]:
+        sizes.append(len(items))
+        return doubled(items)
+
+    submit = coalescer(run, max_weight=100).submit
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(submit, 50)
+    assert sizes == [2, 2]
+
+
+async def test_nobody_joins_the_batch_of_a_leader_that_was_cancelled_before_it_ran() -> None:
+    batches = coalescer(doubled, max_items=10**9)  # a full batch takes nobody either
+    async with batches._limiter:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await batches.submit(1)
+    with anyio.fail_after(10):
+        assert await batches.submit(2) == 4
+
+
 async def test_a_lone_call_does_not_wait_for_others() -> None:
     assert await coalescer(doubled).submit(21) == 42
 
