@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from .._sys import mount
-from .._sys.files import opened
+from .._sys.files import naming_descriptor, opened
 from .._sys.mount import KernelOptions
 from ..erofs.format import COMPOSEFS_HEADER, COMPOSEFS_MAGIC, HAS_ACL
 from ..errors import ErofsError
@@ -86,7 +86,8 @@ def opened_directory(path: Path | None) -> Iterator[int | None]:
 
 
 def _can_have_acls(image: int, name: str) -> bool:
-    header = os.pread(image, COMPOSEFS_HEADER.size, 0)
+    with naming_descriptor(image):
+        header = os.pread(image, COMPOSEFS_HEADER.size, 0)
     if len(header) < COMPOSEFS_HEADER.size:
         raise ErofsError(f"{len(header)} bytes are too short for an image", len(header), name)
     magic, _, flags, version = COMPOSEFS_HEADER.unpack(header)

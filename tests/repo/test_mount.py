@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -155,6 +156,18 @@ def test_an_image_whose_object_is_gone_is_not_found(repo: Repository, image: Obj
     Path(repo.path, "objects", image.path).unlink()
     with pytest.raises(ObjectNotFoundError, match=image.hex()):
         repo.mount("name")
+
+
+def test_an_image_that_cannot_be_read_is_named(
+    repo: Repository, image: ObjectId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", failing)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        repo.mount(image.hex())
+    assert caught.value.filename == f"{repo.path}/objects/{image.path}"
 
 
 @pytest.mark.parametrize("content", [b"", b"short", bytes(4096)], ids=["empty", "short", "zeros"])
