@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from .._repo.state import RepoState
+from .._sys.beneath import opened_beneath
 from ..digest import ObjectId, check_content_digest, sha256_content_digest
 from ..errors import ComposefsError, FormatError, InvalidNameError
 from ..results import Lease
@@ -149,10 +151,33 @@ class LeaseHolder:
         """The image has its names, which keep it from now on."""
         state_dir.remove(self._state, _file(self._record.key))
 
+    def held_bytes(self) -> int:
+        """The size of all objects that were stored since the lease began, which others may have stored, too.
+
+        Blocks for a look at every object; what cannot be looked at is not counted.
+        """
+        return sum(
+            status.st_size
+            for status in _statuses(self._state)
+            if stat.S_ISREG(status.st_mode) and status.st_ctime_ns >= self._record.started
+        )
+
     @property
     def lease(self) -> Lease:
         """What it keeps at the moment."""
         return _lease(self._record)
+
+
+def _statuses(state: RepoState) -> Iterator[os.stat_result]:
+    """What is known of the objects without opening them."""
+    for number in range(256):
+        with (
+            contextlib.suppress(OSError),
+            opened_beneath(f"{number:02x}", os.O_RDONLY | os.O_DIRECTORY, dir_fd=state.objects_fd) as fd,
+        ):
+            for name in os.listdir(fd):
+                with contextlib.suppress(OSError):
+                    yield os.stat(name, dir_fd=fd, follow_symlinks=False)
 
 
 def begin_named(state: RepoState, name: str, duration: float | None = None) -> LeaseHolder:

@@ -207,7 +207,7 @@ class Tmpfile:
 
     def __init__(self, fd: int, path: str | None, dir_fd: int | None = None) -> None:
         """Own *fd*, which has the name *path*, below *dir_fd* if that is given, or none."""
-        self.fd = fd
+        self.fd: int = fd
         """Open for reading and writing."""
         self._path, self._dir_fd = path, dir_fd
 

@@ -83,7 +83,8 @@ class Repair:
     """
 
     def __init__(self, real: RepoState, before: FsckResult, *, dry_run: bool, progress: ProgressCallback) -> None:
-        self.before, self.dry_run = before, dry_run
+        self.before: FsckResult = before
+        self.dry_run: bool = dry_run
         self._real = real
         shadow = Shadow(real) if dry_run else None
         self.state: RepoState = shadow or real

@@ -6,10 +6,9 @@ leaves unreferenced objects, and a lease (`composefs_async._maintenance.leases`)
 
 from __future__ import annotations
 
-import errno
 import importlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -44,6 +43,7 @@ from ..platforms import Platform
 from ..sources.base import BlockingBlob, ImageSource, PartialBlob, ResolvedImage
 from ..sources.opening import open_source, transport_of
 from .clones import offered_clones
+from .full_disk import full_disk_told
 from .incremental_tree import GrowingTree
 from .layers import ImportRun, LayerResult, find_layer, skipped, store_blob, store_layer
 from .one_pass import OnePassSource
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 
 __all__ = ["pull", "pull_resolved"]
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NAME = 200  # characters of a reference in the name of a lease
 _MAX_LAYERS = 8
 """Layers that are read at once; more cost memory, and a few fill all processors."""
@@ -194,18 +193,6 @@ class _Brought:
         return tuple((layer.diff_id, layer.stream_id) for layer in self.layers)
 
 
-@contextmanager
-def _full_disk_told(manifest_digest: str) -> Iterator[None]:
-    """Say what a full disk leaves, and how to get rid of it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        kept = f"what was stored is kept for another try, until 'composefs-async leases drop {manifest_digest}' and gc"
-        raise OSError(error.errno, f"{error.strerror}; {kept}", error.filename) from error
-
-
 def _end(lease: leases.LeaseHolder) -> OSError | None:
     """Give up a lease; returns why that failed."""
     try:
@@ -244,7 +231,7 @@ class _Pull:
             self._image.config_raw,
             brought.names,
         )
-        with _full_disk_told(manifest.digest):
+        async with full_disk_told(brought.lease, manifest.digest):
             config_id, manifest_id, failure = await hop(self._publish, documents, brought, tag)
         self._report(ManifestStored(manifest.digest))
         self._report(ImageTagged(tag, manifest.digest))
@@ -270,9 +257,10 @@ class _Pull:
         if not self._lease.resumable:
             self._report(Message("the boot id of this machine is hidden: an import that is interrupted begins anew"))
         try:
-            with growing or nullcontext() as tree, _full_disk_told(digest):
-                layers = await self._layers(tree)
-                return _Brought(layers, await self._images(layers, tree), self._lease)
+            with growing or nullcontext() as tree:
+                async with full_disk_told(self._lease, digest):
+                    layers = await self._layers(tree)
+                    return _Brought(layers, await self._images(layers, tree), self._lease)
         except (FormatError, IntegrityError):  # another try would not get further
             self._report_lease(await hop(_end, self._lease))
             raise

@@ -98,6 +98,9 @@ async def test_a_full_disk_says_what_it_keeps_and_how_to_get_rid_of_it(
     digest = name.removesuffix(".json")
     assert (caught.value.errno, caught.value.filename) == (number, f"{path}/objects")
     assert f"'composefs-async leases drop {digest}'" in str(caught.value)
+    held = sum(object_.stat().st_size for object_ in (path / "objects").glob("*/*"))
+    assert held > 0
+    assert f"; {held} bytes that were stored are kept for another try, until" in str(caught.value)
     async with Repository.open_path(path) as repo:
         assert await repo.drop_lease_async(digest)
         await repo.gc_async()
