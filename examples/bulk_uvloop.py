@@ -34,4 +34,6 @@ async def main(directory: str, repository: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     anyio.run(main, *sys.argv[1:], backend_options={"use_uvloop": True})

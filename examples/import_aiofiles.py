@@ -24,4 +24,6 @@ async def main(tar: str, diff_id: str, repository: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     asyncio.run(main(*sys.argv[1:]))

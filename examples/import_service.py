@@ -84,6 +84,8 @@ async def main(place: str, digest: str, repository: str, tag: str, mountpoint: s
 
 
 if __name__ == "__main__":
+    if not 5 <= len(sys.argv) <= 7:
+        sys.exit(__doc__)
     loop, mountpoint, *_ = [*sys.argv[5:], *["asyncio", ""][len(sys.argv[5:]) :]]
     options = {"use_uvloop": loop == "uvloop"} if loop != "trio" else {}
     backend = "trio" if loop == "trio" else "asyncio"

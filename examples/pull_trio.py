@@ -31,4 +31,6 @@ async def main(reference: str, repository: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     trio.run(main, *sys.argv[1:])

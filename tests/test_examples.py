@@ -201,3 +201,14 @@ def test_one_file_of_a_remote_image_is_printed(tmp_path: Path, loop: str) -> Non
     assert (len(done.stdout), hashlib.sha256(done.stdout).hexdigest()) == (30_000, digest)
     assert done.stderr.startswith(b"30014 of 1599008 bytes of sha256:")
     assert (other.returncode, other.stderr) == (1, f"nothing is in no layer of {place}\n")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "examples").glob("*.py")))
+def test_without_arguments_an_example_says_how_it_is_used(name: str) -> None:
+    if name == "metrics_opentelemetry":
+        pytest.importorskip("opentelemetry.sdk")
+    if name in ("bulk_uvloop", "import_aiofiles"):
+        pytest.importorskip(name.partition("_")[2])
+    done = subprocess.run([sys.executable, "-W", "error", example(name)], capture_output=True, text=True, check=False)
+    assert (done.returncode in (1, 2), done.stdout, "Traceback" in done.stderr) == (True, "", False)
+    assert f"python examples/{name}.py" in done.stderr or f"usage: {name}.py" in done.stderr

@@ -77,7 +77,8 @@ def parse_reference(text: str, *, default_tag: str | None = "latest") -> Referen
         InvalidNameError: *text* is anything else; the message says what is wrong with it.
     """
     if not text.startswith(TRANSPORT):
-        hint = f"; did you mean {TRANSPORT}{_brief(text)}?" if text and "://" not in text else ""
+        meant = text.removeprefix("docker:").lstrip("/")
+        hint = f"; did you mean {TRANSPORT}{_brief(meant)}?" if meant and "://" not in text else ""
         raise InvalidNameError(
             _brief(text), f"not a reference to a registry, which is spelled docker://HOST/NAME[:TAG]{hint}"
         )

@@ -99,6 +99,8 @@ def test_references(text: str, canonical: str | None) -> None:
     ("text", "words"),
     [
         ("alpine", "did you mean docker://alpine"),
+        ("docker:/alpine", "did you mean docker://alpine?"),
+        ("docker:alpine:3", "did you mean docker://alpine:3?"),
         ("oci:x", "not a reference to a registry"),
         ("docker://", "the name is missing"),
         ("docker://a/B", "lower case"),

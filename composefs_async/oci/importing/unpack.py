@@ -80,7 +80,10 @@ class _Pieces:
 
     async def __anext__(self) -> bytes:
         try:
-            piece = await self._receive(_READ_SIZE)
+            coming = self._receive(_READ_SIZE)
+            if isinstance(coming, bytes | bytearray | memoryview):
+                raise TypeError("a source is needed that is awaited; for an open file there is oci.LocalBlob")
+            piece = await coming
         except EndOfStream:
             raise StopAsyncIteration from None
         if not piece:

@@ -224,6 +224,13 @@ async def test_layer_comes_from_any_source(
     assert names(tmp_path / "repo") == ["meta.json", f"streams/oci-layer-{DIFF_ID}"]
 
 
+async def test_a_file_that_is_not_awaited_is_refused_with_what_there_is_for_it(repo: Repository) -> None:
+    with repo:
+        with pytest.raises(TypeError, match=r"a source is needed that is awaited.*oci\.LocalBlob"):
+            await import_layer(repo, DIFF_ID, io.BytesIO(TAR))  # type: ignore[arg-type]
+        assert repo.has_stream(f"oci-layer-{DIFF_ID}") is None
+
+
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("local", [True, False], ids=["local", "streamed"])
 async def test_packing_is_recognized_and_makes_no_difference(
