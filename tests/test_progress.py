@@ -56,6 +56,8 @@ STATS = {
     "layers_present": 0,
     "bytes_read": 0,
     "seconds": {"inflate": 0.5},
+    "objects_reflinked": 0,
+    "bytes_reflinked": 0,
 }
 RESULT = ImportStats(objects_stored=1, seconds={"inflate": 0.5})
 
