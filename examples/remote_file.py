@@ -100,3 +100,5 @@ if __name__ == "__main__":
         anyio.run(work, backend=backend, backend_options=options)
     except (ComposefsError, OSError) as error:
         sys.exit(f"{given.reference}: {error}")
+    except (ValueError, KeyError, TypeError) as error:
+        sys.exit(f"{given.reference}: a document of it is malformed: {error}")

@@ -153,6 +153,8 @@ def test_the_end_of_the_block_closes_once_and_close_may_come_again(tmp_path: Pat
         repo.close()
         repo.close()
     repo.close()
+    with pytest.raises(RepositoryClosedError):
+        repo.ensure_object(b"x")
 
 
 def test_a_descriptor_in_hand_is_never_another_file(tmp_path: Path) -> None:

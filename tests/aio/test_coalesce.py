@@ -58,7 +58,12 @@ async def test_each_caller_gets_its_own_outcome_and_batches_never_exceed_the_tok
     assert max(sizes) == 64
 
 
-async def test_a_batch_takes_no_more_than_the_weight_allows() -> None:
+@pytest.mark.parametrize(
+    ("count", "weight", "batches"),
+    [(10, 40, [1, 3, 3, 3]), (4, 50, [2, 2])],
+    ids=["the last goes beyond it", "just reached"],
+)
+async def test_a_batch_takes_no_more_than_the_weight_allows(count: int, weight: int, batches: list[int]) -> None:
     sizes: list[int] = []
 
     def run(items: Sequence[int]) -> list[int | Exception]:
@@ -67,23 +72,9 @@ async def test_a_batch_takes_no_more_than_the_weight_allows() -> None:
 
     submit = coalescer(run, max_weight=100).submit
     async with anyio.create_task_group() as tasks:
-        for _ in range(10):
-            tasks.start_soon(submit, 40)
-    assert sorted(sizes) == [1, 3, 3, 3]
-
-
-async def test_a_batch_that_has_just_the_weight_is_full() -> None:
-    sizes: list[int] = []
-
-    def run(items: Sequence[int]) -> list[int | Exception]:
-        sizes.append(len(items))
-        return doubled(items)
-
-    submit = coalescer(run, max_weight=100).submit
-    async with anyio.create_task_group() as tasks:
-        for _ in range(4):
-            tasks.start_soon(submit, 50)
-    assert sizes == [2, 2]
+        for _ in range(count):
+            tasks.start_soon(submit, weight)
+    assert sorted(sizes) == batches
 
 
 async def test_nobody_joins_the_batch_of_a_leader_that_was_cancelled_before_it_ran() -> None:

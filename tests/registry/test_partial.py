@@ -191,6 +191,7 @@ async def test_a_registry_that_gives_no_parts(pulls: Pulls, fault: dict[str, Any
     pulls.registry.faults = [Fault("GET .*/blobs/", times=-1, **fault)]
     result = await pulls.pull(second, "two")
     assert (pulls.partly(), result.layers[0].packed_verified) == (False, True)
+    assert pulls.told() == [f"layer {second.diff_id}: the registry gives no parts of blobs; the whole layer is fetched"]
     await pulls.require(second)
 
 

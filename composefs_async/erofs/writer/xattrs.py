@@ -138,7 +138,7 @@ class Shape:
         """As the inode has it."""
 
     def counted(self, pairs: Pairs) -> Pairs:
-        """Those of its *pairs* that are not in slots."""
+        """Leave out of *pairs* the attributes that are in slots."""
         return [pair for pair in pairs if pair[1] is not _IN_SLOT] if self.slots else pairs
 
 
@@ -359,7 +359,7 @@ class Attributes:
         return _NAME_FILTER & ~bits
 
     def names(self) -> set[bytes]:
-        """Of all attributes in the image."""
+        """Return the names of all attributes in the image."""
         return {name for shape in self._distinct() for name, _ in shape.pairs}
 
 

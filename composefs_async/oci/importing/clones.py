@@ -54,7 +54,10 @@ class Clones:
         tmpfile = None
         try:
             tmpfile = objects.create_object_tmpfile(self._state)
-            if files.clone_content(fd, tmpfile.fd) and os.fstat(tmpfile.fd).st_size == size:
+            with files.naming_descriptor(tmpfile.fd):
+                is_clone = files.clone_content(fd, tmpfile.fd)
+                fits = is_clone and os.fstat(tmpfile.fd).st_size == size
+            if fits:
                 reader = os.dup(tmpfile.fd)
                 self._waiting[offset] = size, tmpfile
                 self._open.add(tmpfile)
@@ -63,7 +66,7 @@ class Clones:
             if self._required:
                 reason = "content cannot be shared: the store and the repository need one file system with reflinks"
                 raise OSError(errno.EOPNOTSUPP, reason, self._state.path)
-            self._possible = os.fstat(tmpfile.fd).st_size != 0  # the file has another size: the next may be shared
+            self._possible = is_clone  # but of another size: the next file may be shared
         except OSError as error:
             if error.errno not in _TOO_MANY or self._required:
                 raise

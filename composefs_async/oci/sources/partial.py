@@ -60,7 +60,9 @@ class Partial:
         download.want([(positions.start, positions.end)])
         await download.bring(positions.start, positions.end)
         found = None
-        if download.gives_parts:
+        if not download.gives_parts:
+            session.report(Message(f"layer {name}: the registry gives no parts of blobs; the whole layer is fetched"))
+        else:
             try:
                 layer = await in_thread(lambda: open_layer(blob, positions, f"layer {name}", limits))
                 local = await in_thread(lambda: contents.find(layer.toc.files))

@@ -81,7 +81,7 @@ class SparseRecords:
 
     @property
     def name(self) -> bytes:
-        """Of the member; empty if it is what other records say."""
+        """The name of the member; empty if other records say it."""
         return self._values.get(b"name", b"") if self._version is not None else b""
 
     @property

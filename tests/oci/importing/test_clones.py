@@ -258,3 +258,20 @@ async def test_a_pull_that_is_cancelled_leaves_nothing_open(tmp_path: Path, no_l
             store.before_reading = scope.cancel
             await pull(repo, store, tag="t", transfer=Transfer(link="auto"))  # type: ignore[arg-type]
     assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_clone_that_fails_is_an_error_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    from composefs_async.oci.importing import clones
+
+    def failing(*_: object) -> bool:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(clones.files, "clone_content", failing)
+    with Repository.init(tmp_path / "repo", insecure=True) as repo:
+        with pytest.raises(OSError, match=os.strerror(number)) as caught:
+            bring(repo, Store(tmp_path), "auto")
+        assert (caught.value.errno, caught.value.filename.startswith(repo.path)) == (number, True)
+        assert list(Path(repo.path).glob("streams/*")) == []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final, Protocol, TypeAlias
 
@@ -66,7 +66,8 @@ class Layer:
     def recipe(self) -> Iterator[bytes | FilePart]:
         """The pieces of the tar in order."""
         part = LocalBlob(self.blob.fd, self.split.size, self.blob.path, self.blob.offset + self.split.offset)
-        return read_recipe(part, self.name, self.limits)
+        # No more than the annotations say.
+        return read_recipe(part, self.name, replace(self.limits, max_layer_size=self.split.unpacked))
 
 
 def read_toc(blob: LocalBlob, positions: Positions, name: str, limits: Limits) -> Toc:
@@ -90,13 +91,11 @@ def open_layer(blob: LocalBlob, positions: Positions, name: str, limits: Limits)
     packed = read_piece(blob, positions.split.offset, positions.split.size)
     if (found := sha256(packed).hexdigest()) != toc.split_digest:
         raise DigestMismatchError(f"{name}, tar-split", f"sha256:{toc.split_digest}", f"sha256:{found}")
-    for _ in _unpacked(blob, positions.split.offset, positions.split.end, positions.split.unpacked, limits):
-        pass  # no more than the annotations say
     layer = Layer(name, blob, toc, positions.split, 0, limits)
     files, size = iter(toc.files), 0
     for part in layer.recipe():
         if isinstance(part, FilePart):
-            _require_same(layer, next(files, None), part)
+            _same(layer, next(files, None), part)
             size += part.size
         else:
             size += len(part)
@@ -105,11 +104,13 @@ def open_layer(blob: LocalBlob, positions: Positions, name: str, limits: Limits)
     return Layer(name, blob, toc, positions.split, size, limits)
 
 
-def _require_same(layer: Layer, file: TocFile | None, part: FilePart) -> None:
+def _same(layer: Layer, file: TocFile | None, part: FilePart) -> TocFile:
+    """What the table of contents says of the file that the tar-split has next."""
     if file is None or (file.name, file.size) != (part.name, part.size):
         other = "nothing" if file is None else f"{brief(file.name.decode())} of {file.size} bytes"
         mine = f"{brief(part.name.decode(errors='backslashreplace'))} of {part.size} bytes"
         raise OciError(layer.name, f"its tar-split has {mine} where its table of contents has {other}")
+    return file
 
 
 def missing_ranges(files: Sequence[TocFile], local: Mapping[bytes, ObjectId]) -> list[tuple[int, int]]:
@@ -146,7 +147,7 @@ def assemble(layer: Layer, local: Mapping[bytes, ObjectId], open_object: Open) -
     waiting = 0
     for part in layer.recipe():
         if isinstance(part, FilePart):
-            file = next(files)
+            file = _same(layer, next(files, None), part)
             found = local.get(file.digest)
             if found is None and file.end > ready:
                 ready = (yield Need(file.start, file.end)) or 0
